@@ -1,0 +1,1 @@
+"""The private API between control plane, gateway and nodes: watch and report."""
