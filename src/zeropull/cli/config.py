@@ -1,0 +1,131 @@
+"""Builds the settings: flag over environment over TOML over default. Nothing else reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zeropull.errors import ConfigurationError
+from zeropull.resources.settings import Settings
+
+DEFAULT_CONFIG = Path("/etc/zeropull/zeropull.toml")
+ENVIRONMENT_PREFIX = "ZEROPULL_"
+CONFIG_VARIABLE = "ZEROPULL_CONFIG"
+_NOT_IN_FILES = frozenset({"gateway_token"})
+
+
+def load_settings(
+    *,
+    config: Path | None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, Any],
+) -> Settings:
+    """Merge the four sources. `flags` maps dotted keys ("serve.port") to values; None = not given.
+
+    Environment variables are ZEROPULL_<TABLE>_<KEY> for the tables with fixed keys, for example
+    ZEROPULL_SERVE_PORT=9000.
+
+    Raises:
+        ConfigurationError: names the key, the value and the rule.
+    """
+    tree = _read_toml(config, environment)
+    _apply_environment(tree, environment)
+    for key, value in flags.items():
+        if value is not None:
+            _put(tree, key, value)
+    _refuse_unknown(Settings, tree, "")
+    try:
+        settings = msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"configuration: {error}") from error
+    return _made_absolute(settings)
+
+
+def _read_toml(config: Path | None, environment: Mapping[str, str]) -> dict[str, Any]:
+    path = config or (
+        Path(environment[CONFIG_VARIABLE]) if CONFIG_VARIABLE in environment else DEFAULT_CONFIG
+    )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if path == DEFAULT_CONFIG:
+            return {}
+        raise ConfigurationError(f"configuration file {path} does not exist") from None
+    except OSError as error:
+        raise ConfigurationError(f"configuration file {path}: {error.strerror}") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"configuration file {path} is not TOML: {error}") from error
+
+
+def _apply_environment(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
+    keys = _scalar_keys()
+    for name, text in environment.items():
+        if not name.startswith(ENVIRONMENT_PREFIX) or name == CONFIG_VARIABLE:
+            continue
+        known = keys.get(name[len(ENVIRONMENT_PREFIX) :])
+        if known is None:
+            close = difflib.get_close_matches(name[len(ENVIRONMENT_PREFIX) :], keys, n=1)
+            hint = f"; did you mean {ENVIRONMENT_PREFIX}{close[0]}?" if close else ""
+            raise ConfigurationError(f"unknown environment variable {name}{hint}")
+        key, annotation = known
+        try:
+            value = msgspec.convert(_from_text(text, annotation), annotation, strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"{name}={text!r}: {error}") from error
+        _put(tree, key, value)
+
+
+def _from_text(text: str, annotation: Any) -> Any:
+    return text.split(",") if typing.get_origin(annotation) is tuple else text
+
+
+def _scalar_keys() -> dict[str, tuple[str, Any]]:
+    found: dict[str, tuple[str, Any]] = {"DOCKER_CONFIG": ("docker_config", str)}
+    for table, kind in typing.get_type_hints(Settings).items():
+        if dataclasses.is_dataclass(kind):
+            for key, annotation in typing.get_type_hints(kind).items():
+                found[f"{table}_{key}".upper()] = (f"{table}.{key}", annotation)
+    return found
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *tables, key = dotted.split(".")
+    for table in tables:
+        tree = tree.setdefault(table, {})
+    tree[key] = value
+
+
+def _refuse_unknown(kind: Any, tree: Any, path: str) -> None:
+    if not isinstance(tree, dict):
+        return
+    if typing.get_origin(kind) is dict:
+        for name, value in tree.items():
+            _refuse_unknown(typing.get_args(kind)[1], value, f'{path}"{name}".')
+        return
+    if isinstance(kind, types.UnionType) or not dataclasses.is_dataclass(kind):
+        return
+    hints = typing.get_type_hints(kind)
+    known = [name for name in hints if name not in _NOT_IN_FILES]
+    for key, value in tree.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            hint = f"; the nearest known key is {path}{close[0]}" if close else ""
+            raise ConfigurationError(f"unknown configuration key {path}{key}{hint}")
+        _refuse_unknown(hints[key], value, f"{path}{key}.")
+
+
+def _made_absolute(settings: Settings) -> Settings:
+    serve = dataclasses.replace(
+        settings.serve, state_dir=str(Path(settings.serve.state_dir).absolute())
+    )
+    return dataclasses.replace(settings, serve=serve)

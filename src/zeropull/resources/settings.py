@@ -1,0 +1,152 @@
+"""Settings of every part: one frozen dataclass per table of the TOML file.
+
+`zeropull.cli.config` builds them (flag over environment over TOML over default); the supervisor
+writes the merged result to R/settings.json, which is all that the other processes read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_STATE_DIR = "/var/lib/zeropull"
+RUN_ROOT = "/run/zeropull"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """[serve]: where zeropull listens and keeps its state."""
+
+    host: str = "127.0.0.1"  # address of the client port; all four services answer there
+    port: int = 8440  # 0 = a free port, written to R/address
+    state_dir: str = DEFAULT_STATE_DIR  # must lie on ext4, xfs or btrfs: EROFS files are kept there
+    run_dir: str = ""  # sockets and mounts; default /run/zeropull/<8 hex of sha256(state_dir)>
+    region: str = "us-east-1"  # region of ARNs and of the credential scope
+    account: str = "000000000000"  # account id of the key that the first start makes
+    log_level: str = "info"  # debug, info, warning or error
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """[fleet]: the local fleet, in which every instance is a node of its own."""
+
+    containerd: str = "containerd"  # binary, found on PATH
+    runc: str = "runc"  # binary, found on PATH
+    limit_network: bool = False  # true: every instance gets its type's bandwidth (tc tbf)
+    network_bits_per_s: int | None = None  # with limit_network: this rate for every instance
+    simulate_accelerators: bool = False  # true: types with GPUs start without any
+    cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")  # CDI specifications of the host
+    node_disk_bytes: int | None = None  # disk budget of one node; None = what the disk has
+    max_instances: int = 64  # more is refused as missing capacity
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceTypeSettings:
+    """[instance_types."ml.name"]: one more instance type, or another shape for a known one."""
+
+    vcpus: int
+    memory_gib: float
+    accelerators: int = 0
+    network_gbit_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """[registries."host:port"]: how to reach one registry; loopback hosts are plain HTTP anyway."""
+
+    plain_http: bool = False
+    username: str | None = None
+    password: str | None = None
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSettings:
+    """[buckets.NAME]: the store behind s3://NAME/; `directory` maps it to a local folder."""
+
+    endpoint: str | None = None
+    region: str | None = None
+    access_key_id: str | None = None
+    secret_access_key: str | None = None
+    session_token: str | None = None
+    directory: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCacheSettings:
+    """[image_cache]: generations of the endpoints' images."""
+
+    enabled: bool = True
+    all_instance_types: bool = False  # default: endpoints on accelerator types only, as SageMaker
+    budget_bytes: int | None = None  # of all generations together; None = 80 % of the free disk
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """[endpoints]: how the control plane treats endpoints; all times in seconds."""
+
+    interval_s: float = 1.0  # the reconcilers also run at once when something is reported
+    drain_s: float = 65.0  # a copy may finish its requests this long: above the 60 s of one request
+    delete_drain_s: float = 2.0  # the same on DeleteEndpoint, whose clients know that it ends
+    route_ack_s: float = 10.0  # a gateway that does not confirm routes this long is not waited for
+    node_lost_s: float = 30.0  # no report this long: the instance is replaced
+    node_start_s: float = 60.0  # a fresh instance's first report must come within
+    unhealthy_s: float = 60.0  # a copy that fails /ping this long is replaced with its instance
+    provision_timeout_s: float = 1800.0  # waiting for capacity, unless the variant says otherwise
+    retry_s: float = 2.0  # first delay of the replacement backoff; doubles up to retry_max_s
+    retry_max_s: float = 120.0
+    timeline_launches: int = 200  # launches remembered per endpoint, the oldest go first
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """[gateway]: the client port's process."""
+
+    queue_limit: int = 1000  # requests of a variant that may wait for a slot
+    request_timeout_s: float = 60.0  # one invocation, as SageMaker's own limit
+    stream_timeout_s: float = 480.0  # one streamed answer
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything; also what R/settings.json holds."""
+
+    serve: ServeSettings = field(default_factory=ServeSettings)
+    fleet: FleetSettings = field(default_factory=FleetSettings)
+    image_cache: ImageCacheSettings = field(default_factory=ImageCacheSettings)
+    endpoints: EndpointSettings = field(default_factory=EndpointSettings)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    instance_types: dict[str, InstanceTypeSettings] = field(default_factory=dict)
+    registries: dict[str, RegistrySettings] = field(default_factory=dict)
+    buckets: dict[str, BucketSettings] = field(default_factory=dict)
+    docker_config: str = ""  # Docker config file with registry credentials; "" = /root/.docker
+    gateway_token: str = ""  # made by the supervisor; never in the TOML file
+
+    @property
+    def state_dir(self) -> Path:
+        return Path(self.serve.state_dir)
+
+    @property
+    def run_dir(self) -> Path:
+        """Short, since the paths of Unix sockets may have 107 bytes only."""
+        if self.serve.run_dir:
+            return Path(self.serve.run_dir)
+        name = hashlib.sha256(self.serve.state_dir.encode()).hexdigest()[:8]
+        return Path(RUN_ROOT) / name
+
+    @property
+    def database(self) -> Path:
+        return self.state_dir / "zeropull.db"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run_dir / "control.sock"
+
+    @property
+    def api_socket(self) -> Path:
+        return self.run_dir / "api.sock"
+
+    @property
+    def settings_file(self) -> Path:
+        return self.run_dir / "settings.json"
