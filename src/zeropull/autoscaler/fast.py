@@ -1,0 +1,123 @@
+"""Our own way of deciding: from exact in-flight counts, every second, knowing what is starting.
+
+Out: the load was above the capacity that serves during each of the last two seconds, or a request
+has waited for two. The size is the load at the time when a new instance could answer, if it keeps
+growing as it does now. Instances that are still starting count as if they served, so one burst is
+answered once. In: as cautious as AWS's 15 minutes, with one step to what the peak of that time
+needs, and only if 0.9 times the target is then kept, so that the next reading does not undo it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zeropull.autoscaler.loadwindow import PEAK_S, LoadWindow
+from zeropull.autoscaler.readings import Decision, Limits, NotScaled
+from zeropull.autoscaler.targettracking import SCALE_IN_FRACTION
+
+REACT_S = 2
+MAX_FORECAST_RATIO = 1.5
+"""A forecast may not ask for more than this many times the load that is really there."""
+
+
+@dataclass(frozen=True, slots=True)
+class FastPolicy:
+    """`target`: concurrent requests per instance (or copy) that is right in the long run."""
+
+    name: str
+    target: float
+    scale_in_disabled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What there is: units that serve, the Unix seconds at which starting ones should, and how
+    long a start takes (measured; a guess before the first)."""
+
+    ready: int
+    starting_at_s: Sequence[float] = ()
+    startup_s: float = 60.0
+
+    @property
+    def capacity(self) -> int:
+        return self.ready + len(self.starting_at_s)
+
+
+def decide_fast(
+    policy: FastPolicy,
+    window: LoadWindow,
+    *,
+    queue_age_s: float,
+    fleet: Fleet,
+    limits: Limits,
+    now_s: float,
+) -> Decision:
+    """The capacity that should be desired at `now_s`."""
+    capacity = fleet.capacity
+    if capacity < limits.minimum:
+        return Decision(limits.minimum, f"below the minimum of {limits.minimum}", policy.name)
+    sustained = window.sustained(REACT_S)
+    if sustained is None:
+        return _stay(policy, capacity, NotScaled.NO_DATA, "no readings yet")
+    waiting = queue_age_s >= REACT_S
+    if sustained > fleet.ready * policy.target or waiting:
+        return _scale_out(policy, window, queue_age_s, fleet, limits, now_s)
+    return _scale_in(policy, window, fleet, limits)
+
+
+def _scale_out(
+    policy: FastPolicy,
+    window: LoadWindow,
+    queue_age_s: float,
+    fleet: Fleet,
+    limits: Limits,
+    now_s: float,
+) -> Decision:
+    load = window.mean(REACT_S)
+    ahead = load + max(0.0, window.slope_per_s()) * fleet.startup_s
+    forecast = min(ahead, load * MAX_FORECAST_RATIO)
+    wanted = math.ceil(forecast / policy.target)
+    if queue_age_s >= REACT_S:
+        wanted = max(wanted, fleet.ready + 1)
+    seen = (
+        f"{load:.1f} requests in flight for {REACT_S} s, {forecast:.1f} expected in "
+        f"{fleet.startup_s:.0f} s, {fleet.ready} × {policy.target:g} served"
+    )
+    if queue_age_s >= REACT_S:
+        seen += f", the oldest waits for {queue_age_s:.1f} s"
+    if wanted <= fleet.capacity:
+        soonest = min(fleet.starting_at_s, default=now_s) - now_s
+        why = f"{seen}: {len(fleet.starting_at_s)} starting, the next in {max(0.0, soonest):.0f} s"
+        return _stay(policy, fleet.capacity, NotScaled.STARTING, why)
+    if limits.scale_out_suspended:
+        return _stay(policy, fleet.capacity, NotScaled.SUSPENDED, f"{seen}: scale-out is suspended")
+    allowed = limits.clamp(wanted)
+    if allowed <= fleet.capacity:
+        why = f"{seen}: {wanted} wanted, the maximum of {limits.maximum} is reached"
+        return _stay(policy, fleet.capacity, NotScaled.AT_MAXIMUM, why)
+    return Decision(allowed, f"{seen}: {wanted} wanted", policy.name)
+
+
+def _scale_in(policy: FastPolicy, window: LoadWindow, fleet: Fleet, limits: Limits) -> Decision:
+    capacity = fleet.capacity
+    peak = window.peak()
+    needed = max(1, math.ceil(peak / (SCALE_IN_FRACTION * policy.target))) if peak else 0
+    wanted = max(needed, limits.minimum)
+    seen = f"at most {peak:.1f} requests in flight in {PEAK_S // 60} minutes need {needed}"
+    if wanted >= capacity:
+        code = NotScaled.AT_MINIMUM if capacity <= limits.minimum else NotScaled.WITHIN_TARGET
+        return _stay(policy, capacity, code, seen)
+    if not window.covers(PEAK_S):
+        why = f"{seen}, but there are readings of less than {PEAK_S // 60} minutes"
+        return _stay(policy, capacity, NotScaled.NO_DATA, why)
+    if fleet.starting_at_s:
+        return _stay(policy, capacity, NotScaled.STARTING, f"{seen}, but some are still starting")
+    if policy.scale_in_disabled or limits.scale_in_suspended:
+        return _stay(policy, capacity, NotScaled.SUSPENDED, f"{seen}, but scale-in is switched off")
+    return Decision(wanted, seen, policy.name)
+
+
+def _stay(policy: FastPolicy, capacity: int, code: NotScaled, why: str) -> Decision:
+    return Decision(capacity, why, policy.name, code)
