@@ -1,0 +1,135 @@
+"""What the other processes should see now and what they said last, in memory.
+
+The reconcilers publish into it and read reports out of it; `controlapi.server` serves it. Nothing
+here must survive a restart: everything published follows from the store, and every report is a
+whole state that comes again within seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from zeropull.controlapi.messages import (
+    CopyReading,
+    GatewayReport,
+    NodeAssignment,
+    NodeReport,
+    Routes,
+)
+
+MAX_READINGS = 100_000  # bounds the readings kept for a consumer that is not there (yet)
+
+Report = TypeVar("Report")
+Message = TypeVar("Message", NodeAssignment, Routes)
+
+
+@dataclass(frozen=True, slots=True)
+class Received(Generic[Report]):
+    """A report and when it came in, by the control plane's clock."""
+
+    report: Report
+    received_s: float
+
+
+@dataclass(slots=True)
+class Topic(Generic[Message]):
+    """The newest version of one watched message and those who wait for the next."""
+
+    message: Message | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Exchange:
+    """The meeting point of reconcilers, nodes and gateways."""
+
+    def __init__(self) -> None:
+        self.assignments: dict[str, Topic[NodeAssignment]] = {}
+        self.routes: Topic[Routes] = Topic()
+        self.nodes: dict[str, Received[NodeReport]] = {}
+        self.gateways: dict[str, Received[GatewayReport]] = {}
+        self.reported = asyncio.Event()  # set by a report that changes something
+        self._readings: list[CopyReading] = []
+
+    def publish_assignment(self, assignment: NodeAssignment, now_s: float) -> int:
+        """Make it the node's newest assignment; returns its version, the old one if it is equal."""
+        topic = self.assignments.setdefault(assignment.instance_id, Topic())
+        topic.message, version = _versioned(topic.message, assignment, now_s)
+        _wake(topic)
+        return version
+
+    def publish_routes(self, routes: Routes, now_s: float) -> int:
+        """Make these the newest routes; returns their version, the old one if they are equal."""
+        self.routes.message, version = _versioned(self.routes.message, routes, now_s)
+        _wake(self.routes)
+        return version
+
+    def forget_node(self, instance_id: str) -> None:
+        """The instance is gone: whoever still watches gets no answer any more."""
+        self.assignments.pop(instance_id, None)
+        self.nodes.pop(instance_id, None)
+
+    def take_node_report(self, report: NodeReport, now_s: float) -> None:
+        before = self.nodes.get(report.instance_id)
+        self.nodes[report.instance_id] = Received(report, now_s)
+        if before is None or _state_of(before.report) != _state_of(report):
+            self.reported.set()
+
+    def take_gateway_report(self, report: GatewayReport, now_s: float) -> None:
+        before = self.gateways.get(report.gateway_id)
+        self._readings.extend(report.readings)
+        del self._readings[:-MAX_READINGS]
+        kept = dataclasses.replace(report, readings=())
+        self.gateways[report.gateway_id] = Received(kept, now_s)
+        if before is None or _gateway_state(before.report) != _gateway_state(kept):
+            self.reported.set()
+
+    def take_readings(self) -> list[CopyReading]:
+        """Every reading since the last call; each is handed out once."""
+        taken, self._readings = self._readings, []
+        return taken
+
+    async def watch_assignment(
+        self, instance_id: str, since: int, wait_s: float
+    ) -> NodeAssignment | None:
+        """The newest assignment above `since`, None when there is none within `wait_s`."""
+        topic = self.assignments.setdefault(instance_id, Topic())
+        return await _watch(topic, since, wait_s)
+
+    async def watch_routes(self, since: int, wait_s: float) -> Routes | None:
+        """The newest routes above `since`, None when there are none within `wait_s`."""
+        return await _watch(self.routes, since, wait_s)
+
+
+def _versioned(before: Message | None, new: Message, now_s: float) -> tuple[Message, int]:
+    if before is not None and dataclasses.replace(new, version=before.version) == before:
+        return before, before.version
+    # Milliseconds of the clock, so that versions also grow over a restart of the control plane.
+    version = max(int(now_s * 1000), (before.version + 1) if before else 1)
+    return dataclasses.replace(new, version=version), version
+
+
+def _wake(topic: Topic[NodeAssignment] | Topic[Routes]) -> None:
+    topic.changed.set()
+    topic.changed = asyncio.Event()
+
+
+async def _watch(topic: Topic[Message], since: int, wait_s: float) -> Message | None:
+    try:
+        async with asyncio.timeout(wait_s):
+            while True:
+                if topic.message is not None and topic.message.version > since:
+                    return topic.message
+                await topic.changed.wait()
+    except TimeoutError:
+        return None
+
+
+def _state_of(report: NodeReport) -> NodeReport:
+    return dataclasses.replace(report, sent_at_s=0.0, counters={}, utilization={})
+
+
+def _gateway_state(report: GatewayReport) -> tuple[object, ...]:
+    return report.routes_version, report.in_flight, report.routed_at_s, report.first_response_s

@@ -1,0 +1,62 @@
+"""Where settings come from, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zeropull.cli.config import load_settings
+from zeropull.errors import ConfigurationError
+
+
+def settings_of(tmp_path: Path, toml: str = "", environment=None, flags=None):
+    file = tmp_path / "zeropull.toml"
+    file.write_text(toml)
+    return load_settings(config=file, environment=environment or {}, flags=flags or {})
+
+
+def test_defaults_hold_when_nothing_is_given(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    assert (settings.serve.host, settings.serve.port) == ("127.0.0.1", 8440)
+    assert str(settings.run_dir).startswith("/run/zeropull/")
+    assert len(settings.run_dir.name) == 8
+
+
+def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(tmp_path: Path) -> None:
+    toml = '[serve]\nport = 1\nregion = "eu-west-1"\nlog_level = "debug"\n'
+    environment = {"ZEROPULL_SERVE_PORT": "2", "ZEROPULL_SERVE_REGION": "eu-north-1"}
+    settings = settings_of(tmp_path, toml, environment, {"serve.port": 3, "serve.region": None})
+    assert settings.serve.port == 3
+    assert settings.serve.region == "eu-north-1"
+    assert settings.serve.log_level == "debug"
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"serve\.prot; .* serve\.port"):
+        settings_of(tmp_path, "[serve]\nprot = 1\n")
+
+
+def test_an_unknown_key_inside_a_named_table_is_refused_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nearest known key is buckets.*endpoint"):
+        settings_of(tmp_path, '[buckets.models]\nendpoit = "http://x"\n')
+
+
+def test_a_value_of_the_wrong_type_names_its_place(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"serve\.port"):
+        settings_of(tmp_path, '[serve]\nport = "many"\n')
+
+
+def test_an_unknown_environment_variable_is_refused_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="did you mean ZEROPULL_SERVE_PORT"):
+        settings_of(tmp_path, environment={"ZEROPULL_SERVE_PROT": "1"})
+
+
+def test_the_gateway_token_cannot_come_from_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="gateway_token"):
+        settings_of(tmp_path, 'gateway_token = "x"\n')
+
+
+def test_a_missing_file_is_an_error_when_it_was_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        load_settings(config=tmp_path / "none.toml", environment={}, flags={})

@@ -1,0 +1,118 @@
+"""The private API as its clients see it, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from zeropull.controlapi.exchange import Exchange
+from zeropull.controlapi.messages import (
+    CopyReport,
+    CopyState,
+    GatewayReport,
+    NodeAssignment,
+    NodeReport,
+    Routes,
+)
+from zeropull.controlapi.server import ControlServer
+
+ONE, TWO = "i-" + "1" * 17, "i-" + "2" * 17
+BEARER = {"Authorization": "Bearer secret-one"}
+
+
+@pytest.fixture
+def exchange() -> Exchange:
+    return Exchange()
+
+
+@pytest.fixture
+async def client(exchange: Exchange) -> AsyncIterator[TestClient]:
+    tokens = {ONE: "secret-one", TWO: "secret-two"}
+    server = ControlServer(
+        exchange,
+        node_token=tokens.get,
+        gateway_token="gate",
+        clock=lambda: 100.0,
+        long_poll_s=0.05,
+    )
+    async with TestClient(TestServer(server.app())) as client:
+        yield client
+
+
+def report(
+    instance_id: str = ONE, state: CopyState = CopyState.HEALTHY, sent: float = 1.0
+) -> bytes:
+    copies = (CopyReport("c-1", state),)
+    return msgspec.json.encode(NodeReport(instance_id, 1, sent, 0.0, copies))
+
+
+async def test_a_node_sees_its_own_assignment_and_nobody_elses(client, exchange) -> None:
+    exchange.publish_assignment(NodeAssignment(0, ONE, endpoint="mine"), 1.0)
+    exchange.publish_assignment(NodeAssignment(0, TWO, endpoint="other"), 1.0)
+    own = await client.get(f"/v1/nodes/{ONE}/assignment?since=0", headers=BEARER)
+    assert own.status == 200
+    assert (await own.json())["endpoint"] == "mine"
+    other = await client.get(f"/v1/nodes/{TWO}/assignment?since=0", headers=BEARER)
+    assert other.status == 401
+    unknown = await client.get("/v1/nodes/i-unknown/assignment?since=0", headers=BEARER)
+    assert unknown.status == 401
+
+
+async def test_a_long_poll_is_answered_at_once_when_something_is_published(exchange) -> None:
+    watch = asyncio.create_task(exchange.watch_assignment(ONE, 0, 30.0))
+    await asyncio.sleep(0)
+    exchange.publish_assignment(NodeAssignment(0, ONE), 2.0)
+    answer = await asyncio.wait_for(watch, 1.0)
+    assert answer is not None
+    assert answer.version == 2000
+
+
+async def test_a_long_poll_without_news_ends_with_204(client) -> None:
+    answer = await client.get(f"/v1/nodes/{ONE}/assignment?since=7", headers=BEARER)
+    assert answer.status == 204
+
+
+def test_an_equal_assignment_keeps_its_version(exchange: Exchange) -> None:
+    first = exchange.publish_assignment(NodeAssignment(0, ONE, endpoint="e"), 5.0)
+    assert exchange.publish_assignment(NodeAssignment(0, ONE, endpoint="e"), 9.0) == first
+    assert exchange.publish_assignment(NodeAssignment(0, ONE, endpoint="f"), 9.0) > first
+
+
+def test_versions_grow_even_when_the_clock_goes_back(exchange: Exchange) -> None:
+    first = exchange.publish_routes(Routes(0), 5.0)
+    assert exchange.publish_routes(Routes(0, region="eu-west-1"), 1.0) == first + 1
+
+
+async def test_a_node_cannot_report_for_another(client, exchange) -> None:
+    answer = await client.post(f"/v1/nodes/{ONE}/report", data=report(TWO), headers=BEARER)
+    assert answer.status == 403
+    assert exchange.nodes == {}
+
+
+async def test_a_report_wakes_the_reconciler_only_when_something_changed(client, exchange) -> None:
+    await client.post(f"/v1/nodes/{ONE}/report", data=report(), headers=BEARER)
+    assert exchange.reported.is_set()
+    exchange.reported.clear()
+    await client.post(f"/v1/nodes/{ONE}/report", data=report(sent=2.0), headers=BEARER)
+    assert not exchange.reported.is_set()
+    failed = report(state=CopyState.FAILED)
+    await client.post(f"/v1/nodes/{ONE}/report", data=failed, headers=BEARER)
+    assert exchange.reported.is_set()
+    assert exchange.nodes[ONE].received_s == 100.0
+
+
+async def test_a_malformed_report_is_refused_and_changes_nothing(client, exchange) -> None:
+    answer = await client.post(f"/v1/nodes/{ONE}/report", data=b'{"copies": 1}', headers=BEARER)
+    assert answer.status == 400
+    assert exchange.nodes == {}
+
+
+async def test_the_gateway_needs_its_own_token(client) -> None:
+    assert (await client.get("/v1/gateway/routes", headers=BEARER)).status == 401
+    body = msgspec.json.encode(GatewayReport("g", 1, 1.0))
+    gate = {"Authorization": "Bearer gate"}
+    assert (await client.post("/v1/gateway/report", data=body, headers=gate)).status == 204
