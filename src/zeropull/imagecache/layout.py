@@ -1,0 +1,183 @@
+"""What lies where in a layer directory and in a generation, and their JSON documents.
+
+A layer directory is named after the 64 hex digits of its chain ID and never changes once it is
+published by rename:
+
+    layer.json      LayerIndex: digests and sizes of the three files below
+    meta.erofs      EROFS metadata image, valid with `device=data.erofs`
+    data.erofs      file contents, each on a 4 KiB boundary; may be empty, then no device is needed
+    blocks.sha256   32-byte digests of each 256 KiB block of data.erofs, in order
+
+A generation directory holds generation.json (GenerationIndex), layers/<chain hex>/, blobs/<hex> of
+manifests and configs, and optionally profiles/<manifest hex>.json.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from zeropull.errors import IntegrityError, NotFound
+from zeropull.oci.digests import digest_of, hex_of
+
+FORMAT = 1
+BLOCK_BYTES = 256 << 10
+DIGEST_BYTES = 32
+
+LAYER_FILE = "layer.json"
+META_FILE = "meta.erofs"
+DATA_FILE = "data.erofs"
+BLOCKS_FILE = "blocks.sha256"
+LAYER_FILES = (LAYER_FILE, META_FILE, DATA_FILE, BLOCKS_FILE)
+
+GENERATION_FILE = "generation.json"
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """Size in bytes and sha256 digest of one file."""
+
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecord:
+    """`digest` is that of blocks.sha256, which lists the digests of data.erofs' blocks."""
+
+    size: int
+    digest: str
+    block_bytes: int = BLOCK_BYTES
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.size // self.block_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerIndex:
+    """layer.json. `blob_digest` is of the compressed blob ("" if unknown); `parent_chain_id` is ""
+    for the lowest layer; `unpacked_bytes` sums the sizes of regular files; `files` counts entries.
+    """
+
+    chain_id: str
+    diff_id: str
+    parent_chain_id: str
+    meta: FileRecord
+    data: DataRecord
+    blob_digest: str = ""
+    unpacked_bytes: int = 0
+    files: int = 0
+    format: int = FORMAT
+
+    @property
+    def stored_bytes(self) -> int:
+        return self.meta.size + self.data.size + self.data.blocks * DIGEST_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class CachedImage:
+    """One image of a generation; `reference` as the user wrote it, `chain_ids` bottom-up."""
+
+    manifest_digest: str
+    reference: str
+    manifest_media_type: str
+    config_digest: str
+    chain_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationIndex:
+    """generation.json. `layers` maps chain ID to the digest of its layer.json; `created_at` is in
+    Unix seconds."""
+
+    generation: int
+    endpoint_uid: str
+    created_at: float
+    images: tuple[CachedImage, ...]
+    layers: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def layer_directory(store: Path, chain_id: str) -> Path:
+    """Where the layer lies in a layer store or in a catalog."""
+    return store / hex_of(chain_id)
+
+
+def generation_layer(generation: Path, chain_id: str) -> Path:
+    return generation / "layers" / hex_of(chain_id)
+
+
+def generation_blob(generation: Path, digest: str) -> Path:
+    return generation / "blobs" / hex_of(digest)
+
+
+def generation_profile(generation: Path, manifest_digest: str) -> Path:
+    return generation / "profiles" / f"{hex_of(manifest_digest)}.json"
+
+
+def read_layer_index(layer_dir: Path, *, digest: str | None = None) -> LayerIndex:
+    """Read layer.json, which must have `digest` where one is given.
+
+    Raises:
+        NotFound: there is no such layer.
+        IntegrityError: the document is damaged, or of an unknown format.
+    """
+    return _read(layer_dir / LAYER_FILE, LayerIndex, digest)
+
+
+def read_generation_index(generation: Path, *, digest: str | None = None) -> GenerationIndex:
+    """Read generation.json, which must have `digest` where one is given.
+
+    Raises:
+        NotFound: there is no such generation.
+        IntegrityError: the document is damaged, or of an unknown format.
+    """
+    return _read(generation / GENERATION_FILE, GenerationIndex, digest)
+
+
+def encode_index(index: LayerIndex | GenerationIndex) -> bytes:
+    """The bytes of the document: equal indexes give equal bytes."""
+    return msgspec.json.format(msgspec.json.encode(index, order="sorted"), indent=1)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a new file and bring it to the disk; its directory is the caller's to fsync."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_Index = TypeVar("_Index", LayerIndex, GenerationIndex)
+
+
+def _read(path: Path, kind: type[_Index], digest: str | None) -> _Index:
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"{path} does not exist") from error
+    except OSError as error:
+        raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
+    if digest is not None and digest_of(content) != digest:
+        raise IntegrityError(f"{path} has the digest {digest_of(content)}, expected {digest}")
+    try:
+        index = msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"{path} is damaged: {error}") from error
+    if index.format != FORMAT:
+        raise IntegrityError(f"{path} has format {index.format}, this version reads {FORMAT}")
+    return index
