@@ -1,0 +1,285 @@
+"""Replay a day of traffic through the scaling policies, with a virtual clock.
+
+    ./run bench replay [--startup-s 45] [--json FILE]
+
+Policies: `aws` (high-resolution target tracking), `fast` (ours) and, as a yardstick, Knative's KPA
+rule. Every policy has the same target, the same start-up time and the same patience before it
+scales in (15 minutes; Knative's `scale-down-delay`), so that seconds over target are compared at
+like cost. KPA source: Knative Serving documentation, "Configuring concurrency" and "Additional
+autoscaling configuration": 60 s stable window, 6 s panic window at 200 %. `kpa` aims at the same
+target as the others; `kpa-70` at 70 % of it, which is Knative's default and costs accordingly.
+
+Traces, each 24 hours long and seeded:
+- `diurnal`   a working day: low at night, two humps, with noise;
+- `bursts`    a calm base with bursts of 2 to 6 times the load, up in seconds, 2 to 15 minutes long;
+- `steps`     plateaus that change every 20 to 60 minutes;
+- `burstgpt`  arrivals with Gamma-distributed gaps, as the BurstGPT study (arXiv 2401.17644) found
+  for a public language-model service: shape well below 1, so far burstier than Poisson; the shape
+  (0.3 to 0.7) and the rate change every ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from zeropull import __version__
+from zeropull.autoscaler.alarms import AlarmState, evaluate
+from zeropull.autoscaler.combining import LastScaling, combine
+from zeropull.autoscaler.fast import FastPolicy, Fleet, decide_fast
+from zeropull.autoscaler.loadwindow import LoadWindow
+from zeropull.autoscaler.readings import Decision, Limits
+from zeropull.autoscaler.targettracking import TargetTracking, high_alarm, low_alarm, propose
+
+DAY_S = 24 * 3600
+LIMITS = Limits(minimum=1, maximum=60)
+TARGET = 5.0
+FLAP_S = 600
+
+
+@dataclass
+class Instances:
+    """The simulated fleet: `starting` holds the second at which each will be ready."""
+
+    startup_s: int
+    ready: int = 1
+    starting: deque[int] = field(default_factory=deque)
+    last: LastScaling = LastScaling()
+
+    @property
+    def capacity(self) -> int:
+        return self.ready + len(self.starting)
+
+    def tick(self, now_s: int) -> None:
+        while self.starting and self.starting[0] <= now_s:
+            self.starting.popleft()
+            self.ready += 1
+
+    def resize(self, wanted: int, now_s: int) -> None:
+        while self.capacity < wanted:
+            self.starting.append(now_s + self.startup_s)
+        while self.capacity > wanted:
+            if self.starting:
+                self.starting.pop()
+            else:
+                self.ready -= 1
+
+
+class Policy(Protocol):
+    def decide(self, now_s: int, load: float, fleet: Instances) -> Decision: ...
+
+
+class Aws:
+    """3 × 10 s above the target, 15 minutes below 0.9 times it, 300 s cooldowns."""
+
+    def __init__(self) -> None:
+        self.policy = TargetTracking("aws", TARGET, 10)
+        self.points: dict[int, float] = {}
+        self.high = self.low = AlarmState.INSUFFICIENT_DATA
+        self.bucket = 0.0
+
+    def decide(self, now_s: int, load: float, fleet: Instances) -> Decision:
+        self.bucket = max(self.bucket, load / max(1, fleet.ready))
+        if now_s % 10:
+            return Decision(fleet.capacity, "between evaluations")
+        self.points[now_s - 10] = self.bucket
+        metric, self.bucket = self.bucket, 0.0
+        self.points.pop(now_s - 1000, None)
+        self.high = evaluate(high_alarm(self.policy), self.points, now_s, self.high).state
+        self.low = evaluate(low_alarm(self.policy), self.points, now_s, self.low).state
+        # While a scale-out is under way the endpoint is Updating and cannot be scaled.
+        if fleet.starting:
+            return Decision(fleet.capacity, "updating")
+        proposal = propose(
+            self.policy, high=self.high, low=self.low, metric=metric, capacity=fleet.capacity
+        )
+        decision = combine(
+            [proposal], capacity=fleet.capacity, limits=LIMITS, last=fleet.last, now_s=now_s
+        )
+        if decision.desired > fleet.capacity:
+            fleet.last = LastScaling(
+                now_s, fleet.capacity, decision.desired, 300, fleet.last.in_at_s, 0
+            )
+        elif decision.desired < fleet.capacity:
+            fleet.last = LastScaling(in_at_s=now_s, in_cooldown_s=300)
+        return decision
+
+
+class Fast:
+    def __init__(self) -> None:
+        self.policy = FastPolicy("fast", TARGET)
+        self.window = LoadWindow()
+
+    def decide(self, now_s: int, load: float, fleet: Instances) -> Decision:
+        self.window.add(now_s, load)
+        state = Fleet(fleet.ready, tuple(fleet.starting), fleet.startup_s)
+        return decide_fast(
+            self.policy, self.window, queue_age_s=0.0, fleet=state, limits=LIMITS, now_s=now_s
+        )
+
+
+class Kpa:
+    """Knative's rule, decided every 2 s: the larger of stable and panic, never down in panic."""
+
+    def __init__(self, utilization: float = 1.0) -> None:
+        self.utilization = utilization
+        self.loads: deque[float] = deque(maxlen=60)
+        self.panic_until = -1
+        self.panic_peak = 0
+        self.wanted: deque[tuple[int, int]] = deque()
+
+    def decide(self, now_s: int, load: float, fleet: Instances) -> Decision:
+        self.loads.append(load)
+        if now_s % 2:
+            return Decision(fleet.capacity, "between evaluations")
+        per_pod = TARGET * self.utilization
+        stable = math.ceil(sum(self.loads) / len(self.loads) / per_pod)
+        recent = list(self.loads)[-6:]
+        panic = math.ceil(sum(recent) / len(recent) / per_pod)
+        if panic >= 2 * max(1, fleet.ready):
+            self.panic_until = now_s + 60
+        if now_s < self.panic_until:
+            self.panic_peak = max(self.panic_peak, panic, fleet.capacity)
+            wanted = self.panic_peak
+        else:
+            self.panic_peak, wanted = 0, stable
+        while self.wanted and self.wanted[-1][1] <= wanted:
+            self.wanted.pop()
+        self.wanted.append((now_s, wanted))
+        while self.wanted[0][0] <= now_s - 900:  # scale-down-delay: the maximum of the window
+            self.wanted.popleft()
+        return Decision(LIMITS.clamp(max(wanted, self.wanted[0][1])), "kpa")
+
+
+@dataclass
+class Outcome:
+    """One policy on one trace. A flap is a scale-in undone within ten minutes."""
+
+    trace: str
+    policy: str
+    instance_hours: float
+    seconds_over_target: int
+    scale_outs: int
+    scale_ins: int
+    flaps: int
+
+
+def replay(name: str, trace: list[float], policy_name: str, startup_s: int) -> Outcome:
+    policy: Policy = POLICIES[policy_name]()
+    first = max(1, math.ceil(trace[0] / TARGET))
+    fleet = Instances(startup_s, ready=first)
+    paid = over = outs = ins = flaps = 0
+    last_in = -FLAP_S
+    for now_s, load in enumerate(trace):
+        fleet.tick(now_s)
+        decision = policy.decide(now_s, load, fleet)
+        if decision.desired > fleet.capacity:
+            outs += 1
+            flaps += now_s - last_in < FLAP_S
+            fleet.resize(decision.desired, now_s)
+        elif decision.desired < fleet.capacity:
+            ins += 1
+            last_in = now_s
+            fleet.resize(decision.desired, now_s)
+        paid += fleet.capacity
+        over += load > fleet.ready * TARGET
+    return Outcome(name, policy_name, round(paid / 3600, 1), over, outs, ins, flaps)
+
+
+def _diurnal(rng: random.Random) -> list[float]:
+    loads = []
+    for second in range(DAY_S):
+        hour = second / 3600
+        shape = (
+            0.15
+            + math.exp(-(((hour - 11) / 2.5) ** 2))
+            + 0.9 * math.exp(-(((hour - 16) / 2.5) ** 2))
+        )
+        loads.append(max(0.0, 60 * shape * rng.gauss(1, 0.06)))
+    return loads
+
+
+def _bursts(rng: random.Random) -> list[float]:
+    loads = [max(0.0, 12 * rng.gauss(1, 0.08)) for _ in range(DAY_S)]
+    at = 1800
+    while at < DAY_S - 3600:
+        height, length, rise = rng.uniform(2, 6), rng.randint(120, 900), rng.randint(2, 40)
+        for offset in range(length):
+            loads[at + offset] *= 1 + (height - 1) * min(1.0, (offset + 1) / rise)
+        at += length + rng.randint(600, 5400)
+    return loads
+
+
+def _steps(rng: random.Random) -> list[float]:
+    loads: list[float] = []
+    while len(loads) < DAY_S:
+        level = rng.uniform(4, 90)
+        loads += [max(0.0, level * rng.gauss(1, 0.05)) for _ in range(rng.randint(1200, 3600))]
+    return loads[:DAY_S]
+
+
+def _burstgpt(rng: random.Random) -> list[float]:
+    """Concurrency of requests that last about 8 s each and arrive with Gamma-distributed gaps."""
+    change = [0] * (DAY_S + 600)
+    at = 0.0
+    while at < DAY_S:
+        block = random.Random(int(at // 600) * 7919 + 17)  # noqa: S311 - a trace, not a secret
+        shape, rate = block.uniform(0.3, 0.7), block.uniform(1.0, 6.0)
+        at += rng.gammavariate(shape, 1 / (shape * rate))
+        if at < DAY_S:
+            change[int(at)] += 1
+            change[int(at + min(60.0, rng.expovariate(1 / 8))) + 1] -= 1
+    loads, now = [], 0
+    for second in range(DAY_S):
+        now += change[second]
+        loads.append(float(now))
+    return loads
+
+
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "aws": Aws,
+    "fast": Fast,
+    "kpa": Kpa,
+    "kpa-70": lambda: Kpa(0.7),
+}
+TRACES: dict[str, Callable[[random.Random], list[float]]] = {
+    "diurnal": _diurnal,
+    "bursts": _bursts,
+    "steps": _steps,
+    "burstgpt": _burstgpt,
+}
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="bench replay", description=__doc__.splitlines()[0])
+    parser.add_argument("--startup-s", type=int, default=45, help="from decision to ready")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args(argv)
+    print(f"zeropull {__version__}, Python {platform.python_version()}; virtual clock, 1 s steps;")
+    print(f"target {TARGET:g} per instance, start-up {options.startup_s} s, seed {options.seed}\n")
+    print(
+        f"{'trace':10} {'policy':6} {'inst-h':>8} {'over s':>8} {'outs':>5} {'ins':>5} {'flaps':>6}"
+    )
+    rows = []
+    for name, make in TRACES.items():
+        trace = make(random.Random(options.seed))  # noqa: S311 - a trace, not a secret
+        for policy in POLICIES:
+            row = replay(name, trace, policy, options.startup_s)
+            rows.append(row)
+            print(
+                f"{name:10} {policy:6} {row.instance_hours:8.1f} {row.seconds_over_target:8d} "
+                f"{row.scale_outs:5d} {row.scale_ins:5d} {row.flaps:6d}",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(json.dumps({"runs": [asdict(row) for row in rows]}, indent=1))
+    return 0
