@@ -52,7 +52,7 @@ class Instances:
     startup_s: int
     ready: int = 1
     starting: deque[int] = field(default_factory=deque)
-    last: LastScaling = LastScaling()
+    last: LastScaling = field(default_factory=LastScaling)
 
     @property
     def capacity(self) -> int:
@@ -231,7 +231,7 @@ def _burstgpt(rng: random.Random) -> list[float]:
     change = [0] * (DAY_S + 600)
     at = 0.0
     while at < DAY_S:
-        block = random.Random(int(at // 600) * 7919 + 17)  # noqa: S311 - a trace, not a secret
+        block = random.Random(int(at // 600) * 7919 + 17)
         shape, rate = block.uniform(0.3, 0.7), block.uniform(1.0, 6.0)
         at += rng.gammavariate(shape, 1 / (shape * rate))
         if at < DAY_S:
@@ -271,7 +271,7 @@ def main(argv: list[str]) -> int:
     )
     rows = []
     for name, make in TRACES.items():
-        trace = make(random.Random(options.seed))  # noqa: S311 - a trace, not a secret
+        trace = make(random.Random(options.seed))
         for policy in POLICIES:
             row = replay(name, trace, policy, options.startup_s)
             rows.append(row)
