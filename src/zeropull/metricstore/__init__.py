@@ -1,0 +1,1 @@
+"""High-resolution readings, kept across restarts: statistics and percentiles by period."""

@@ -1,0 +1,251 @@
+"""Readings in a SQLite file of their own, by account, namespace, metric and dimensions.
+
+Points are kept at the resolution at which they came (1 or 60 s) and rolled up with age, as
+CloudWatch does: below a minute for 3 hours, minutes for 15 days, 5 minutes for 63 days, hours for
+455 days. Concurrent use: one thread only, the control plane's event loop; writes are buffered and
+reach the disk with `flush`, which the owner calls about once a second.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from zeropull.errors import ConfigurationError
+from zeropull.metricstore.points import Point, decode_sketch, encode_sketch
+
+SCHEMA_VERSION = 1
+RETENTION_S: tuple[tuple[int, int, int], ...] = (
+    # resolution, kept for, rolled up into
+    (1, 3 * 3600, 60),
+    (60, 15 * 86400, 300),
+    (300, 63 * 86400, 3600),
+    (3600, 455 * 86400, 0),
+)
+SILENT_AFTER_S = 14 * 86400
+"""ListMetrics forgets a metric that has had no datapoint for two weeks."""
+
+_SCHEMA = """
+CREATE TABLE series (
+  id INTEGER PRIMARY KEY, account TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
+  dimensions TEXT NOT NULL, unit TEXT NOT NULL, newest INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (account, namespace, name, dimensions, unit)
+);
+CREATE TABLE points (
+  series INTEGER NOT NULL, resolution INTEGER NOT NULL, start INTEGER NOT NULL,
+  count REAL NOT NULL, total REAL NOT NULL, least REAL NOT NULL, most REAL NOT NULL, sketch BLOB,
+  PRIMARY KEY (series, resolution, start)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricKey:
+    """One series. `dimensions` sorted by name; `unit` as CloudWatch spells it ("None")."""
+
+    account: str
+    namespace: str
+    name: str
+    dimensions: tuple[tuple[str, str], ...] = ()
+    unit: str = "None"
+
+    @staticmethod
+    def of(
+        account: str, namespace: str, name: str, dimensions: Mapping[str, str], unit: str = "None"
+    ) -> MetricKey:
+        return MetricKey(account, namespace, name, tuple(sorted(dimensions.items())), unit)
+
+
+class MetricStore:
+    """Open, then `add`, `read`, `flush`; `close` flushes."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            self._db.close()
+            raise ConfigurationError(
+                f"{path} has schema version {version}, this zeropull knows {SCHEMA_VERSION}: "
+                "start the newer zeropull that wrote it"
+            )
+        if version == 0:
+            self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+        self._series: dict[MetricKey, int] = {}
+        self._pending: dict[tuple[int, int, int], Point] = {}
+        for row in self._db.execute(
+            "SELECT id, account, namespace, name, dimensions, unit FROM series"
+        ):
+            dimensions = tuple((key, value) for key, value in json.loads(row[4]))
+            self._series[MetricKey(row[1], row[2], row[3], dimensions, row[5])] = row[0]
+
+    def close(self) -> None:
+        self.flush()
+        self._db.close()
+
+    def add(self, key: MetricKey, at_s: float, point: Point, *, resolution: int = 60) -> None:
+        """Merge `point` into the period of `resolution` (1 or 60) seconds that holds `at_s`."""
+        start = int(at_s // resolution) * resolution
+        slot = (self._series_id(key), resolution, start)
+        self._pending.setdefault(slot, Point()).merge(point)
+
+    def observe(
+        self, key: MetricKey, at_s: float, value: float, *, resolution: int = 60, count: float = 1.0
+    ) -> None:
+        """`count` observations of `value`, without percentiles."""
+        point = Point()
+        point.add(value, count)
+        self.add(key, at_s, point, resolution=resolution)
+
+    def flush(self) -> None:
+        """Write what is buffered, in one transaction."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, {}
+        self._db.execute("BEGIN")
+        try:
+            for (series, resolution, start), point in pending.items():
+                self._merge_row(series, resolution, start, point)
+            newest: dict[int, int] = {}
+            for series, _, start in pending:
+                newest[series] = max(newest.get(series, 0), start)
+            self._db.executemany(
+                "UPDATE series SET newest = max(newest, ?) WHERE id = ?",
+                [(start, series) for series, start in newest.items()],
+            )
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            self._pending = pending
+            raise
+
+    def read(self, key: MetricKey, start_s: float, end_s: float, period_s: int) -> dict[int, Point]:
+        """Points by period start, for whole periods from `start_s` (inclusive) to `end_s`
+        (exclusive), both aligned down to the period. Periods without data are absent.
+
+        A period shorter than the resolution at which the data is kept has no points.
+        """
+        self.flush()
+        series = self._series.get(key)
+        if series is None:
+            return {}
+        low = int(start_s // period_s) * period_s
+        high = int(-(-end_s // period_s)) * period_s
+        rows = self._db.execute(
+            "SELECT start, count, total, least, most, sketch FROM points WHERE series = ? "
+            "AND resolution <= ? AND start >= ? AND start < ?",
+            (series, period_s, low, high),
+        )
+        points: dict[int, Point] = {}
+        for start, *columns in rows:
+            slot = int(start // period_s) * period_s
+            points.setdefault(slot, Point()).merge(_point(columns))
+        return points
+
+    def keys(
+        self,
+        account: str,
+        *,
+        namespace: str | None = None,
+        name: str | None = None,
+        dimensions: Iterable[tuple[str, str | None]] = (),
+        now_s: float,
+        active_within_s: float = SILENT_AFTER_S,
+    ) -> list[MetricKey]:
+        """Series that have at least those dimensions (value None = any), sorted by name."""
+        self.flush()
+        fresh = {
+            int(row[0])
+            for row in self._db.execute(
+                "SELECT id FROM series WHERE account = ? AND newest >= ?",
+                (account, now_s - active_within_s),
+            )
+        }
+        wanted = list(dimensions)
+        found = [
+            key
+            for key, series in self._series.items()
+            if series in fresh
+            and (namespace is None or key.namespace == namespace)
+            and (name is None or key.name == name)
+            and all(_has_dimension(key, each) for each in wanted)
+        ]
+        return sorted(found, key=lambda key: (key.namespace, key.name, key.dimensions, key.unit))
+
+    def roll_up(self, now_s: float) -> None:
+        """Merge what is past its retention into the next coarser resolution; forget the rest."""
+        self.flush()
+        for resolution, kept_s, coarser in RETENTION_S:
+            limit = int((now_s - kept_s) // 3600) * 3600
+            rows = self._db.execute(
+                "SELECT series, start, count, total, least, most, sketch FROM points "
+                "WHERE resolution = ? AND start < ?",
+                (resolution, limit),
+            ).fetchall()
+            if not rows:
+                continue
+            self._db.execute("BEGIN")
+            try:
+                if coarser:
+                    merged: dict[tuple[int, int], Point] = {}
+                    for series, start, *columns in rows:
+                        slot = (series, start // coarser * coarser)
+                        merged.setdefault(slot, Point()).merge(_point(columns))
+                    for (series, start), point in merged.items():
+                        self._merge_row(series, coarser, start, point)
+                self._db.execute(
+                    "DELETE FROM points WHERE resolution = ? AND start < ?", (resolution, limit)
+                )
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+
+    def _series_id(self, key: MetricKey) -> int:
+        known = self._series.get(key)
+        if known is not None:
+            return known
+        cursor = self._db.execute(
+            "INSERT INTO series (account, namespace, name, dimensions, unit) VALUES (?,?,?,?,?)",
+            (key.account, key.namespace, key.name, json.dumps(key.dimensions), key.unit),
+        )
+        created = cursor.lastrowid
+        if created is None:
+            raise RuntimeError("SQLite gave no row id for a new series")
+        self._series[key] = created
+        return created
+
+    def _merge_row(self, series: int, resolution: int, start: int, point: Point) -> None:
+        row = self._db.execute(
+            "SELECT count, total, least, most, sketch FROM points "
+            "WHERE series = ? AND resolution = ? AND start = ?",
+            (series, resolution, start),
+        ).fetchone()
+        if row is not None:
+            whole = _point(list(row))
+            whole.merge(point)
+            point = whole
+        self._db.execute(
+            "INSERT OR REPLACE INTO points VALUES (?,?,?,?,?,?,?,?)",
+            (
+                series, resolution, start, point.count, point.total, point.least, point.most,
+                encode_sketch(point.sketch),
+            ),
+        )  # fmt: skip
+
+
+def _point(columns: list[object]) -> Point:
+    count, total, least, most, sketch = columns
+    assert isinstance(count, float) and isinstance(total, float)
+    assert isinstance(least, float) and isinstance(most, float)
+    assert sketch is None or isinstance(sketch, bytes)
+    return Point(count, total, least, most, decode_sketch(sketch))
+
+
+def _has_dimension(key: MetricKey, wanted: tuple[str, str | None]) -> bool:
+    name, value = wanted
+    return any(each == name and value in (None, has) for each, has in key.dimensions)

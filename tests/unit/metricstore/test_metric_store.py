@@ -1,0 +1,90 @@
+"""Readings come back as they went in, survive a restart and grow coarser with age."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from zeropull.errors import ConfigurationError
+from zeropull.metricstore.points import Point
+from zeropull.metricstore.store import MetricKey, MetricStore
+
+KEY = MetricKey.of("1", "AWS/SageMaker", "ModelLatency", {"VariantName": "v", "EndpointName": "e"})
+
+
+def test_points_of_one_period_are_merged(tmp_path: Path) -> None:
+    store = MetricStore(tmp_path / "m.db")
+    for second, value in ((100, 2.0), (104, 5.0), (111, 9.0)):
+        store.observe(KEY, second, value, resolution=1)
+    points = store.read(KEY, 100, 120, 10)
+    assert {start: point.statistic("Maximum") for start, point in points.items()} == {
+        100: 5.0,
+        110: 9.0,
+    }
+    assert points[100].statistic("Average") == 3.5
+    assert store.read(KEY, 0, 120, 60)[60].statistic("SampleCount") == 3
+
+
+def test_readings_survive_a_restart(tmp_path: Path) -> None:
+    store = MetricStore(tmp_path / "m.db")
+    store.observe(KEY, 100, 2.0)
+    store.close()
+    again = MetricStore(tmp_path / "m.db")
+    again.observe(KEY, 101, 4.0)
+    assert again.read(KEY, 60, 120, 60)[60].statistic("Sum") == 6.0
+
+
+def test_percentiles_are_within_one_percent(tmp_path: Path) -> None:
+    store = MetricStore(tmp_path / "m.db")
+    rng = random.Random(7)
+    values = sorted(rng.lognormvariate(8, 1.5) for _ in range(5000))
+    for part in range(10):
+        point = Point()
+        for value in values[part::10]:
+            point.add(value, with_sketch=True)
+        store.add(KEY, 60 + part, point, resolution=1)
+        store.flush()
+    point = store.read(KEY, 60, 120, 60)[60]
+    for percent in (1, 50, 90, 99, 99.9):
+        exact = values[int(percent / 100 * (len(values) - 1))]
+        assert point.statistic(f"p{percent}") == pytest.approx(exact, rel=0.011)
+    assert point.statistic("p100") == values[-1]
+
+
+def test_a_statistic_set_has_no_percentiles() -> None:
+    point = Point(count=3, total=6, least=1, most=3)
+    assert point.statistic("p50") is None
+    assert Point(count=3, total=6, least=2, most=2).statistic("p50") == 2
+
+
+def test_old_seconds_become_minutes_and_keep_their_sums(tmp_path: Path) -> None:
+    store = MetricStore(tmp_path / "m.db")
+    for second in range(120):
+        store.observe(KEY, second, 1.0, resolution=1)
+    store.roll_up(now_s=5 * 3600)
+    assert store.read(KEY, 0, 120, 10) == {}
+    assert [point.total for point in store.read(KEY, 0, 120, 60).values()] == [60.0, 60.0]
+    store.roll_up(now_s=500 * 86400)
+    assert store.read(KEY, 0, 7200, 3600) == {}
+
+
+def test_metrics_are_found_by_some_of_their_dimensions(tmp_path: Path) -> None:
+    store = MetricStore(tmp_path / "m.db")
+    store.observe(KEY, 1000, 1.0)
+    find = lambda *dimensions, account="1", now_s=1000: store.keys(  # noqa: E731
+        account, dimensions=dimensions, now_s=now_s
+    )
+    assert find(("EndpointName", None)) == [KEY]
+    assert find(("EndpointName", "other")) == []
+    assert find(account="2") == []
+    assert find(now_s=1000 + 15 * 86400) == []
+
+
+def test_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
+    store = MetricStore(tmp_path / "m.db")
+    store._db.execute("PRAGMA user_version=99")
+    store.close()
+    with pytest.raises(ConfigurationError, match="schema version 99"):
+        MetricStore(tmp_path / "m.db")
