@@ -1,0 +1,132 @@
+"""What a node is told once, at its start: `node.json`, written by the provider, read by the agent.
+
+Everything that changes later comes by watching the assignment.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from zeropull.errors import ConfigurationError
+
+SNAPSHOTTER = "zeropull"  # name of our plugin in containerd
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One node. `disk_dir` starts empty with every launch; `run_dir` is for sockets and mounts.
+
+    `cgroup_parent` is the parent of the containers' cgroups, as runc wants it in `cgroupsPath`:
+    absolute, relative to the mount of every hierarchy. Limits of the instance as a whole are set
+    above it already. `accelerators` are the CDI device names given to this node, or plain indexes
+    ("0", "1") when `simulate_accelerators`. Containers get addresses from `first_container_host` to
+    `last_container_host` of `subnet`; `gateway` is their default route and `bridge` their link.
+    `disk_bytes` is the budget of `disk_dir`, None = what the disk has.
+    """
+
+    instance_id: str
+    node_token: str = field(repr=False)
+    control_socket: str
+    disk_dir: str
+    run_dir: str
+    instance_type: str
+    vcpus: int  # the smaller of the instance type's and the host's
+    memory_bytes: int  # the same
+    subnet: str  # "198.18.3.0/24"
+    gateway: str  # "198.18.3.1", the host's end
+    address: str  # "198.18.3.2", of the bridge
+    cgroup_parent: str  # "/zeropull-1f2e3d4c/i-0123456789abcdef0/copies"
+    bridge: str = "zp0"
+    netns: str = ""  # name in /run/netns; every process of the node is in it already
+    mtu: int = 1500
+    first_container_host: int = 10
+    last_container_host: int = 250
+    containerd_namespace: str = ""  # "zeropull-<instance_id>"
+    runc: str = "runc"
+    accelerator_kind: str = ""  # "nvidia.com/gpu"
+    accelerators: tuple[str, ...] = ()
+    simulate_accelerators: bool = False
+    cdi_dirs: tuple[str, ...] = ()
+    disk_bytes: int | None = None
+    log_level: str = "info"
+    labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def containerd_socket(self) -> Path:
+        return Path(self.run_dir) / "containerd.sock"
+
+    @property
+    def snapshotter_socket(self) -> Path:
+        return Path(self.run_dir) / "snapshotter.sock"
+
+    @property
+    def mounts_dir(self) -> Path:
+        """Mount points of layers, made by the snapshotter."""
+        return Path(self.run_dir) / "m"
+
+    @property
+    def resolv_conf(self) -> Path:
+        """For /etc/resolv.conf of every container."""
+        return Path(self.disk_dir) / "resolv.conf"
+
+    @property
+    def snapshotter_dir(self) -> Path:
+        return Path(self.disk_dir) / "snapshotter"
+
+    @property
+    def layers_dir(self) -> Path:
+        """Layers pulled here, one directory for each chain ID (hex)."""
+        return Path(self.disk_dir) / "layers"
+
+    @property
+    def catalog_dir(self) -> Path:
+        """Symbolic links to the verified layers that the snapshotter may serve."""
+        return Path(self.disk_dir) / "catalog"
+
+    @property
+    def models_dir(self) -> Path:
+        return Path(self.disk_dir) / "models"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Logs of the node's own processes, and a folder for each copy."""
+        return Path(self.disk_dir) / "logs"
+
+    @property
+    def volumes_dir(self) -> Path:
+        """Cache volumes, read-only, one for each generation."""
+        return Path(self.disk_dir) / "volumes"
+
+    @property
+    def agent_dir(self) -> Path:
+        """The node agent's own durable state."""
+        return Path(self.disk_dir) / "agent"
+
+
+def read_node_config(path: Path) -> NodeConfig:
+    """Read `node.json`.
+
+    Raises:
+        ConfigurationError: missing, or not what this version writes.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=NodeConfig)
+    except OSError as error:
+        raise ConfigurationError(f"node configuration {path}: {error.strerror}") from error
+    except msgspec.MsgspecError as error:
+        raise ConfigurationError(f"node configuration {path}: {error}") from error
+
+
+def write_node_config(path: Path, config: NodeConfig) -> None:
+    """Write `node.json` by rename, readable by its owner only since it holds the node's token."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(config), indent=2))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
