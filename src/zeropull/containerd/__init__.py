@@ -1,0 +1,1 @@
+"""Typed asyncio clients of containerd's gRPC services, for containerd 1.6 and newer."""

@@ -1,0 +1,1 @@
+"""Made by `python -m zeropull.containerd.regenerate`; never edited."""

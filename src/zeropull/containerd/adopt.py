@@ -1,0 +1,81 @@
+"""Make containerd know an image whose layers a snapshotter already has: no registry is asked.
+
+The order is that of containerd's own unpacker: manifest and config into the content store, each
+layer asked for by chain ID, the references that keep garbage collection away, then the record.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from contextlib import suppress
+
+from zeropull.containerd.client import ContainerdClient
+from zeropull.containerd.images import ImageRecord
+from zeropull.containerd.snapshots import TARGET_LABEL, SnapshotsClient
+from zeropull.errors import AlreadyExists, ImageError, NotFound
+from zeropull.oci.images import Descriptor, ResolvedImage
+
+
+async def adopt_image(
+    client: ContainerdClient, snapshotter: str, image: ResolvedImage
+) -> list[str]:
+    """Register `image` with all layers from `snapshotter`; returns the chain IDs that it lacks.
+
+    An empty list means that the image is there under `image.reference`, ready to be run, and stays
+    until the record is deleted. Otherwise nothing is kept: pull those layers and call again.
+    Idempotent.
+
+    Raises:
+        ImageError: the manifest is not an image manifest.
+        Unavailable: containerd or the snapshotter does not answer.
+    """
+    chain_ids = image.chain_ids
+    async with client.leased() as leased:
+        snapshots = leased.snapshots(snapshotter)
+        missing: list[str] = []
+        parent = ""
+        for chain_id in chain_ids:
+            # A layer over a missing one cannot be asked for: it is missing as far as we know.
+            if missing or not await _has_layer(snapshots, chain_id, parent):
+                missing.append(chain_id)
+            parent = chain_id
+        if missing:
+            return missing
+        await _write_documents(leased, snapshotter, image, chain_ids)
+        target = Descriptor(image.manifest_media_type, image.manifest_digest, len(image.manifest))
+        await leased.images.put(ImageRecord(name=image.reference, target=target))
+    return []
+
+
+async def _has_layer(snapshots: SnapshotsClient, chain_id: str, parent: str) -> bool:
+    key = f"extract-{time.time_ns()}-{secrets.token_hex(3)} {chain_id}"
+    try:
+        await snapshots.prepare(key, parent, {TARGET_LABEL: chain_id})
+    except AlreadyExists:
+        # From containerd's own record this may be a layer that its snapshotter lost: ask both.
+        try:
+            await snapshots.stat(chain_id)
+        except NotFound:
+            return False
+        return True
+    with suppress(NotFound):
+        await snapshots.remove(key)
+    return False
+
+
+async def _write_documents(
+    client: ContainerdClient, snapshotter: str, image: ResolvedImage, chain_ids: list[str]
+) -> None:
+    try:
+        manifest = json.loads(image.manifest)
+        layers = [layer["digest"] for layer in manifest["layers"]]
+        config = manifest["config"]["digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ImageError(f"{image.reference}: {image.manifest_digest} is no manifest") from error
+    references = {"containerd.io/gc.ref.content.config": config}
+    references |= {f"containerd.io/gc.ref.content.l.{i}": each for i, each in enumerate(layers)}
+    top = {f"containerd.io/gc.ref.snapshot.{snapshotter}": chain_ids[-1]} if chain_ids else {}
+    await client.content.write(image.config_digest, image.config, top)
+    await client.content.write(image.manifest_digest, image.manifest, references)
