@@ -1,0 +1,89 @@
+"""A copy's stdout and stderr: N/logs/<copy_id>/current.log, then .1 and .2, bounded in size.
+
+containerd's shim appends to current.log itself (`file://`, opened with O_APPEND), so a container
+keeps logging when this agent is killed, and nothing has to be handed over afterwards. Rotation
+therefore leaves the file in place: its older part is copied aside and then cut off the front of
+the file with FALLOC_FL_COLLAPSE_RANGE, which loses no byte that is written meanwhile. Where the
+file system cannot do that (btrfs), the file is truncated instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from pathlib import Path
+
+CURRENT = "current.log"
+MAX_BYTES = 10 << 20
+KEPT = 3  # files in all, the current one included
+_BLOCK = 4096
+_COLLAPSE_RANGE = 0x08
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def log_file(logs_dir: Path, copy_id: str) -> Path:
+    return logs_dir / copy_id / CURRENT
+
+
+def make_log_file(path: Path) -> None:
+    """Make it, and its folder, so that a reader finds an empty log before the first line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o640)
+
+
+def rotate(path: Path, *, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> bool:
+    """Rotate when the file has grown past `max_bytes`; True when it was done."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return False
+    if size <= max_bytes:
+        return False
+    block = os.statvfs(path).f_bsize or _BLOCK
+    whole = (size - 1) // block * block  # the range must end before the end of the file
+    if whole <= 0:
+        return False
+    aside = path.with_name(f".{path.name}.rotating")
+    with path.open("rb") as source, aside.open("wb") as target:
+        remaining = whole
+        while remaining and (chunk := source.read(min(1 << 20, remaining))):
+            target.write(chunk)
+            remaining -= len(chunk)
+    for number in range(kept - 1, 1, -1):
+        older = path.with_name(f"{path.name}.{number - 1}")
+        if older.exists():
+            older.replace(path.with_name(f"{path.name}.{number}"))
+    aside.replace(path.with_name(f"{path.name}.1"))
+    _cut_front(path, whole)
+    return True
+
+
+def last_lines(path: Path, *, lines: int = 10, max_bytes: int = 2000) -> str:
+    """The end of the log for a failure message, bounded and printable."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - max_bytes))
+            text = file.read(max_bytes).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    printable = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
+    return "\n".join([line for line in printable.splitlines() if line.strip()][-lines:])
+
+
+def remove_logs(logs_dir: Path, copy_id: str) -> None:
+    shutil.rmtree(logs_dir / copy_id, ignore_errors=True)
+
+
+def _cut_front(path: Path, length: int) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        answer = _libc.fallocate(
+            descriptor, _COLLAPSE_RANGE, ctypes.c_int64(0), ctypes.c_int64(length)
+        )
+        if answer != 0:
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
