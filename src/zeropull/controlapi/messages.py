@@ -15,6 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from zeropull.resources.sources import ModelArtifact as ModelArtifact
+from zeropull.resources.sources import RegistryAccess as RegistryAccess
+from zeropull.resources.sources import StoreAccess as StoreAccess
 from zeropull.resources.stages import StageRecord
 
 API_VERSION = 1
@@ -30,17 +33,6 @@ class ImagePath(StrEnum):
     AUTO = "auto"  # cache volume, then only missing layers, then own pull, then containerd
     FALLBACK = "fallback"  # our own pull, the cache volume is not looked at
     CONTAINERD = "containerd"  # containerd's ordinary pull and overlayfs snapshotter
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryAccess:
-    """How to reach one registry host (as it stands in the reference, with port)."""
-
-    host: str
-    plain_http: bool = False
-    username: str | None = None
-    password: str | None = None  # or an identity/registry token, see `token`
-    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,34 +53,6 @@ class ImageAssignment:
     path: ImagePath = ImagePath.AUTO
     registry: RegistryAccess | None = None
     wait_for_generation: bool = False  # another node is pulling it for the cache: wait, do not pull
-
-
-@dataclass(frozen=True, slots=True)
-class StoreAccess:
-    """How to reach the object store of one bucket; `directory` maps a bucket to a local folder."""
-
-    endpoint: str | None = None
-    region: str | None = None
-    access_key_id: str | None = None
-    secret_access_key: str | None = None
-    session_token: str | None = None
-    directory: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelArtifact:
-    """One source under /opt/ml. `kind`: "object" (single object) or "prefix".
-
-    `compression`: "none" or "gzip" (gzip = a tar.gz that is extracted). `target` is the directory in
-    the container, by default /opt/ml/model. `access` is None for https:// URLs.
-    """
-
-    url: str
-    kind: str = "object"
-    compression: str = "none"
-    target: str = "/opt/ml/model"
-    etag: str | None = None
-    access: StoreAccess | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,8 +285,12 @@ class GatewayReport:
     gateway_id: str
     routes_version: int  # newest version applied
     sent_at_s: float
-    in_flight: dict[str, int] = field(default_factory=dict)  # copy_id -> requests now (draining too)
-    queued: dict[str, int] = field(default_factory=dict)  # "endpoint/variant[/component]" -> waiting
+    in_flight: dict[str, int] = field(
+        default_factory=dict
+    )  # copy_id -> requests now (draining too)
+    queued: dict[str, int] = field(
+        default_factory=dict
+    )  # "endpoint/variant[/component]" -> waiting
     routed_at_s: dict[str, float] = field(default_factory=dict)  # copy_id -> entered rotation
     first_response_s: dict[str, float] = field(default_factory=dict)  # copy_id -> first 2xx answer
     readings: tuple[CopyReading, ...] = ()
