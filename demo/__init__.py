@@ -1,0 +1,1 @@
+"""The demo: a real image, a real endpoint, and one more instance three ways."""

@@ -1,0 +1,399 @@
+"""`./run demo`: one endpoint, and one more instance three ways on equal links.
+
+Everything that a user would do is done with unmodified boto3; the figures come from
+`zeropull timeline --json` and from the registry's own log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from rich.console import Console
+from rich.table import Table
+
+from demo.image import DemoAssets, prepare_assets
+from demo.launches import PATHS, STAGES, TAG_VALUE, Launch, median_of, read_launch
+from demo.leftovers import find_leftovers
+from demo.registry import CountedRegistry, running_counted_registry
+from tests.fixtures.images import push_image
+from tests.fixtures.s3 import Store, running_s3
+from zeropull import __version__
+
+ENDPOINT = "demo"
+BUCKET = "models"
+INSTANCE_TYPE = "ml.g5.xlarge"
+TCP_GOODPUT = 0.957  # what a rate-limited link leaves for TCP payload
+WAIT_S = 600
+REPOSITORY = Path(__file__).resolve().parents[1]
+console = Console()
+
+
+class Server:
+    """A `zeropull serve` of the demo's own, in a state directory of its own."""
+
+    def __init__(self, state_dir: Path, config: Path) -> None:
+        self.state_dir = state_dir
+        self.config = config
+        self.command = [sys.executable, "-m", "zeropull.cli.main"]
+        self.log = state_dir.with_suffix(".log")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> dict[str, str]:
+        """Start it and return the variables that a user of boto3 would paste."""
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*self.command, "serve", "--config", str(self.config)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        assert self.process.stdout is not None
+        variables: dict[str, str] = {}
+        for raw in self.process.stdout:
+            line = raw.decode().strip()
+            if line.startswith("export "):
+                name, _, value = line.removeprefix("export ").partition("=")
+                variables[name] = value.strip("\"'")
+            if "AWS_ENDPOINT_URL_CLOUDWATCH" in variables and "AWS_ACCESS_KEY_ID" in variables:
+                threading.Thread(target=self.process.stdout.read, daemon=True).start()
+                return variables
+        raise SystemExit(f"zeropull serve ended early; it said:\n{self.log.read_text()[-3000:]}")
+
+    def cli(self, *arguments: str) -> str:
+        return subprocess.run(
+            [*self.command, *arguments, "--config", str(self.config)],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    def timeline(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.cli("timeline", ENDPOINT, "--json"))["launches"])
+
+    def stop(self) -> None:
+        """As Ctrl-C does."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(90)
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+class Client:
+    """The user: boto3 and nothing else."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        os.environ.update(variables)
+        # One attempt only, so that an error is seen as an error.
+        once = Config(retries={"total_max_attempts": 1}, read_timeout=70)
+        self.sagemaker = boto3.client("sagemaker", config=once)
+        self.runtime = boto3.client("sagemaker-runtime", config=once)
+
+    def deploy(self, image: str, model_url: str) -> None:
+        self.sagemaker.create_model(
+            ModelName=ENDPOINT,
+            PrimaryContainer={"Image": image, "ModelDataUrl": model_url},
+            ExecutionRoleArn="arn:aws:iam::000000000000:role/demo",
+        )
+        self.sagemaker.create_endpoint_config(
+            EndpointConfigName=ENDPOINT,
+            ProductionVariants=[
+                {
+                    "VariantName": "main",
+                    "ModelName": ENDPOINT,
+                    "InitialInstanceCount": 1,
+                    "InstanceType": INSTANCE_TYPE,
+                    "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
+                }
+            ],
+        )
+        self.sagemaker.create_endpoint(EndpointName=ENDPOINT, EndpointConfigName=ENDPOINT)
+        self.wait_in_service()
+
+    def wait_in_service(self) -> None:
+        self.sagemaker.get_waiter("endpoint_in_service").wait(
+            EndpointName=ENDPOINT, WaiterConfig={"Delay": 1, "MaxAttempts": WAIT_S}
+        )
+
+    def invoke(self, text: str = "a new instance starts with its image already there") -> Any:
+        answer = self.runtime.invoke_endpoint(
+            EndpointName=ENDPOINT,
+            ContentType="application/json",
+            Body=json.dumps({"inputs": [text]}).encode(),
+        )
+        return json.loads(answer["Body"].read())
+
+    def choose_path(self, path: str) -> None:
+        arn = self.sagemaker.describe_endpoint(EndpointName=ENDPOINT)["EndpointArn"]
+        tags = [{"Key": "zeropull:image-path", "Value": TAG_VALUE[path]}]
+        self.sagemaker.add_tags(ResourceArn=arn, Tags=tags)
+
+    def scale(self, count: int) -> None:
+        self.sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName=ENDPOINT,
+            DesiredWeightsAndCapacities=[{"VariantName": "main", "DesiredInstanceCount": count}],
+        )
+
+    def delete(self) -> None:
+        self.sagemaker.delete_endpoint(EndpointName=ENDPOINT)
+        self.sagemaker.get_waiter("endpoint_deleted").wait(
+            EndpointName=ENDPOINT, WaiterConfig={"Delay": 1, "MaxAttempts": WAIT_S}
+        )
+        self.sagemaker.delete_endpoint_config(EndpointConfigName=ENDPOINT)
+        self.sagemaker.delete_model(ModelName=ENDPOINT)
+
+
+def measure_launch(server: Server, client: Client, registry: CountedRegistry, path: str) -> Launch:
+    """Scale from one instance to two along `path`, and back."""
+    client.choose_path(path)
+    known = {launch["copy_id"] for launch in server.timeline()}
+    before = registry.served()
+    client.scale(2)
+    record: dict[str, Any] | None = None
+    deadline = time.monotonic() + WAIT_S
+    with console.status(f"{path}: scaling out") as status:
+        while time.monotonic() < deadline:
+            client.invoke()
+            record = next((one for one in server.timeline() if one["copy_id"] not in known), None)
+            if record is not None:
+                status.update(f"{path}: {_progress(record)}")
+                if record.get("ready_s") and record.get("first_response_s"):
+                    break
+            threading.Event().wait(0.1)
+        else:
+            raise SystemExit(f"the {path} launch did not answer within {WAIT_S} s: {record}")
+    after = registry.served()
+    launch = read_launch(path, record, (after[0] - before[0], after[1] - before[1]))
+    client.wait_in_service()
+    client.scale(1)
+    client.wait_in_service()
+    return launch
+
+
+def _progress(record: dict[str, Any]) -> str:
+    running = [stage for stage in record["stages"] if stage.get("ended_s") is None]
+    names = " and ".join(stage["stage"] for stage in running) or "waiting"
+    return f"{names}, {time.time() - record['began_s']:.0f} s since the decision"
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    assets = prepare_assets(console)
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zeropull-demo-")))
+        registry = stack.enter_context(
+            running_counted_registry(REPOSITORY / "build/demo/registry", scratch)
+        )
+        store = stack.enter_context(running_s3(folder=REPOSITORY / "build/demo/buckets"))
+        image, model_url = publish(assets, registry, store)
+        state_dir = scratch / "state"
+        server = Server(state_dir, write_config(scratch, state_dir, store, options.link))
+        stack.callback(server.stop)
+        client = Client(server.start())
+        console.print(
+            f"zeropull {__version__} serves on {os.environ['AWS_ENDPOINT_URL_SAGEMAKER']}"
+        )
+        return conduct(options, assets, registry, server, client, image, model_url)
+
+
+def conduct(
+    options: argparse.Namespace,
+    assets: DemoAssets,
+    registry: CountedRegistry,
+    server: Server,
+    client: Client,
+    image: str,
+    model_url: str,
+) -> dict[str, Any]:
+    """The demo proper: deploy, invoke, launch three ways in rounds, report, delete, prove."""
+    began_s = time.monotonic()
+    with console.status("creating the endpoint: the first instance pulls and feeds the cache"):
+        before = registry.served()
+        client.deploy(image, model_url)
+        served = registry.served()[1] - before[1]
+    console.print(
+        f"endpoint in service after {time.monotonic() - began_s:.1f} s; the registry served "
+        f"{served:,} B of an image of {assets.image.compressed_bytes:,} B: each layer once"
+    )
+    show_answer(client.invoke())
+    wait_for_cache(server)
+    launches: dict[str, list[Launch]] = {path: [] for path in PATHS}
+    for number in range(1, options.rounds + 1):
+        for path in PATHS:
+            launch = measure_launch(server, client, registry, path)
+            launches[path].append(launch)
+            console.print(
+                f"round {number}, {path:10} {launch.total_s:6.1f} s; {launch.evidence}; "
+                f"registry's own count: {launch.registry_requests} requests, "
+                f"{launch.registry_bytes:,} B"
+            )
+    medians = {path: median_of(launches[path]) for path in PATHS}
+    show_table(medians, assets, options)
+    if options.html:
+        server.cli("timeline", ENDPOINT, "--html", str(options.html.resolve()))
+        console.print(f"every launch side by side: {options.html}")
+    with console.status("deleting everything"):
+        run_dir = Path(json.loads(server.cli("status", "--json"))["run_dir"])
+        client.delete()
+        server.stop()
+    left = find_leftovers(server.state_dir, run_dir)
+    console.print(
+        "nothing is left behind" if not left else "[red]left behind:[/]\n" + "\n".join(left)
+    )
+    return {
+        "machine": machine(),
+        "zeropull": __version__,
+        "image": {
+            "compressed_bytes": assets.image.compressed_bytes,
+            "layers": len(assets.image.layers),
+        },
+        "model": {"bytes": assets.model_archive.stat().st_size},
+        "link_bits_per_s": options.link,
+        "launches": medians,
+        "left_behind": left,
+    }
+
+
+def publish(assets: DemoAssets, registry: CountedRegistry, store: Store) -> tuple[str, str]:
+    """Push the image and upload the model; what is there already is not sent again."""
+    with console.status("pushing the image and uploading the model"):
+        push_image(registry.address, "demo/embedder", "1", assets.image)
+        client = store.client()
+        if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+            client.create_bucket(Bucket=BUCKET)
+        key = f"embedder-{assets.model_archive.stat().st_size}/model.tar.gz"
+        listed = client.list_objects_v2(Bucket=BUCKET, Prefix=key)
+        if not listed.get("KeyCount"):
+            client.upload_file(str(assets.model_archive), BUCKET, key)
+    return f"{registry.address}/demo/embedder:1", f"s3://{BUCKET}/{key}"
+
+
+def write_config(scratch: Path, state_dir: Path, store: Store, link_bits_per_s: int) -> Path:
+    path = scratch / "zeropull.toml"
+    path.write_text(f"""
+[serve]
+state_dir = "{state_dir}"
+port = 0
+
+[fleet]
+simulate_accelerators = true
+limit_network = true
+network_bits_per_s = {link_bits_per_s}
+
+[buckets.{BUCKET}]
+endpoint = "{store.endpoint}"
+region = "{store.region}"
+access_key_id = "{store.access_key_id}"
+secret_access_key = "{store.secret_access_key}"
+""")
+    return path
+
+
+def wait_for_cache(server: Server) -> None:
+    """The cache is built beside the serving; a launch before it is ready would pull."""
+    with console.status("the image cache is being published"):
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            for endpoint in json.loads(server.cli("status", "--json"))["endpoints"]:
+                if endpoint["name"] == ENDPOINT and endpoint["image_cache"]["generation"]:
+                    return
+            threading.Event().wait(0.3)
+    raise SystemExit("the image cache was not published; see `zeropull status`")
+
+
+def show_answer(answer: Any) -> None:
+    text = json.dumps(answer)
+    console.print(f"answer: {text[:120]}{'…' if len(text) > 120 else ''}")
+
+
+def show_table(medians: dict[str, Any], assets: DemoAssets, options: argparse.Namespace) -> None:
+    table = Table(title=f"one more instance, {options.rounds} rounds, medians")
+    table.add_column("")
+    for path in PATHS:
+        table.add_column(path, justify="right")
+    for stage in STAGES:
+        table.add_row(f"{stage} s", *(f"{medians[p]['stages_s'][stage]:.2f}" for p in PATHS))
+    table.add_row("total s", *(f"{medians[p]['total_s']:.2f}" for p in PATHS))
+    table.add_row("first response s", *(f"{medians[p]['first_response_s']:.2f}" for p in PATHS))
+    table.add_row("registry's own count, B", *(f"{medians[p]['registry_bytes']:,}" for p in PATHS))
+    table.add_row(
+        "layers from the cache",
+        *(f"{medians[p]['layers_from_cache']}/{medians[p]['layers_total']}" for p in PATHS),
+    )
+    slowest = medians["containerd"]["total_s"]
+    table.add_row(
+        "against containerd", *(f"{medians[p]['total_s'] / slowest:.2f} x" for p in PATHS)
+    )
+    console.print(table)
+    cached = medians["cached"]
+    if cached["stages_s"]["model"]:
+        rate = cached["model_bytes"] * 8 / cached["stages_s"]["model"]
+        share = rate / (options.link * TCP_GOODPUT)
+        console.print(
+            f"cached: the model came at {rate / 1e6:.0f} Mbit/s, {share:.0%} of what the link of "
+            f"{options.link / 1e6:.0f} Mbit/s carries"
+        )
+    console.print(
+        f"image {assets.image.compressed_bytes / 1e9:.2f} GB compressed in "
+        f"{len(assets.image.layers)} layers, model {assets.model_archive.stat().st_size / 1e6:.0f} "
+        f"MB; {machine()}"
+    )
+
+
+def machine() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}"
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does, so that everything is taken down."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; everything was taken down") from None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="./run demo", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3, help="launches of each kind (default 3)")
+    parser.add_argument(
+        "--link", type=int, default=1_000_000_000, metavar="BITS_PER_S", help="default 1 Gbit/s"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", default=REPOSITORY / "build/demo/timeline.html"
+    )
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        raise SystemExit("the demo makes network namespaces and mounts: run it as root")
+    free_bytes = shutil.disk_usage(REPOSITORY).free
+    if free_bytes < 14e9:
+        raise SystemExit(f"the demo needs 14 GB of disk, {free_bytes / 1e9:.1f} GB are free here")
+    with _interrupts():
+        result = run(options)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 1 if result["left_behind"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

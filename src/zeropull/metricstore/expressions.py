@@ -1,0 +1,325 @@
+"""Metric math: the part of CloudWatch's that target tracking and dashboards of endpoints use.
+
+`+ - * /`, comparisons, AND and OR, parentheses, numbers, ids of other queries, `[a, b]`, and the
+functions SUM, AVG, MIN, MAX, ABS, CEIL, FLOOR, FILL, IF and METRICS.
+Source: Amazon CloudWatch user guide, "Using math expressions with CloudWatch metrics": a function
+of one series gives a number, the same function of several gives a series; operators between
+series act on the timestamps that both have; comparisons give 1 or 0; x / 0 has no datapoint.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from zeropull.errors import InvalidInput
+
+Series = dict[int, float]
+"""Values by period start."""
+Value = float | Series | list[Series]
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)|(?P<name>[A-Za-z_]\w*)"
+    r"|(?P<symbol>>=|<=|==|!=|&&|\|\||[-+*/()<>,\[\]])|(?P<text>\"[^\"]*\"))"
+)
+MAX_DEPTH = 50
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le,
+    "==": operator.eq, "!=": operator.ne,
+}  # fmt: skip
+_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
+}  # fmt: skip
+
+
+def evaluate_expression(
+    text: str, queries: Mapping[str, Series], *, timestamps: Sequence[int]
+) -> Series:
+    """The series that `text` gives; `queries` by id, `timestamps` of the whole range (for FILL and
+    for expressions that are a plain number).
+
+    Raises:
+        InvalidInput: names the expression and where it cannot be understood.
+    """
+    parser = _Parser(text, _tokens(text), queries, list(timestamps))
+    value = parser.whole()
+    if isinstance(value, list):
+        raise InvalidInput(f"the expression {text!r} gives several series: SUM or AVG makes one")
+    if isinstance(value, float):
+        return dict.fromkeys(timestamps, value) if math.isfinite(value) else {}
+    return value
+
+
+def names_in(text: str) -> set[str]:
+    """Ids that an expression refers to; function names are in upper case and not among them."""
+    return {token for token in _tokens(text) if token[0].islower()}
+
+
+def _tokens(text: str) -> list[str]:
+    tokens, at = [], 0
+    stripped = text.rstrip()
+    while at < len(stripped):
+        match = _TOKEN.match(stripped, at)
+        if match is None:
+            raise InvalidInput(f"the expression {text!r} has {stripped[at]!r} at position {at}")
+        tokens.append(match.group().strip())
+        at = match.end()
+    return tokens
+
+
+@dataclass(slots=True)
+class _Parser:
+    text: str
+    tokens: list[str]
+    queries: Mapping[str, Series]
+    timestamps: list[int]
+    at: int = 0
+    depth: int = 0
+
+    def whole(self) -> Value:
+        value = self.either()
+        if self.at < len(self.tokens):
+            raise self.wrong(f"{self.tokens[self.at]!r} where the end was expected")
+        return value
+
+    def either(self) -> Value:
+        return self.chain(self.both, {"OR": _either, "||": _either})
+
+    def both(self) -> Value:
+        return self.chain(self.comparison, {"AND": _both, "&&": _both})
+
+    def comparison(self) -> Value:
+        left = self.sum()
+        sign = self.peek()
+        if sign not in _COMPARISONS:
+            return left
+        self.at += 1
+        compare = _COMPARISONS[sign]
+        return self.zip(left, self.sum(), lambda a, b: float(compare(a, b)))
+
+    def sum(self) -> Value:
+        return self.chain(self.product, {sign: _ARITHMETIC[sign] for sign in "+-"})
+
+    def product(self) -> Value:
+        return self.chain(self.factor, {sign: _ARITHMETIC[sign] for sign in "*/"})
+
+    def chain(
+        self, part: Callable[[], Value], signs: Mapping[str, Callable[[float, float], float]]
+    ) -> Value:
+        value = part()
+        while (sign := self.peek()) in signs:
+            self.at += 1
+            value = self.zip(value, part(), signs[sign])
+        return value
+
+    def factor(self) -> Value:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise self.wrong(f"more than {MAX_DEPTH} levels")
+        try:
+            return self.atom()
+        finally:
+            self.depth -= 1
+
+    def atom(self) -> Value:
+        word = self.take()
+        if word == "-":
+            return self.zip(0.0, self.factor(), operator.sub)
+        if word == "(":
+            value = self.either()
+            self.expect(")")
+            return value
+        if word == "[":
+            return self.several(self.arguments("]"))
+        if word[0].isdigit() or word[0] == ".":
+            return float(word)
+        if self.peek() == "(":
+            self.at += 1
+            return self.call(word, self.arguments(")"))
+        if word in self.queries:
+            return dict(self.queries[word])
+        raise self.wrong(f"the unknown id {word!r}")
+
+    def arguments(self, end: str) -> list[Value | str]:
+        found: list[Value | str] = []
+        if self.peek() == end:
+            self.at += 1
+            return found
+        while True:
+            if self.peek() in ("REPEAT", "LINEAR"):
+                found.append(self.take())
+            else:
+                found.append(self.either())
+            word = self.take()
+            if word == end:
+                return found
+            if word != ",":
+                raise self.wrong(f"{word!r} where , or {end} was expected")
+
+    def call(self, name: str, arguments: list[Value | str]) -> Value:
+        match name:
+            case "METRICS":
+                return [dict(series) for series in self.queries.values()]
+            case "FILL" if len(arguments) == 2:
+                return self.fill(arguments[0], arguments[1])
+            case "IF" if len(arguments) in (2, 3):
+                return self.choose(arguments)
+            case "SUM" | "AVG" | "MIN" | "MAX" if len(arguments) == 1:
+                return self.aggregate(name, arguments[0])
+            case "ABS" | "CEIL" | "FLOOR" if len(arguments) == 1:
+                rounding = _ROUNDINGS[name]
+                return self.zip(self.value(arguments[0]), 0.0, lambda a, _: float(rounding(a)))
+            case _:
+                raise self.wrong(f"the function {name} with {len(arguments)} arguments")
+
+    def aggregate(self, name: str, argument: Value | str) -> Value:
+        function = _AGGREGATES[name]
+        value = self.value(argument)
+        if isinstance(value, float):
+            return value
+        if isinstance(value, dict):
+            return function(list(value.values())) if value else math.nan
+        starts = sorted(set().union(*value)) if value else []
+        return {
+            start: function([series[start] for series in value if start in series])
+            for start in starts
+        }
+
+    def fill(self, argument: Value | str, filler: Value | str) -> Value:
+        value = self.value(argument)
+        if isinstance(value, list):
+            return [self.filled(series, filler) for series in value]
+        if isinstance(value, float):
+            return value
+        return self.filled(value, filler)
+
+    def filled(self, series: Series, filler: Value | str) -> Series:
+        if isinstance(filler, float):
+            return {start: series.get(start, filler) for start in self.timestamps}
+        if isinstance(filler, dict):
+            return {
+                start: series[start] if start in series else filler[start]
+                for start in self.timestamps
+                if start in series or start in filler
+            }
+        known = sorted(series)
+        result = dict(series)
+        for start in self.timestamps:
+            before = max((at for at in known if at <= start), default=None)
+            after = min((at for at in known if at >= start), default=None)
+            if start in series or before is None:
+                continue
+            if filler == "REPEAT":
+                result[start] = series[before]
+            elif after is not None:
+                share = (start - before) / (after - before)
+                result[start] = series[before] + share * (series[after] - series[before])
+        return dict(sorted(result.items()))
+
+    def choose(self, arguments: list[Value | str]) -> Value:
+        condition, *branches = (self.value(argument) for argument in arguments)
+        if isinstance(condition, list):
+            raise self.wrong("several series as the condition of IF")
+        starts = sorted(condition) if isinstance(condition, dict) else self.timestamps
+        result: Series = {}
+        for start in starts:
+            holds = condition[start] if isinstance(condition, dict) else condition
+            chosen = branches[0] if holds else (branches[1] if len(branches) > 1 else {})
+            if isinstance(chosen, float):
+                result[start] = chosen
+            elif isinstance(chosen, dict) and start in chosen:
+                result[start] = chosen[start]
+        return result
+
+    def zip(self, left: Value, right: Value, function: Callable[[float, float], float]) -> Value:
+        if isinstance(left, list) or isinstance(right, list):
+            if isinstance(left, list) and isinstance(right, list):
+                raise self.wrong("an operator between two lists of series")
+            if isinstance(left, list):
+                return [_only_series(self.zip(series, right, function)) for series in left]
+            assert isinstance(right, list)
+            return [_only_series(self.zip(left, series, function)) for series in right]
+        if isinstance(left, float) and isinstance(right, float):
+            return _safely(function, left, right)
+        starts = _common(left, right)
+        pairs = ((start, _at(left, start), _at(right, start)) for start in starts)
+        values = {start: _safely(function, a, b) for start, a, b in pairs}
+        return {start: value for start, value in values.items() if math.isfinite(value)}
+
+    def several(self, values: list[Value | str]) -> list[Series]:
+        found: list[Series] = []
+        for value in values:
+            if isinstance(value, list):
+                found.extend(value)
+            elif isinstance(value, dict):
+                found.append(value)
+            else:
+                raise self.wrong("a number where a series was expected")
+        return found
+
+    def value(self, argument: Value | str) -> Value:
+        if isinstance(argument, str):
+            raise self.wrong(f"{argument} outside of FILL")
+        return argument
+
+    def peek(self) -> str:
+        return self.tokens[self.at] if self.at < len(self.tokens) else ""
+
+    def take(self) -> str:
+        token = self.peek()
+        if not token:
+            raise self.wrong("its end too early")
+        self.at += 1
+        return token
+
+    def expect(self, token: str) -> None:
+        if self.take() != token:
+            raise self.wrong(f"no {token} where one was expected")
+
+    def wrong(self, what: str) -> InvalidInput:
+        return InvalidInput(f"the expression {self.text!r} has {what}")
+
+
+def _common(left: float | Series, right: float | Series) -> list[int]:
+    if isinstance(left, dict) and isinstance(right, dict):
+        return sorted(left.keys() & right.keys())
+    return sorted(left if isinstance(left, dict) else right if isinstance(right, dict) else ())
+
+
+def _at(value: float | Series, start: int) -> float:
+    return value[start] if isinstance(value, dict) else value
+
+
+def _safely(function: Callable[[float, float], float], left: float, right: float) -> float:
+    try:
+        return float(function(left, right))
+    except (ZeroDivisionError, OverflowError):
+        return math.nan
+
+
+def _only_series(value: Value) -> Series:
+    assert isinstance(value, dict)
+    return value
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _both(left: float, right: float) -> float:
+    return float(bool(left) and bool(right))
+
+
+def _either(left: float, right: float) -> float:
+    return float(bool(left) or bool(right))
+
+
+_ROUNDINGS: dict[str, Callable[[float], float]] = {
+    "ABS": abs, "CEIL": math.ceil, "FLOOR": math.floor,
+}  # fmt: skip
+_AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
+    "SUM": math.fsum, "AVG": _mean, "MIN": min, "MAX": max,
+}  # fmt: skip
