@@ -86,6 +86,7 @@ class Variant:
     containers: tuple[ContainerSpec, ...] = ()
     current_instances: int = 0
     current_weight: float = 0.0
+    shifted_instances: int = 0  # of an update: new instances that take traffic from the old fleet
     images: tuple[DeployedImage, ...] = ()
     statuses: tuple[VariantStatus, ...] = ()
 
@@ -105,6 +106,7 @@ class Deployment:
     deployment_id: str = field(default_factory=new_uid)
     policy: UpdatePolicy = field(default_factory=UpdatePolicy)
     config_request: dict[str, Any] = field(default_factory=dict)
+    shifted_s: float | None = None  # of an update: when traffic was moved last
 
     def variant(self, name: str) -> Variant | None:
         return next((v for v in self.variants if v.name == name), None)
