@@ -1,0 +1,1 @@
+"""Which copy goes on which instance; when an instance is needed or idle. Pure."""
