@@ -39,6 +39,8 @@ class FleetSettings:
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")  # CDI specifications of the host
     node_disk_bytes: int | None = None  # disk budget of one node; None = what the disk has
     max_instances: int = 64  # more is refused as missing capacity
+    network: str = "198.18.0.0/15"  # every instance gets a free /24 of it (RFC 2544's test network)
+    loopback_ports: tuple[int, ...] = ()  # ports of the host's 127.0.0.1 that nodes may reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,14 @@ class GatewaySettings:
     queue_limit: int = 1000  # requests of a variant that may wait for a slot
     request_timeout_s: float = 60.0  # one invocation, as SageMaker's own limit
     stream_timeout_s: float = 480.0  # one streamed answer
+    hold_timeout_s: float = 50.0  # a request held from zero; boto3 gives up after 60 s
+    connect_timeout_s: float = 0.25  # a container must accept within it, as on SageMaker
+    relay_connect_timeout_s: float = 2.0  # the control plane's socket
+    upstream_idle_s: float = 1.5  # idle connections go before any container closes them (2-5 s)
+    max_body_bytes: int = 25 * 1024 * 1024  # SageMaker's limit; more is refused with 413
+    max_buffered_bytes: int = 1 << 30  # request bodies in memory, all together; then 503
+    stop_grace_s: float = 30.0  # requests in flight may finish this long when it stops
+    verify_signatures: bool = True  # false: anyone may invoke anything (private networks, tests)
 
 
 @dataclass(frozen=True, slots=True)

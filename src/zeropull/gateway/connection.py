@@ -1,0 +1,339 @@
+"""The client's side: HTTP/1.1 connections, their requests in order, and what becomes of each.
+
+Requests of one connection are answered strictly in order (RFC 9112, section 9.3.2). While one is
+being answered the next may have been read already; then reading pauses, which bounds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+import httptools
+
+from zeropull.gateway import answers
+
+if TYPE_CHECKING:
+    from zeropull.gateway.gateway import Gateway
+
+MAX_HEAD_BYTES = 64 * 1024
+IDLE_S = 75.0  # a connection without a request is closed after this long
+SILENCE_S = 60.0  # so is one that stays silent in the middle of a request
+LINGER_BYTES = 64 << 20  # of a refused body are read and dropped, so that the refusal arrives
+LINGER_S = 5.0
+_CHUNKED_OVERHEAD = 64 << 10
+
+
+class Handler(Protocol):
+    """Answers one request."""
+
+    def start(self) -> None:
+        """The head is there; the body follows."""
+
+    def on_chunk(self, data: bytes) -> None: ...
+    def on_complete(self) -> None: ...
+    def on_client_gone(self) -> None: ...
+    def on_client_writable(self, writable: bool) -> None: ...
+
+
+class Request:
+    """One request as it is read. `chunks` holds a body that came before the handler was started."""
+
+    __slots__ = (
+        "chunks",
+        "complete",
+        "handler",
+        "has_length",
+        "headers",
+        "http10",
+        "keep_alive",
+        "method",
+        "path",
+        "query",
+        "received_s",
+        "target",
+    )
+
+    def __init__(self, target: bytes) -> None:
+        self.target = target
+        self.path, _, self.query = target.partition(b"?")
+        self.method = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.keep_alive = True
+        self.http10 = False
+        self.complete = False
+        self.handler: Handler | None = None
+        self.chunks: list[bytes] = []
+        self.received_s = 0.0
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client. `current` is the request being answered, `_ready` what was read behind it."""
+
+    __slots__ = (
+        "_advancing",
+        "_bytes",
+        "_lingering_s",
+        "_parser",
+        "_reading",
+        "_reading_paused",
+        "_ready",
+        "_throttled",
+        "active_s",
+        "closed",
+        "current",
+        "gateway",
+        "transport",
+        "writable",
+    )
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.transport: asyncio.Transport
+        self.current: Request | None = None
+        self.closed = False
+        self.writable = True
+        self.active_s = gateway.now_s
+        self._parser = httptools.HttpRequestParser(self)
+        self._ready: deque[Request] = deque()
+        self._reading: Request | None = None  # whose head or body is being read
+        self._reading_paused = False
+        self._throttled = False  # the handler cannot take more of the body for the moment
+        self._advancing = False
+        self._bytes = 0  # read since the last request began
+        self._lingering_s = 0.0
+
+    # ------------------------------------------------------------------ asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.gateway.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.active_s = self.gateway.now_s
+        self._bytes += len(data)
+        if self._lingering_s:
+            if self._bytes > LINGER_BYTES:
+                self.transport.abort()
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(answers.Refusal(400, "ValidationError", "Upgrade is not supported."))
+            return
+        except httptools.HttpParserError as error:
+            self._refuse(
+                answers.Refusal(400, "MalformedHttpRequestException", f"Malformed HTTP: {error}")
+            )
+            return
+        reading = self._reading
+        if reading is not None and self._bytes > self._read_limit(reading):
+            self._refuse(answers.Refusal(431, "ValidationError", "The request's head is too long."))
+        elif self._ready and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self.gateway.connections.discard(self)
+        if not self.gateway.connections:
+            self.gateway.drained.set()
+        self._ready.clear()
+        current, self.current = self.current, None
+        if current is not None and current.handler is not None:
+            current.handler.on_client_gone()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        if self.current is not None and self.current.handler is not None:
+            self.current.handler.on_client_writable(False)
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self.current is not None and self.current.handler is not None:
+            self.current.handler.on_client_writable(True)
+
+    # ------------------------------------------------------------------ httptools' side
+
+    def on_message_begin(self) -> None:
+        self._reading = None
+
+    def on_url(self, part: bytes) -> None:
+        if self._reading is None:
+            self._reading = Request(part)
+        else:  # a request target that came in pieces
+            self._reading = Request(self._reading.target + part)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        reading = self._reading
+        assert reading is not None
+        if not reading.method:  # trailers come after the head and are dropped
+            reading.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        request, parser = self._reading, self._parser
+        assert request is not None
+        request.method = parser.get_method()
+        request.keep_alive = parser.should_keep_alive()
+        request.http10 = parser.get_http_version() == "1.0"
+        request.received_s = self.gateway.clock()
+        if self.current is None:
+            self.current = request
+            self._activate(request)
+        else:
+            self._ready.append(request)
+
+    def on_body(self, data: bytes) -> None:
+        reading = self._reading
+        if reading is None or self._lingering_s:
+            return
+        if reading.handler is not None:
+            reading.handler.on_chunk(data)
+        else:
+            reading.chunks.append(data)
+
+    def on_message_complete(self) -> None:
+        request, self._reading = self._reading, None
+        self._bytes = 0
+        if request is None:
+            return
+        request.complete = True
+        if self._lingering_s:
+            self.transport.close()
+        elif request.handler is not None:
+            request.handler.on_complete()
+
+    # ------------------------------------------------------------------ the handler's side
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def continue_body(self) -> None:
+        """Tell a client that asked for it (Expect: 100-continue) to send the body."""
+        self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def throttle(self, on: bool) -> None:
+        """Stop or go on reading the body of the current request."""
+        self._throttled = on
+        self._update_reading()
+
+    def finished(self, keep_alive: bool = True) -> None:
+        """The current request is answered whole; the next one's turn."""
+        request, self.current = self.current, None
+        if request is None or self.closed:
+            return
+        self._throttled = False
+        if not (keep_alive and request.keep_alive) or self.gateway.stopping:
+            self._ready.clear()
+            self._close(request)
+            return
+        if not request.complete:
+            self._linger()
+            return
+        if self._ready:
+            self._advance()
+        elif self._reading_paused:
+            self._update_reading()
+
+    def sweep(self, now_s: float) -> None:
+        """Close it when it has been silent for too long."""
+        if self._lingering_s:
+            silent = now_s > self._lingering_s
+        elif (self.current is not None and self.current.complete) or self._throttled:
+            return
+        else:
+            limit_s = IDLE_S if self._reading is None and not self._bytes else SILENCE_S
+            silent = now_s - self.active_s > limit_s
+        if silent:
+            self.transport.abort()
+
+    def close_if_idle(self) -> None:
+        if self.current is None and not self._ready:
+            self.transport.close()
+
+    # ------------------------------------------------------------------ in order
+
+    def _activate(self, request: Request) -> None:
+        request.handler = handler = self.gateway.handler_for(self, request)
+        handler.start()
+        if request.chunks:
+            chunks, request.chunks = request.chunks, []
+            for chunk in chunks:
+                if request is self.current:
+                    handler.on_chunk(chunk)
+        if request.complete and request is self.current:
+            handler.on_complete()
+
+    def _advance(self) -> None:
+        if self._advancing:  # an answer that came at once: the loop below goes on
+            return
+        self._advancing = True
+        try:
+            while self._ready and self.current is None and not self.closed:
+                request = self._ready.popleft()
+                self.current = request
+                self._activate(request)
+        finally:
+            self._advancing = False
+        self._update_reading()
+
+    def _update_reading(self) -> None:
+        pause = self._throttled or bool(self._ready)
+        if pause != self._reading_paused and not self.closed:
+            self._reading_paused = pause
+            if pause:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def _read_limit(self, reading: Request) -> int:
+        if not reading.method:
+            return MAX_HEAD_BYTES
+        # The body itself is bounded by its handler; this bounds chunk headers and trailers, and is
+        # no limit for a relayed body, which is never kept.
+        return (
+            5 * self.gateway.settings.max_body_bytes + _CHUNKED_OVERHEAD
+            if reading.handler is None or reading.path.startswith(b"/endpoints/")
+            else 1 << 62
+        )
+
+    def _refuse(self, refusal: answers.Refusal) -> None:
+        """The bytes are no request that can be answered in order: answer what can be, and close."""
+        current = self.current
+        if current is not None and current.handler is not None:
+            self.current = None
+            current.handler.on_client_gone()
+        self._ready.clear()
+        if self.closed:
+            return
+        self.transport.write(
+            answers.response(
+                refusal.status,
+                refusal.body(),
+                request_id=self.gateway.next_request_id(),
+                headers=answers.error_headers(refusal.code),
+                close=True,
+            )
+        )
+        self._linger()
+
+    def _close(self, request: Request) -> None:
+        if request.complete:
+            self.transport.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        # Closing with unread bytes would reset the connection, and the answer with it.
+        self._lingering_s = self.gateway.now_s + LINGER_S
+        self._bytes = 0
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()

@@ -1,0 +1,331 @@
+"""The gateway itself: the client port, the connections to copies, time-outs and what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from zeropull.controlapi.messages import CopyReading, Routes
+from zeropull.gateway import upstream
+from zeropull.gateway.answers import Refusal
+from zeropull.gateway.connection import ClientConnection, Handler, Request
+from zeropull.gateway.invocation import Invocation
+from zeropull.gateway.local import LocalAnswer
+from zeropull.gateway.relay import Relay
+from zeropull.gateway.routing import Group, RoutingTable, Target
+from zeropull.gateway.upstream import UpstreamConnection
+from zeropull.resources.settings import GatewaySettings
+from zeropull.telemetry import get_logger
+
+SWEEP_S = 0.1  # time-outs are this exact
+IDLE_PER_COPY = 512  # connections kept to one copy
+RELAY_IDLE = 32  # connections kept to the control plane
+RELAY_IDLE_S = 15.0
+BACKLOG = 4096
+MAX_READINGS = 100_000  # kept for a control plane that is down; the oldest go first
+
+log = get_logger(__name__)
+
+
+class Gateway:
+    """Serves one client port. An async context manager: entered = listening, left = stopped.
+
+    Leaving it stops accepting, lets what is in flight finish within `settings.stop_grace_s`, and
+    closes the rest.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        *,
+        host: str,
+        port: int,
+        api_socket: str,
+        account: str = "000000000000",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.api_socket = api_socket
+        self.account = account  # named in answers when no key says whose it is
+        self.clock = clock
+        self.signed = settings.verify_signatures
+        self.now_s = clock()  # as of the last sweep: good enough for idle connections
+        self.readings: deque[CopyReading] = deque(maxlen=MAX_READINGS)
+        self.table = RoutingTable(self.readings.append)
+        self.connections: set[ClientConnection] = set()
+        self.relay_idle: list[UpstreamConnection] = []
+        self.stopping = False
+        self.drained = asyncio.Event()  # the last connection of a client has gone
+        self.body_bytes = 0  # of request bodies in memory
+        self.refusals: dict[tuple[int, str], int] = {}  # before any group was found
+        self.cancelled = 0
+        self.first_responses: dict[str, float] = {}
+        self._host, self._port = host, port
+        self._unaries: dict[Invocation, float] = {}  # invocation -> deadline, in order of both
+        self._streams: dict[Invocation, float] = {}
+        self._tasks: asyncio.TaskGroup
+        self._exit = AsyncExitStack()
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._id_prefix = b"%08x-%04x-4%03x-8%03x-" % tuple(
+            random.getrandbits(bits) for bits in (32, 16, 12, 12)
+        )
+        self._id_count = 0
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it really listens."""
+        assert self._server is not None
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return host, port
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            self._server = await loop.create_server(
+                self._accept, self._host, self._port, backlog=BACKLOG
+            )
+            stack.push_async_callback(self._stop)
+            self._exit = stack.pop_all()
+        self._sweeper = loop.call_later(SWEEP_S, self._sweep)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._exit.__aexit__(kind, error, trace)
+
+    # ------------------------------------------------------------------ requests
+
+    def handler_for(self, client: ClientConnection, request: Request) -> Handler:
+        path = request.path
+        if path.startswith(b"/endpoints/"):
+            return Invocation(self, client, request)
+        if path in (b"/healthz", b"/metrics"):
+            return LocalAnswer(self, client, request)
+        return Relay(self, client, request)
+
+    def next_request_id(self) -> bytes:
+        self._id_count += 1
+        return b"%b%012x" % (self._id_prefix, self._id_count)
+
+    def has_room_for(self, body_bytes: int) -> bool:
+        return self.body_bytes + body_bytes <= self.settings.max_buffered_bytes
+
+    def watch(self, invocation: Invocation, streamed: bool) -> None:
+        """Time it out when it takes longer than its kind may."""
+        if streamed:
+            self._streams[invocation] = self.now_s + self.settings.stream_timeout_s
+        else:
+            self._unaries[invocation] = self.now_s + self.settings.request_timeout_s
+
+    def unwatch(self, invocation: Invocation, streamed: bool) -> None:
+        (self._streams if streamed else self._unaries).pop(invocation, None)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._unaries) + len(self._streams)
+
+    def slot_free(self, group: Group, now_s: float) -> None:
+        """The oldest waiting requests take what is free."""
+        while group.waiting:
+            target = group.choose(now_s)
+            if target is None:
+                return
+            next(iter(group.waiting)).begin(target, now_s)
+
+    def count_refusal(self, group: Group | None, refusal: Refusal) -> None:
+        results = self.refusals if group is None else group.results
+        result = (refusal.status, refusal.code)
+        results[result] = results.get(result, 0) + 1
+
+    def count_cancelled(self, group: Group | None) -> None:
+        self.cancelled += 1
+        if group is not None:
+            group.results[499, "ClientGone"] = group.results.get((499, "ClientGone"), 0) + 1
+
+    # ------------------------------------------------------------------ connections to copies
+
+    def connect(self, invocation: Invocation, target: Target) -> None:
+        self._tasks.create_task(self._connect(invocation, target))
+
+    async def _connect(self, invocation: Invocation, target: Target) -> None:
+        try:
+            connection = await upstream.connect(
+                (target.host, target.port), target.idle, self.settings.connect_timeout_s
+            )
+        except OSError as error:
+            log.info("copy refuses a connection", copy_id=target.copy_id, reason=repr(error))
+            invocation.connect_failed(self.clock())
+            return
+        if not invocation.connected(connection):
+            self.keep(target, connection)
+
+    def keep(self, target: Target, connection: UpstreamConnection) -> None:
+        """A connection that is free again, for the next request to this copy."""
+        if connection.closed:
+            return
+        if target.gone or self.stopping or len(target.idle) >= IDLE_PER_COPY:
+            connection.transport.close()
+            return
+        connection.idle_since_s = self.now_s
+        target.idle.append(connection)
+
+    def eject(self, target: Target, now_s: float) -> None:
+        pause_s = target.eject(now_s)
+        while target.idle:
+            target.idle.pop().transport.abort()
+        log.warning("copy leaves rotation for a moment", copy_id=target.copy_id, pause_s=pause_s)
+
+    def connect_relay(self, relay: Relay) -> None:
+        self._tasks.create_task(self._connect_relay(relay))
+
+    async def _connect_relay(self, relay: Relay) -> None:
+        try:
+            connection = await upstream.connect(
+                self.api_socket, self.relay_idle, self.settings.relay_connect_timeout_s
+            )
+        except OSError:
+            relay.connect_failed()
+            return
+        if not relay.connected(connection):
+            connection.abandon()
+
+    def keep_relay(self, connection: UpstreamConnection) -> None:
+        if connection.closed:
+            return
+        if self.stopping or len(self.relay_idle) >= RELAY_IDLE:
+            connection.transport.close()
+            return
+        connection.idle_since_s = self.now_s
+        self.relay_idle.append(connection)
+
+    def run(self, answer: LocalAnswer) -> None:
+        self._tasks.create_task(answer.collect())
+
+    # ------------------------------------------------------------------ routes and readings
+
+    def apply(self, routes: Routes) -> None:
+        """Take over a newer version of the routes; waiting requests start on new copies at once."""
+        now_s = self.clock()
+        self.table.apply(routes, now_s)
+        for group in self.table.removed:
+            for invocation in list(group.waiting):
+                invocation.endpoint_gone()
+        self.table.removed.clear()
+        for group in self.table.groups.values():
+            if group.waiting:
+                self.slot_free(group, now_s)
+        for target in self.table.targets.values():
+            if target.draining:
+                _close_idle(target.idle)
+        log.info("routes applied", version=routes.version, copies=len(self.table.targets))
+
+    def take_readings(self) -> list[CopyReading]:
+        """Every second that has ended and was not taken yet."""
+        now_s = self.clock()
+        for group in self.table.groups.values():
+            if group.waiting:
+                group.meter.note_age(now_s, now_s - next(iter(group.waiting)).queued_s)
+            group.meter.roll(now_s)
+        for target in self.table.targets.values():
+            target.meter.roll(now_s)
+        for target in self.table.forget_finished(now_s):
+            _close_idle(target.idle)
+        taken = list(self.readings)
+        self.readings.clear()
+        return taken
+
+    def give_back_readings(self, readings: list[CopyReading]) -> None:
+        """They could not be delivered: keep them for the next time, in order."""
+        room = MAX_READINGS - len(self.readings)
+        self.readings.extendleft(reversed(readings[-room:] if room else []))
+
+    # ------------------------------------------------------------------ time passes
+
+    def _accept(self) -> ClientConnection:
+        return ClientConnection(self)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(SWEEP_S, self._sweep)
+        before_s, self.now_s = self.now_s, self.clock()
+        self._time_out(self._unaries)
+        self._time_out(self._streams)
+        for group in self.table.groups.values():
+            if group.waiting:
+                self._sweep_waiting(group)
+            group.widen()
+            if group.waiting:
+                self.slot_free(group, self.now_s)
+        if int(before_s) == int(self.now_s):
+            return
+        for target in self.table.targets.values():
+            _close_older(target.idle, self.now_s - self.settings.upstream_idle_s)
+        _close_older(self.relay_idle, self.now_s - RELAY_IDLE_S)
+        for connection in list(self.connections):
+            connection.sweep(self.now_s)
+
+    def _time_out(self, running: dict[Invocation, float]) -> None:
+        while running:
+            invocation, deadline_s = next(iter(running.items()))
+            if deadline_s > self.now_s:
+                return
+            del running[invocation]
+            invocation.time_out()
+
+    def _sweep_waiting(self, group: Group) -> None:
+        while group.waiting:
+            oldest = next(iter(group.waiting))
+            settings = self.settings
+            limit_s = settings.hold_timeout_s if oldest.held else settings.request_timeout_s
+            if self.now_s - oldest.queued_s < limit_s:
+                return
+            oldest.give_up_waiting(self.now_s)
+
+    async def _stop(self) -> None:
+        assert self._server is not None
+        self.stopping = True
+        self._server.close()
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        try:
+            async with asyncio.timeout(self.settings.stop_grace_s):
+                while self.connections:
+                    self.drained.clear()
+                    await self.drained.wait()
+        except TimeoutError:
+            log.warning("requests cut off at stop", requests=self.in_flight)
+        for connection in list(self.connections):
+            connection.transport.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for target in self.table.targets.values():
+            _close_idle(target.idle)
+        _close_idle(self.relay_idle)
+        await self._server.wait_closed()
+
+
+def _close_idle(idle: list[UpstreamConnection]) -> None:
+    while idle:
+        idle.pop().transport.close()
+
+
+def _close_older(idle: list[UpstreamConnection], before_s: float) -> None:
+    # The last one in is the first one out, so that the oldest stand in front.
+    count = 0
+    while count < len(idle) and idle[count].idle_since_s < before_s:
+        count += 1
+    for connection in idle[:count]:
+        connection.transport.close()
+    del idle[:count]

@@ -1,0 +1,180 @@
+"""Everything that is not an invocation goes to the control plane as it came, and back.
+
+The request's head is sent on with every header as it was (the signature covers Host), the answer's
+bytes are handed on untouched; both are parsed only to know where they end.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from zeropull.gateway import answers
+from zeropull.gateway.connection import ClientConnection, Request
+
+if TYPE_CHECKING:
+    from zeropull.gateway.gateway import Gateway
+    from zeropull.gateway.upstream import UpstreamConnection
+
+MAX_EARLY_BYTES = 256 * 1024  # of a body may come before the connection stands; then reading stops
+CONTROL_PLANE_DOWN = "The control plane does not answer at the moment; try again."
+
+
+class Relay:
+    """Handler of one relayed request; also the exchange of its upstream connection."""
+
+    __slots__ = (
+        "_answered",
+        "_chunked",
+        "_client",
+        "_done",
+        "_early",
+        "_early_bytes",
+        "_gateway",
+        "_request",
+        "_throttled",
+        "_upstream",
+    )
+
+    def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._request = request
+        self._upstream: UpstreamConnection | None = None
+        self._early: list[bytes] = []
+        self._early_bytes = 0
+        self._chunked = False
+        self._throttled = False
+        self._answered = False
+        self._done = False
+
+    # ------------------------------------------------------------------ the request
+
+    def start(self) -> None:
+        request = self._request
+        lines = [b"%b %b HTTP/%b\r\n" % (request.method, request.target, self._version)]
+        for name, value in request.headers:
+            lines.append(b"%b: %b\r\n" % (name, value))
+            if name.lower() == b"transfer-encoding":
+                self._chunked = True
+        lines.append(b"\r\n")
+        self._pass_on(b"".join(lines))
+        idle = self._gateway.relay_idle
+        if idle:
+            self._attach(idle.pop())
+        else:
+            self._gateway.connect_relay(self)
+
+    def on_chunk(self, data: bytes) -> None:
+        self._pass_on(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def on_complete(self) -> None:
+        if self._chunked:
+            self._pass_on(b"0\r\n\r\n")
+
+    def connected(self, upstream: UpstreamConnection) -> bool:
+        if self._done:
+            return False
+        self._attach(upstream)
+        return True
+
+    def connect_failed(self) -> None:
+        if not self._done:
+            self._fail()
+
+    def on_client_gone(self) -> None:
+        self._done = True
+        self._drop_upstream()
+
+    def on_client_writable(self, writable: bool) -> None:
+        if self._upstream is None:
+            return
+        if writable:
+            self._upstream.transport.resume_reading()
+        else:
+            self._upstream.transport.pause_reading()
+
+    @property
+    def _version(self) -> bytes:
+        return b"1.0" if self._request.http10 else b"1.1"
+
+    def _attach(self, upstream: UpstreamConnection) -> None:
+        self._upstream = upstream
+        upstream.begin(self, raw=self._hand_back, head_only=self._request.method == b"HEAD")
+        early, self._early = self._early, []
+        upstream.transport.write(b"".join(early))
+        self._throttle(not upstream.writable)
+
+    def _pass_on(self, data: bytes) -> None:
+        if self._done:
+            return
+        if self._upstream is None:
+            self._early.append(data)
+            self._early_bytes += len(data)
+            self._throttle(self._early_bytes > MAX_EARLY_BYTES)
+        else:
+            self._upstream.transport.write(data)
+            self._throttle(not self._upstream.writable)
+
+    def _throttle(self, on: bool) -> None:
+        if on != self._throttled:
+            self._throttled = on
+            self._client.throttle(on)
+
+    # ------------------------------------------------------------------ the answer
+
+    def _hand_back(self, data: bytes) -> None:
+        self._answered = True
+        self._client.write(data)
+
+    def on_response_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """The raw bytes have gone to the client already."""
+
+    def on_response_body(self, data: bytes) -> None:
+        """So have these."""
+
+    def on_response_flush(self) -> None:
+        """Nothing is held back."""
+
+    def on_response_complete(self, reusable: bool) -> None:
+        upstream, self._upstream = self._upstream, None
+        assert upstream is not None
+        self._done = True
+        if reusable and self._request.complete:
+            self._gateway.keep_relay(upstream)
+        else:
+            upstream.abandon()
+        self._client.finished(keep_alive=reusable)
+
+    def on_upstream_lost(self, malformed: bool) -> None:
+        self._upstream = None
+        if self._answered:
+            self._done = True
+            self._client.transport.abort()
+        else:
+            self._fail()
+
+    def on_upstream_writable(self) -> None:
+        self._throttle(False)
+
+    def _fail(self) -> None:
+        self._done = True
+        self._early = []
+        self._throttle(False)
+        body = {"__type": "ServiceUnavailable", "message": CONTROL_PLANE_DOWN}
+        self._client.write(
+            answers.response(
+                503,
+                json.dumps(body).encode(),
+                request_id=self._gateway.next_request_id(),
+                content_type=b"application/x-amz-json-1.1",
+                headers=answers.error_headers("ServiceUnavailable"),
+                close=not (self._request.complete and self._request.keep_alive),
+            )
+        )
+        self._client.finished()
+
+    def _drop_upstream(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abandon()

@@ -1,0 +1,200 @@
+"""One HTTP/1.1 connection to a container, kept alive between requests (RFC 9112)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import httptools
+
+MAX_HEAD_BYTES = 64 * 1024
+
+
+class Exchange(Protocol):
+    """What an upstream connection tells the request that it carries at the moment."""
+
+    def on_response_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None: ...
+    def on_response_body(self, data: bytes) -> None: ...
+    def on_response_complete(self, reusable: bool) -> None: ...
+    def on_response_flush(self) -> None:
+        """Everything that one read brought has been handed over."""
+
+    def on_upstream_lost(self, malformed: bool) -> None:
+        """The connection is gone before the answer was complete."""
+
+    def on_upstream_writable(self) -> None:
+        """The send buffer has drained; only told when `writable` was false."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """Carries one exchange at a time. The owner pools it while `exchange` is None."""
+
+    __slots__ = (
+        "_close_delimited",
+        "_head_bytes",
+        "_head_only",
+        "_headers",
+        "_in_head",
+        "_parser",
+        "_raw",
+        "closed",
+        "exchange",
+        "idle_since_s",
+        "pool",
+        "transport",
+        "writable",
+    )
+
+    def __init__(self, pool: list[UpstreamConnection]) -> None:
+        self.pool = pool  # where it may stand idle; it takes itself out when the peer closes it
+        self.exchange: Exchange | None = None
+        self.transport: asyncio.Transport
+        self.closed = False
+        self.writable = True
+        self.idle_since_s = 0.0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._parser = httptools.HttpResponseParser(self)
+        self._in_head = True
+        self._head_bytes = 0
+        self._close_delimited = False
+        self._head_only = False
+        self._raw: Callable[[bytes], None] | None = None
+
+    # ------------------------------------------------------------------ asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.transport.abort()  # nobody asked: the connection is out of step
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        if self._raw is not None:
+            self._raw(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(malformed=True)
+            return
+        except httptools.HttpParserError:
+            # A clean answer with bytes behind it has been handed over already: only close.
+            self._fail(malformed=self.exchange is not None)
+            return
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and self.exchange is exchange:
+            self._fail(malformed=True)
+            return
+        if self.exchange is exchange:
+            exchange.on_response_flush()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            if self in self.pool:
+                self.pool.remove(self)
+        elif self._close_delimited and not self._in_head and exc is None:
+            exchange.on_response_complete(False)
+        else:
+            exchange.on_upstream_lost(False)
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self.exchange is not None:
+            self.exchange.on_upstream_writable()
+
+    # ------------------------------------------------------------------ the owner's side
+
+    def begin(
+        self, exchange: Exchange, *, raw: Callable[[bytes], None], head_only: bool = False
+    ) -> None:
+        """Carry an exchange whose answer is handed to `raw` byte for byte, before it is parsed.
+
+        `head_only`: the answer has no body, whatever its headers say (HEAD).
+        """
+        self.exchange = exchange
+        self._raw = raw
+        self._head_only = head_only
+
+    def abandon(self) -> None:
+        """Drop the exchange and the connection with it: the peer sees that nobody waits."""
+        self.exchange = None
+        self.closed = True
+        self.transport.abort()
+
+    # ------------------------------------------------------------------ httptools' side
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        headers = self._headers
+        self._headers = []
+        if status < 200 or self.exchange is None:
+            return
+        self._in_head = False
+        self._close_delimited = status not in (204, 304) and not any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in headers
+        )
+        self.exchange.on_response_head(status, headers)
+        if self._head_only:
+            exchange, self.exchange = self.exchange, None
+            # The parser waits for a body now, so that this connection cannot be used again.
+            exchange.on_response_complete(False)
+
+    def on_body(self, data: bytes) -> None:
+        if self.exchange is not None:
+            self.exchange.on_response_body(data)
+
+    def on_message_complete(self) -> None:
+        if self._in_head:  # an interim answer, 100 to 199
+            return
+        self._in_head = True
+        self._head_bytes = 0
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            reusable = not self.closed and self._parser.should_keep_alive()
+            exchange.on_response_complete(reusable)
+
+    def _fail(self, *, malformed: bool) -> None:
+        exchange, self.exchange = self.exchange, None
+        self.closed = True
+        self.transport.abort()
+        if exchange is not None:
+            exchange.on_upstream_lost(malformed)
+
+
+async def connect(
+    address: tuple[str, int] | str,
+    pool: list[UpstreamConnection],
+    timeout_s: float,
+) -> UpstreamConnection:
+    """A new connection to (host, port), or to a Unix socket's path.
+
+    Raises:
+        OSError: it was refused; TimeoutError, which is an OSError too, after `timeout_s`.
+    """
+    loop = asyncio.get_running_loop()
+
+    def made() -> UpstreamConnection:
+        return UpstreamConnection(pool)
+
+    async with asyncio.timeout(timeout_s):
+        connected: tuple[Any, UpstreamConnection]
+        if isinstance(address, str):
+            connected = await loop.create_unix_connection(made, address)
+        else:
+            connected = await loop.create_connection(made, *address)
+    return connected[1]
