@@ -1,0 +1,255 @@
+"""Which snapshots there are: a SQLite file that survives a kill at any moment.
+
+Every change is one transaction, on the disk before the method returns (write-ahead log,
+synchronous=FULL). What lies in directories and mounts follows from the rows, never the reverse.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from zeropull.containerd.snapshots import SnapshotInfo, SnapshotKind, SnapshotUsage
+from zeropull.errors import AlreadyExists, ConfigurationError, Conflict, InvalidInput, NotFound
+
+SCHEMA_VERSION = 1
+
+# AUTOINCREMENT: an ID is also the name of a directory and of a mount point, so it is never used
+# again for another snapshot.
+_SCHEMA = """
+CREATE TABLE snapshots (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    name       TEXT NOT NULL UNIQUE,
+    parent     TEXT NOT NULL,
+    kind       TEXT NOT NULL,
+    labels     TEXT NOT NULL,
+    created_ns INTEGER NOT NULL,
+    updated_ns INTEGER NOT NULL,
+    layer      TEXT,
+    size_bytes INTEGER,
+    inodes     INTEGER
+) STRICT;
+CREATE INDEX snapshots_by_parent ON snapshots (parent);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+"""
+
+_COLUMNS = "id, name, parent, kind, labels, created_ns, updated_ns, layer, size_bytes, inodes"
+
+_ANCESTRY = f"""
+WITH RECURSIVE line(depth, at) AS (
+    SELECT 0, :name
+    UNION ALL
+    SELECT depth + 1, parent FROM line JOIN snapshots ON name = at WHERE parent != ''
+)
+SELECT {_COLUMNS} FROM line JOIN snapshots ON name = at ORDER BY depth
+"""  # noqa: S608 # no value of anyone's stands in it
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """`layer` is the layer directory of a snapshot that is served from the cache, else None.
+    `usage` None = not measured yet."""
+
+    id: int
+    info: SnapshotInfo
+    layer: Path | None = None
+    usage: SnapshotUsage | None = None
+
+
+class SnapshotState:
+    """All rows; one thread at a time changes them, under `transaction`."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        # Statements run in autocommit mode; `transaction` alone says where one begins and ends.
+        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._database.executescript(
+                f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
+            )
+        elif version != SCHEMA_VERSION:
+            self._database.close()
+            raise ConfigurationError(
+                f"{path} has schema version {version}, this version reads {SCHEMA_VERSION}"
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that the block does becomes durable at its end, or nothing of it. Not nested."""
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def get(self, name: str) -> SnapshotRecord:
+        """Raises:
+        NotFound: there is no such snapshot.
+        """
+        record = self.find(name)
+        if record is None:
+            raise NotFound(f"snapshot {name} does not exist")
+        return record
+
+    def find(self, name: str) -> SnapshotRecord | None:
+        with self._lock:
+            row = self._database.execute(
+                f"SELECT {_COLUMNS} FROM snapshots WHERE name = ?",  # noqa: S608 # constants
+                (name,),
+            ).fetchone()
+        return None if row is None else _record(row)
+
+    def all(self) -> list[SnapshotRecord]:
+        with self._lock:
+            rows = self._database.execute(
+                f"SELECT {_COLUMNS} FROM snapshots ORDER BY id"  # noqa: S608 # constants
+            ).fetchall()
+        return [_record(row) for row in rows]
+
+    def ancestry(self, name: str) -> list[SnapshotRecord]:
+        """The snapshot `name`, its parent, and so on down to the lowest; [] for ""."""
+        with self._lock:
+            rows = self._database.execute(_ANCESTRY, {"name": name}).fetchall()
+        return [_record(row) for row in rows]
+
+    def has_children(self, name: str) -> bool:
+        with self._lock:
+            row = self._database.execute(
+                "SELECT 1 FROM snapshots WHERE parent = ? LIMIT 1", (name,)
+            ).fetchone()
+        return row is not None
+
+    def insert(self, info: SnapshotInfo, layer: Path | None = None) -> int:
+        """Add a snapshot over a committed parent; returns its ID.
+
+        Raises:
+            AlreadyExists: the name is taken.
+            NotFound: there is no such parent.
+            InvalidInput: the parent is not committed.
+        """
+        if info.parent:
+            parent = self.get(info.parent)
+            if parent.info.kind is not SnapshotKind.COMMITTED:
+                raise InvalidInput(f"parent {info.parent} is {parent.info.kind}, not committed")
+        try:
+            cursor = self._database.execute(
+                "INSERT INTO snapshots (name, parent, kind, labels, created_ns, updated_ns, layer)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    info.name,
+                    info.parent,
+                    info.kind.value,
+                    _encode(info.labels),
+                    info.created_ns,
+                    info.updated_ns,
+                    None if layer is None else str(layer),
+                ),
+            )
+        except sqlite3.IntegrityError:
+            raise AlreadyExists(f"snapshot {info.name} exists") from None
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def commit(self, key: str, name: str, labels: Mapping[str, str], now_ns: int) -> None:
+        """Turn an active snapshot into a committed one; labels are replaced, not inherited.
+
+        Raises:
+            NotFound: there is no snapshot `key`.
+            Conflict: it is not active.
+            AlreadyExists: `name` is taken.
+        """
+        record = self.get(key)
+        if record.info.kind is not SnapshotKind.ACTIVE:
+            raise Conflict(f"snapshot {key} is {record.info.kind}, not active")
+        try:
+            self._database.execute(
+                "UPDATE snapshots SET name = ?, kind = ?, labels = ?, created_ns = ?,"
+                " updated_ns = ? WHERE id = ?",
+                (
+                    name,
+                    SnapshotKind.COMMITTED.value,
+                    _encode(labels),
+                    now_ns,
+                    now_ns,
+                    record.id,
+                ),
+            )
+        except sqlite3.IntegrityError:
+            raise AlreadyExists(f"snapshot {name} exists") from None
+
+    def set_labels(self, name: str, labels: Mapping[str, str], now_ns: int) -> SnapshotInfo:
+        """Replace all labels; those with an empty value go. Raises NotFound."""
+        record = self.get(name)
+        self._database.execute(
+            "UPDATE snapshots SET labels = ?, updated_ns = ? WHERE id = ?",
+            (_encode(labels), now_ns, record.id),
+        )
+        return self.get(name).info
+
+    def set_usage(self, snapshot_id: int, usage: SnapshotUsage) -> None:
+        """A measured usage of a committed snapshot: it never changes again."""
+        self._database.execute(
+            "UPDATE snapshots SET size_bytes = ?, inodes = ? WHERE id = ?",
+            (usage.size_bytes, usage.inodes, snapshot_id),
+        )
+
+    def delete(self, name: str) -> SnapshotRecord:
+        """Raises:
+        NotFound: there is no such snapshot.
+        Conflict: another one lies over it.
+        """
+        record = self.get(name)
+        if self.has_children(name):
+            raise Conflict(f"snapshot {name} has children")
+        self._database.execute("DELETE FROM snapshots WHERE id = ?", (record.id,))
+        return record
+
+    def fact(self, name: str) -> str | None:
+        with self._lock:
+            row = self._database.execute(
+                "SELECT value FROM facts WHERE name = ?", (name,)
+            ).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_fact(self, name: str, value: str) -> None:
+        self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+
+_Row = tuple[int, str, str, str, str, int, int, str | None, int | None, int | None]
+
+
+def _record(row: _Row) -> SnapshotRecord:
+    snapshot_id, name, parent, kind, labels, created_ns, updated_ns, layer, size, inodes = row
+    return SnapshotRecord(
+        id=snapshot_id,
+        info=SnapshotInfo(
+            name=name,
+            parent=parent,
+            kind=SnapshotKind(kind),
+            labels=json.loads(labels),
+            created_ns=created_ns,
+            updated_ns=updated_ns,
+        ),
+        layer=None if layer is None else Path(layer),
+        usage=None if size is None or inodes is None else SnapshotUsage(size, inodes),
+    )
+
+
+def _encode(labels: Mapping[str, str]) -> str:
+    return json.dumps({key: value for key, value in labels.items() if value})
