@@ -32,8 +32,8 @@ class StoreAccess:
 class ModelArtifact:
     """One source under /opt/ml. `kind`: "object" (single object) or "prefix".
 
-    `compression`: "none" or "gzip" (gzip = a tar.gz that is extracted). `target` is the directory in
-    the container, by default /opt/ml/model. `access` is None for https:// URLs.
+    `compression`: "none" or "gzip" (gzip = a tar.gz that is extracted). `target` is the directory
+    in the container, by default /opt/ml/model. `access` is None for https:// URLs.
     """
 
     url: str

@@ -1,0 +1,181 @@
+"""Plain blocking HTTP/1.1 to registries, with the errors that callers act on.
+
+Blocking, because blobs are read by worker threads and processes; the few small calls of the
+asynchronous client go through the same code in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from zeropull.errors import AccessDenied, Unavailable
+
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 30.0
+MAX_REDIRECTS = 5
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A small response, read whole. Header names are lower-case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only be this machine."""
+    name = host.strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def split_host(host: str) -> str:
+    """The name or address of a `host[:port]`."""
+    return urlsplit(f"//{host}").hostname or host
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: what decides whether credentials may be sent along."""
+    parts = urlsplit(url)
+    default = 443 if parts.scheme == "https" else 80
+    return parts.scheme, parts.hostname or "", parts.port or default
+
+
+def redirect_target(url: str, location: str | None) -> str:
+    """Where a redirect leads.
+
+    Raises:
+        Unavailable: no place, or from HTTPS to a plain-HTTP server elsewhere.
+    """
+    if not location:
+        raise Unavailable(f"{_shown(url)} answered with a redirect that leads nowhere")
+    target = urljoin(url, location)
+    parts = urlsplit(target)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise Unavailable(f"{_shown(url)} redirects to {_shown(target)}, which is not HTTP")
+    if urlsplit(url).scheme == "https" and parts.scheme == "http":
+        raise Unavailable(
+            f"{_shown(url)} redirects to {_shown(target)} without encryption, which is refused"
+        )
+    return target
+
+
+def connect(url: str) -> HTTPConnection:
+    """An open connection to the server of `url`.
+
+    Raises:
+        Unavailable: with the host, the port and the operating system's reason.
+    """
+    scheme, host, port = origin_of(url)
+    connection: HTTPConnection
+    if scheme == "https":
+        connection = HTTPSConnection(
+            host, port, timeout=CONNECT_TIMEOUT_S, context=ssl.create_default_context()
+        )
+    else:
+        connection = HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
+    with translated(url):
+        connection.connect()
+    connection.sock.settimeout(READ_TIMEOUT_S)
+    return connection
+
+
+def send(
+    connection: HTTPConnection,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None = None,
+) -> HTTPResponse:
+    """Send one request; the response's body is not read yet."""
+    parts = urlsplit(url)
+    with translated(url):
+        connection.request(method, _target(parts), body, dict(headers))
+        return connection.getresponse()
+
+
+def request(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    body: bytes | None = None,
+    max_bytes: int,
+) -> Answer:
+    """One small request on a connection of its own; redirects are followed for GET.
+
+    The Authorization header goes to the first server only.
+
+    Raises:
+        Unavailable: not reached, broke off, or more than `max_bytes`.
+    """
+    at, sent = url, dict(headers)
+    for _ in range(MAX_REDIRECTS):
+        with contextlib.closing(connect(at)) as connection:
+            response = send(connection, method, at, sent, body)
+            if method == "GET" and response.status in REDIRECTS:
+                target = redirect_target(at, response.getheader("Location"))
+                if origin_of(target) != origin_of(at):
+                    sent.pop("Authorization", None)
+                at = target
+                continue
+            with translated(at):
+                content = response.read(max_bytes + 1)
+            if len(content) > max_bytes:
+                raise Unavailable(f"{_shown(at)} answered with more than {max_bytes:,} bytes")
+            fields = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, fields, content, at)
+    raise Unavailable(f"{_shown(url)} redirects more than {MAX_REDIRECTS} times")
+
+
+@contextlib.contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turn what sockets, TLS and HTTP parsing raise into errors of ours that say what to do."""
+    _, host, port = origin_of(url)
+    try:
+        yield
+    except ssl.SSLCertVerificationError as error:
+        raise AccessDenied(
+            f"{host}:{port} shows a certificate that is not trusted here: {error.verify_message}. "
+            "Install its authority's certificate on this machine"
+        ) from error
+    except ssl.SSLError as error:
+        raise Unavailable(
+            f"{host}:{port} does not speak TLS as expected: {error.reason or error}. "
+            "If it is a plain-HTTP registry, set plain_http = true for it in the configuration"
+        ) from error
+    except TimeoutError as error:
+        raise Unavailable(f"{host}:{port} did not answer in time") from error
+    except OSError as error:
+        raise Unavailable(
+            f"{host}:{port} cannot be reached: {error.strerror or error}. "
+            "Check the address, the network and that the registry runs"
+        ) from error
+    except HTTPException as error:
+        raise Unavailable(
+            f"{host}:{port} broke off or does not speak HTTP: {type(error).__name__} {error}"
+        ) from error
+
+
+def _target(parts: SplitResult) -> str:
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+def _shown(url: str) -> str:
+    """A URL for messages: queries may carry signatures, so they are left out."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
