@@ -34,6 +34,7 @@ from zeropull.reconcilers.observations import (
 from zeropull.reconcilers.routing import MAX_CONCURRENCY_TAG, build_routes
 from zeropull.reconcilers.view import View
 from zeropull.resources.accounts import StoredKey
+from zeropull.resources.documents import Document
 from zeropull.resources.endpoints import Endpoint, EndpointStatus
 from zeropull.resources.instances import (
     CopyIntent,
@@ -157,7 +158,7 @@ class Controller:
         """Ask what is there; end what the store does not know; heal what it does."""
         asked_s = self._clock()
         found = {p.instance_id for p in await self._provider.list_instances()}
-        known = {s.document.instance_id: s.document for s in self._store.list(Instance)}
+        known = {s.document.instance_id: s.document for s in self._store.select(Instance)}
         for instance_id in sorted(found - known.keys()):
             log.warning("unknown instance swept", instance_id=instance_id)
             await self._provider.terminate(instance_id)
@@ -187,7 +188,7 @@ class Controller:
             self._settings.endpoints.route_ack_s,
         )
         views = []
-        for stored in self._store.list(Endpoint):
+        for stored in self._store.select(Endpoint):
             view = self._observe(View(stored.document, gateways=gateways), now_s)
             draft = plan_endpoint(view, now_s, self._settings.endpoints)
             self._write(view, draft)
@@ -205,10 +206,10 @@ class Controller:
     def _observe(self, view: View, now_s: float) -> View:
         """Read the endpoint's documents and fold the newest reports into them."""
         uid = view.endpoint.uid
-        instances = tuple(s.document for s in self._store.list(Instance, endpoint_uid=uid))
+        instances = tuple(s.document for s in self._store.select(Instance, endpoint_uid=uid))
         copies, stopped = [], set()
         with self._store.transaction():
-            for stored in self._store.list(CopyRecord, endpoint_uid=uid):
+            for stored in self._store.select(CopyRecord, endpoint_uid=uid):
                 before = copy = stored.document
                 report = self._copy_report(copy)
                 if report is not None:
@@ -248,7 +249,7 @@ class Controller:
         by_instance = {i.instance_id: i for i in instances}
         by_copy = {c.copy_id: c for c in copies}
         records = []
-        for stored in self._store.list(TimelineRecord, endpoint_uid=uid):
+        for stored in self._store.select(TimelineRecord, endpoint_uid=uid):
             record = stored.document
             copy = by_copy.get(record.copy_id)
             if record.ended_s is None and copy is not None:
@@ -284,9 +285,7 @@ class Controller:
         return (
             copy.intent is CopyIntent.STOP
             and received.report.assignment_version >= topic.message.version
-            and any(
-                c.copy_id == copy.copy_id and c.desired == "stop" for c in topic.message.copies
-            )
+            and any(c.copy_id == copy.copy_id and c.desired == "stop" for c in topic.message.copies)
         )
 
     def _note_unhealthy(self, copies: list[CopyRecord], now_s: float) -> None:
@@ -300,8 +299,7 @@ class Controller:
         lost = {}
         for instance in instances:
             listed = (
-                self._present is not None
-                and (instance.running_s or now_s) < self._present_asked_s
+                self._present is not None and (instance.running_s or now_s) < self._present_asked_s
             )
             reason = lost_reason(
                 instance,
@@ -316,11 +314,13 @@ class Controller:
         return lost
 
     def _write(self, view: View, draft: Draft) -> None:
-        before = {d.key: d for d in (*view.instances, *view.copies, *view.timelines)}
-        after = (*draft.instances.values(), *draft.copies.values(), *draft.timelines.values())
+        read: list[Document] = [*view.instances, *view.copies, *view.timelines]
+        before = {(d.kind, d.key): d for d in read}
+        after: list[Document] = [*draft.instances.values()]
+        after += [*draft.copies.values(), *draft.timelines.values()]
         with self._store.transaction():
             for document in after:
-                if before.get(document.key) != document or document.key not in before:
+                if before.get((document.kind, document.key)) != document:
                     self._store.put(document)
             if draft.is_gone:
                 self._store.delete(ResourceTags, view.endpoint.arn)
@@ -365,7 +365,7 @@ class Controller:
     def _publish_routes(self, views: list[View], now_s: float) -> None:
         keys = [
             AccessKey(k.access_key_id, k.secret_access_key, k.account)
-            for k in (s.document for s in self._store.list(StoredKey))
+            for k in (s.document for s in self._store.select(StoredKey))
             if k.enabled
         ]
         routes = build_routes(
@@ -420,8 +420,6 @@ class Controller:
             )
             for name, b in self._settings.buckets.items()
         }
-
-
 
 
 def _after(view: View, draft: Draft) -> View:

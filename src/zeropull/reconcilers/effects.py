@@ -175,7 +175,7 @@ class Effects:
         await self._provider.terminate(instance_id)
         now_s = self._clock()
         with self._store.transaction():
-            for stored in self._store.list(CopyRecord, instance_id=instance_id):
+            for stored in self._store.select(CopyRecord, instance_id=instance_id):
                 copy_id = stored.document.copy_id
                 self._store.delete(CopyRecord, copy_id)
                 timeline = self._store.get(TimelineRecord, copy_id)

@@ -67,7 +67,7 @@ def ensure_fleet(
         reason = _replace_broken(
             draft, deployment, variant, settings, wanted=wanted, is_serving=is_serving
         )
-        if reason is None:
+        if reason is None and len(live(draft, deployment, variant)) <= wanted:
             reason = _capacity_overdue(draft, deployment, variant, settings)
         if reason is not None:
             return reason

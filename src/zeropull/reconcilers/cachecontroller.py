@@ -1,0 +1,373 @@
+"""Carries out the plans for image caches: builds, attaches, removes and purges generations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from zeropull.controlapi.exchange import Exchange
+from zeropull.errors import DiskFull, NotFound, ZeropullError
+from zeropull.oci.images import ResolvedImage
+from zeropull.providers.protocol import Provider, Volume
+from zeropull.reconcilers.cacheplan import (
+    Build,
+    CachePlan,
+    CacheView,
+    plan_cache,
+    with_generation,
+    without_generations,
+)
+from zeropull.reconcilers.view import View
+from zeropull.resources.endpoints import EndpointStatus
+from zeropull.resources.imagecaches import (
+    CacheState,
+    GenerationRecord,
+    GenerationState,
+    ImageCacheRecord,
+)
+from zeropull.resources.instances import AttachedVolume, Instance, InstanceState
+from zeropull.statestore import Store
+from zeropull.telemetry import get_logger
+
+REBUILD_DELAY_S = 30.0  # after a build that failed for a passing reason
+PURGED_RECORDS = 100  # proofs of purges that are kept
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedGeneration:
+    path: Path
+    index_digest: str
+    size_bytes: int
+
+
+class Generations(Protocol):
+    """What the controller needs of the generations on disk."""
+
+    async def build(
+        self,
+        endpoint_uid: str,
+        number: int,
+        images: list[ResolvedImage],
+        collect: Callable[[str, Path], Awaitable[None]],
+        previous: list[Path],
+    ) -> PublishedGeneration:
+        """Build and publish; `collect` brings a layer that no previous generation has in good
+        order. Idempotent by number. Raises DiskFull with the arithmetic."""
+
+    async def remove(self, endpoint_uid: str, number: int) -> int:
+        """Unlink one generation; returns the bytes that came free."""
+
+    async def purge(self, endpoint_uid: str) -> int:
+        """Unlink everything of the endpoint; returns the bytes that came free."""
+
+
+class CacheController:
+    """One for all endpoints; `reconcile` never waits, its effects run beside it."""
+
+    def __init__(
+        self,
+        store: Store,
+        exchange: Exchange,
+        provider: Provider,
+        generations: Generations,
+        *,
+        image: Callable[[str, str], Awaitable[ResolvedImage]],
+        has_accelerators: Callable[[str], bool],
+        enabled: bool,
+        all_instance_types: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        """`image` gives the manifest for (reference, manifest digest)."""
+        self._store = store
+        self._exchange = exchange
+        self._provider = provider
+        self._generations = generations
+        self._image = image
+        self._has_accelerators = has_accelerators
+        self._enabled = enabled
+        self._all_instance_types = all_instance_types
+        self._clock = clock
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._pullers: dict[str, dict[str, str]] = {}
+        self._waits: dict[str, frozenset[str]] = {}
+        self._not_before_s: dict[str, float] = {}
+
+    async def close(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---------------------------------------------------------------------- what others ask
+
+    def volumes_for(self, instance: Instance) -> tuple[Volume, ...]:
+        """What a new launch gets: the newest generation, if there is one."""
+        stored = self._store.get(ImageCacheRecord, instance.endpoint_uid)
+        newest = stored.document.newest_published if stored else None
+        if newest is None:
+            return ()
+        return (Volume(newest.number, Path(newest.path), newest.index_digest),)
+
+    def waits_for(self, instance: Instance) -> frozenset[str]:
+        """Manifest digests that another node pulls for the cache."""
+        return self._waits.get(instance.instance_id, frozenset())
+
+    def has_files(self, endpoint_uid: str) -> bool:
+        stored = self._store.get(ImageCacheRecord, endpoint_uid)
+        return stored is not None and stored.document.state is not CacheState.PURGED
+
+    # ---------------------------------------------------------------------- one round
+
+    def reconcile(self, views: list[View], now_s: float) -> None:
+        """One round over the caches of all endpoints."""
+        by_uid = {view.endpoint.uid: view for view in views}
+        self._waits = {}
+        for view in views:
+            if view.endpoint.status not in (EndpointStatus.DELETING, EndpointStatus.FAILED):
+                self._reconcile_endpoint(view, now_s)
+        for stored in self._store.select(ImageCacheRecord):
+            record = stored.document
+            owner = by_uid.get(record.endpoint_uid)
+            if record.state is CacheState.PURGED:
+                continue
+            leaving = owner is None or (
+                owner.endpoint.status in (EndpointStatus.DELETING, EndpointStatus.FAILED)
+                and not owner.instances
+            )
+            if leaving:
+                self._start(f"purge {record.endpoint_uid}", self._purge(record))
+        self._forget_old_purges()
+
+    def _reconcile_endpoint(self, view: View, now_s: float) -> None:
+        wanted = self._wanted(view)
+        uid = view.endpoint.uid
+        stored = self._store.get(ImageCacheRecord, uid)
+        if stored is None and not wanted:
+            return
+        before = (
+            stored.document
+            if stored is not None and stored.document.state is not CacheState.PURGED
+            else self._new_record(view, now_s)
+        )
+        cache_view = self._observe(view, before, wanted)
+        plan = plan_cache(cache_view)
+        record = replace(plan.record, wanted_images=tuple(sorted(wanted)))
+        if stored is None or record != stored.document:
+            self._store.put(record)
+        self._pullers[uid] = dict(plan.pullers)
+        self._waits.update(plan.waits)
+        self._act(uid, plan, record, now_s)
+
+    def _act(self, uid: str, plan: CachePlan, record: ImageCacheRecord, now_s: float) -> None:
+        if plan.build is not None and now_s >= self._not_before_s.get(uid, 0.0):
+            log.info("image cache build begins", endpoint=record.endpoint, reason=plan.build.reason)
+            self._start(f"build {uid}", self._build(uid, plan.build))
+        newest = record.newest_published
+        if newest is not None:
+            for instance_id in plan.attach:
+                self._start(f"attach {instance_id}", self._attach(instance_id, newest))
+        if plan.remove and f"build {uid}" not in self._tasks:
+            self._start(f"remove {uid}", self._remove(uid, plan.remove))
+
+    def _wanted(self, view: View) -> dict[str, str]:
+        wanted: dict[str, str] = {}
+        if not self._enabled:
+            return wanted
+        for deployment in (view.endpoint.current, view.endpoint.pending):
+            for variant in deployment.variants if deployment else ():
+                if self._all_instance_types or self._has_accelerators(variant.spec.instance_type):
+                    wanted.update({i.manifest_digest: i.reference for i in variant.images})
+        return wanted
+
+    def _observe(self, view: View, record: ImageCacheRecord, wanted: dict[str, str]) -> CacheView:
+        uses: dict[str, frozenset[str]] = {}
+        complete: dict[str, frozenset[str]] = {}
+        failed: dict[str, frozenset[str]] = {}
+        dropped: set[str] = set()
+        newest = record.newest_published
+        for instance in view.instances:
+            name = instance.instance_id
+            uses[name] = frozenset(c.manifest_digest for c in view.copies_on(instance))
+            received = self._exchange.nodes.get(name)
+            if received is None:
+                continue
+            images = received.report.images
+            complete[name] = frozenset(i.manifest_digest for i in images if i.complete)
+            failed[name] = frozenset(i.manifest_digest for i in images if i.failure is not None)
+            if newest and newest.number in {v.generation for v in instance.volumes}:
+                # Only of launches after it was published: an older volume's damage is history.
+                dropped.update(chain for i in images for chain in i.dropped_layers)
+        return CacheView(
+            record=record,
+            wanted=wanted,
+            instances=tuple(i for i in view.instances if i.instance_id not in view.lost),
+            uses=uses,
+            complete=complete,
+            failed=failed,
+            dropped=frozenset(dropped),
+            before=self._pullers.get(view.endpoint.uid, {}),
+            is_building=f"build {view.endpoint.uid}" in self._tasks,
+        )
+
+    def _new_record(self, view: View, now_s: float) -> ImageCacheRecord:
+        return ImageCacheRecord(
+            endpoint_uid=view.endpoint.uid,
+            account=view.endpoint.account,
+            endpoint=view.endpoint.name,
+            state=CacheState.ACTIVE,
+            created_s=now_s,
+        )
+
+    # ---------------------------------------------------------------------- effects
+
+    async def _build(self, uid: str, build: Build) -> None:
+        record = self._store.require(ImageCacheRecord, uid).document
+        number = record.next_generation
+        building = GenerationRecord(
+            number=number,
+            state=GenerationState.BUILDING,
+            created_s=self._clock(),
+            images=tuple(sorted(build.images)),
+            builder_instance_id=build.sources[0] if build.sources else None,
+        )
+        self._save(uid, building)
+        previous = [
+            Path(g.path)
+            for g in reversed(record.generations)
+            if g.path and g.state in (GenerationState.PUBLISHED, GenerationState.CONDEMNED)
+        ]
+
+        async def collect(chain_id: str, into: Path) -> None:
+            for instance_id in build.sources:
+                try:
+                    await self._provider.collect_layer(instance_id, chain_id, into)
+                    return
+                except NotFound:
+                    continue
+            raise NotFound(f"no node of the endpoint has layer {chain_id}")
+
+        try:
+            images = [await self._image(ref, digest) for digest, ref in build.images.items()]
+            published = await self._generations.build(uid, number, images, collect, previous)
+        except DiskFull as error:
+            self._save(uid, replace(building, state=GenerationState.REFUSED, message=error.reason))
+            log.warning("image cache refused", endpoint=record.endpoint, reason=error.reason)
+            return
+        except ZeropullError as error:
+            self._forget(uid, {number})
+            self._not_before_s[uid] = self._clock() + REBUILD_DELAY_S
+            log.warning("image cache not built", endpoint=record.endpoint, reason=error.reason)
+            return
+        self._save(
+            uid,
+            replace(
+                building,
+                state=GenerationState.PUBLISHED,
+                path=str(published.path),
+                index_digest=published.index_digest,
+                size_bytes=published.size_bytes,
+                published_s=self._clock(),
+            ),
+        )
+        log.info(
+            "image cache published",
+            endpoint=record.endpoint,
+            generation=number,
+            images=len(build.images),
+            size_bytes=published.size_bytes,
+        )
+
+    async def _attach(self, instance_id: str, generation: GenerationRecord) -> None:
+        volume = Volume(generation.number, Path(generation.path), generation.index_digest)
+        try:
+            path = await self._provider.attach(instance_id, volume)
+        except ZeropullError as error:
+            log.warning("generation not attached", instance_id=instance_id, reason=error.reason)
+            return
+        if self._store.get(Instance, instance_id) is None:
+            return
+        attached = AttachedVolume(generation.number, path, generation.index_digest)
+
+        def with_volume(instance: Instance) -> Instance:
+            others = tuple(v for v in instance.volumes if v.generation != generation.number)
+            return replace(instance, volumes=(*others, attached))
+
+        instance = self._store.update(Instance, instance_id, with_volume)
+        if instance.state is InstanceState.RUNNING:
+            log.info("generation attached", instance_id=instance_id, generation=generation.number)
+        self._exchange.reported.set()
+
+    async def _remove(self, uid: str, numbers: tuple[int, ...]) -> None:
+        for number in numbers:
+            freed = await self._generations.remove(uid, number)
+            self._forget(uid, {number})
+            log.info("generation removed", endpoint_uid=uid, generation=number, freed_bytes=freed)
+
+    async def _purge(self, record: ImageCacheRecord) -> None:
+        uid = record.endpoint_uid
+        self._store.update(
+            ImageCacheRecord,
+            uid,
+            lambda r: replace(
+                r,
+                state=CacheState.PURGING,
+                purge_wanted_s=r.purge_wanted_s or self._clock(),
+            ),
+        )
+        build = self._tasks.get(f"build {uid}")
+        if build is not None:
+            build.cancel()
+            await asyncio.gather(build, return_exceptions=True)
+        freed = await self._generations.purge(uid)
+        self._store.update(
+            ImageCacheRecord,
+            uid,
+            lambda r: replace(
+                r,
+                state=CacheState.PURGED,
+                purged_s=self._clock(),
+                freed_bytes=r.freed_bytes + freed,
+                generations=(),
+                wanted_images=(),
+            ),
+        )
+        self._pullers.pop(uid, None)
+        self._not_before_s.pop(uid, None)
+        log.info("image cache purged", endpoint=record.endpoint, freed_bytes=freed)
+        self._exchange.reported.set()
+
+    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        if name in self._tasks:
+            work.close()
+            return
+        task = asyncio.create_task(work, name=name)
+        self._tasks[name] = task
+        task.add_done_callback(lambda done: self._finished(name, done))
+
+    def _finished(self, name: str, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(name, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("image cache effect failed", effect=name, error=str(error), exc_info=error)
+        self._exchange.reported.set()
+
+    def _save(self, uid: str, generation: GenerationRecord) -> None:
+        if self._store.get(ImageCacheRecord, uid) is not None:
+            self._store.update(ImageCacheRecord, uid, lambda r: with_generation(r, generation))
+
+    def _forget(self, uid: str, numbers: set[int]) -> None:
+        if self._store.get(ImageCacheRecord, uid) is not None:
+            self._store.update(ImageCacheRecord, uid, lambda r: without_generations(r, numbers))
+
+    def _forget_old_purges(self) -> None:
+        purged = [
+            s.document
+            for s in self._store.select(ImageCacheRecord)
+            if s.document.state is CacheState.PURGED
+        ]
+        for record in sorted(purged, key=lambda r: r.purged_s or 0.0)[:-PURGED_RECORDS]:
+            self._store.delete(ImageCacheRecord, record.key)

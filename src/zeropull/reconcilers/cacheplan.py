@@ -1,0 +1,196 @@
+"""Decides how the image cache of one endpoint comes into being and keeps up: pure.
+
+The first pull of an image feeds its cache: one node pulls, the others of the deployment wait for
+the generation. A cache that cannot be built holds nobody up: then every node pulls for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from zeropull.resources.imagecaches import GenerationRecord, GenerationState, ImageCacheRecord
+from zeropull.resources.instances import Instance, InstanceState
+
+_MAY_PULL = (InstanceState.RUNNING, InstanceState.LAUNCHING, InstanceState.WANTED)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheView:
+    """`wanted`: reference by manifest digest, over all deployments of the endpoint.
+
+    `uses`, `complete` and `failed`: manifest digests by instance ID. `dropped`: chain IDs of the
+    newest generation that a node found damaged. `before`: pullers of the last round.
+    """
+
+    record: ImageCacheRecord
+    wanted: Mapping[str, str]
+    instances: tuple[Instance, ...] = ()
+    uses: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    complete: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    failed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+    before: Mapping[str, str] = field(default_factory=dict)
+    is_building: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One generation to build: `images` by digest with their references, `sources` the nodes that
+    may have layers of them, the best first."""
+
+    images: Mapping[str, str]
+    sources: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """`waits`: manifest digests by instance ID; `attach`: instances that need the newest
+    generation; `remove`: generations without a user."""
+
+    record: ImageCacheRecord
+    pullers: Mapping[str, str]
+    waits: Mapping[str, frozenset[str]]
+    attach: tuple[str, ...] = ()
+    build: Build | None = None
+    remove: tuple[int, ...] = ()
+
+
+def plan_cache(view: CacheView) -> CachePlan:
+    """What to build, attach and remove now, and who pulls while others wait."""
+    record = _without_damaged(view)
+    newest = record.newest_published
+    covered = frozenset(newest.images) if newest else frozenset()
+    missing = [digest for digest in sorted(view.wanted) if digest not in covered]
+    hopeless = _refused(record, view.wanted)
+    pullers = {}
+    for digest in missing:
+        puller = _puller(view, digest)
+        if puller is not None:
+            pullers[digest] = puller
+    waits = {}
+    for instance in view.instances:
+        held = frozenset(
+            digest
+            for digest in missing
+            if digest in view.uses.get(instance.instance_id, frozenset())
+            and digest not in view.complete.get(instance.instance_id, frozenset())
+            and pullers.get(digest, instance.instance_id) != instance.instance_id
+            and digest not in hopeless
+        )
+        if held:
+            waits[instance.instance_id] = held
+    return CachePlan(
+        record=record,
+        pullers=pullers,
+        waits=waits,
+        attach=_to_attach(view, newest),
+        build=_build(view, missing, covered, hopeless),
+        remove=_unused(view, record),
+    )
+
+
+def _without_damaged(view: CacheView) -> ImageCacheRecord:
+    newest = view.record.newest_published
+    if newest is None or not view.dropped:
+        return view.record
+    message = f"{len(view.dropped)} damaged layer(s), first {min(view.dropped)}: built again"
+    return with_generation(
+        view.record, replace(newest, state=GenerationState.CONDEMNED, message=message)
+    )
+
+
+def _puller(view: CacheView, digest: str) -> str | None:
+    candidates = [
+        i
+        for i in view.instances
+        if i.state in _MAY_PULL
+        and digest in view.uses.get(i.instance_id, frozenset())
+        and digest not in view.failed.get(i.instance_id, frozenset())
+    ]
+    if not candidates:
+        return None
+    order = sorted(
+        candidates,
+        key=lambda i: (
+            digest not in view.complete.get(i.instance_id, frozenset()),
+            view.before.get(digest) != i.instance_id or i.state is InstanceState.WANTED,
+            _MAY_PULL.index(i.state),
+            i.created_s,
+            i.instance_id,
+        ),
+    )
+    return order[0].instance_id
+
+
+def _refused(record: ImageCacheRecord, wanted: Mapping[str, str]) -> frozenset[str]:
+    """Images whose last build was refused for this very set of wanted images."""
+    last = record.generations[-1] if record.generations else None
+    if last is None or last.state is not GenerationState.REFUSED:
+        return frozenset()
+    return frozenset(last.images) if frozenset(wanted) >= frozenset(last.images) else frozenset()
+
+
+def _build(
+    view: CacheView, missing: list[str], covered: frozenset[str], hopeless: frozenset[str]
+) -> Build | None:
+    if view.is_building:
+        return None
+    pulled = frozenset().union(*view.complete.values()) if view.complete else frozenset()
+    ready = [d for d in missing if d in pulled and d not in hopeless]
+    if not ready:
+        return None
+    images = {d: view.wanted[d] for d in sorted(view.wanted) if d in covered or d in pulled}
+    sources = sorted(
+        (i for i, done in view.complete.items() if done & frozenset(images)),
+        key=lambda i: (-len(view.complete[i] & frozenset(ready)), i),
+    )
+    return Build(images, tuple(sources), f"{len(ready)} image(s) that no generation holds")
+
+
+def _to_attach(view: CacheView, newest: GenerationRecord | None) -> tuple[str, ...]:
+    """Running nodes that still need an image which only the newest generation has."""
+    if newest is None:
+        return ()
+    return tuple(
+        i.instance_id
+        for i in view.instances
+        if i.state is InstanceState.RUNNING
+        and newest.number not in {v.generation for v in i.volumes}
+        and (
+            view.uses.get(i.instance_id, frozenset())
+            & frozenset(newest.images) - view.complete.get(i.instance_id, frozenset())
+        )
+    )
+
+
+def _unused(view: CacheView, record: ImageCacheRecord) -> tuple[int, ...]:
+    newest = record.newest_published
+    used = {v.generation for i in view.instances for v in i.volumes}
+    return tuple(
+        g.number
+        for g in record.generations
+        if g.state in (GenerationState.PUBLISHED, GenerationState.CONDEMNED)
+        and (newest is None or g.number != newest.number)
+        and g.number not in used
+        # A damaged one still gives its good layers to the one that replaces it.
+        and newest is not None
+    )
+
+
+def with_generation(record: ImageCacheRecord, generation: GenerationRecord) -> ImageCacheRecord:
+    """The record with this generation put in or replaced."""
+    others = [g for g in record.generations if g.number != generation.number]
+    generations = tuple(sorted((*others, generation), key=lambda g: g.number))
+    return replace(
+        record,
+        generations=generations,
+        next_generation=max(record.next_generation, generation.number + 1),
+    )
+
+
+def without_generations(record: ImageCacheRecord, numbers: set[int]) -> ImageCacheRecord:
+    """The record without these generations."""
+    kept = tuple(g for g in record.generations if g.number not in numbers)
+    return replace(record, generations=kept)
