@@ -125,7 +125,7 @@ def write_node_config(path: Path, config: NodeConfig) -> None:
     """Write `node.json` by rename, readable by its owner only since it holds the node's token."""
     temporary = path.with_name(f".{path.name}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
+    with os.fdopen(descriptor, "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(config), indent=2))
         file.flush()
         os.fsync(file.fileno())

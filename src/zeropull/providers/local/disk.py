@@ -1,0 +1,105 @@
+"""The instance's own disk folder: linking layers out of it, and removing it safely."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from zeropull.errors import Conflict, DiskFull, NotFound
+from zeropull.providers.local.mounts import mounts_below
+
+_FICLONE = 0x40049409
+_BLOCK_BYTES = 1 << 20
+
+
+def collect_directory(source: Path, into: Path) -> None:
+    """Make `into` with every file of the flat directory `source`: linked, else copied.
+
+    `source` is published and never changes, so that sharing its files is safe.
+
+    Raises:
+        NotFound: there is no such directory.
+        DiskFull: no room for a copy.
+    """
+    if not source.is_dir():
+        raise NotFound(f"layer {source.name} is not in the node's layer store")
+    into.mkdir(mode=0o755, parents=True)
+    try:
+        with os.scandir(source) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    _link_or_copy(Path(entry.path), into / entry.name)
+        _sync(into)
+    except OSError as error:
+        shutil.rmtree(into, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no room to collect layer {source.name} into {into}") from error
+        raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all in it, never what is mounted below it. Idempotent.
+
+    Raises:
+        Conflict: something is still mounted below the folder; nothing was removed.
+    """
+    if mounts := mounts_below(folder):
+        raise Conflict(f"{folder} is not removed: {mounts[0].target} is still mounted")
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+
+
+def used_bytes(folder: Path) -> int:
+    """Bytes on disk below `folder`, one file system only, every hard-linked file once."""
+    total = 0
+    seen: set[int] = set()
+    try:
+        device = folder.stat().st_dev
+    except FileNotFoundError:
+        return 0
+    pending = [folder]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_dev != device or status.st_ino in seen:
+                        continue
+                    seen.add(status.st_ino)
+                    total += status.st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(Path(entry.path))
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM):
+            raise
+        _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("xb") as writer:
+        try:
+            fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+        except OSError:
+            shutil.copyfileobj(reader, writer, _BLOCK_BYTES)
+        writer.flush()
+        os.fsync(writer.fileno())
+    shutil.copystat(source, target)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

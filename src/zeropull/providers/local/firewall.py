@@ -1,0 +1,222 @@
+"""What instances may reach: nftables rules of our own, on the host and in each instance.
+
+On the host one table for the fleet: NAT to the outside; forwarding from an instance outwards and
+answers back, nothing between instances, nothing to the cloud's metadata service; of the host
+itself, only the allowed ports. In each instance one small table, for the relay to the host's
+loopback:
+
+    127.0.0.1:PORT in the instance -> DNAT, SNAT -> gateway:PORT -> DNAT -> host's 127.0.0.1:PORT
+
+All of it is done by the kernel and passes the rate-limited veth pair. A packet of an instance that
+is addressed to 127.0.0.0/8 itself is dropped before any NAT, and route_localnet is set for the
+fleet's own links only.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from zeropull.errors import Unavailable
+from zeropull.providers.local.foreignrules import forget_foreign_chains, pass_foreign_chains
+from zeropull.providers.local.names import FleetNames, InstanceNames
+from zeropull.providers.local.netns import in_netns
+from zeropull.providers.local.network import BRIDGE, Subnet
+from zeropull.providers.local.resolvers import Resolvers
+from zeropull.resources.settings import RUN_ROOT
+
+_NODE_TABLE = "zeropull"
+_IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+# One for the whole host: fleets share the setting.
+_SAVED_FORWARDING = Path(RUN_ROOT) / "ip_forward"
+_TABLE_PREFIX = "zeropull_"
+_TIMEOUT_S = 20.0
+
+
+def render_host_table(
+    names: FleetNames, network: str, ports: Collection[int], resolvers: Resolvers
+) -> str:
+    """The whole table of the fleet; loading it again replaces the rules in one transaction."""
+    links = f'"{names.link_prefix}*"'
+    # The node itself has the host number 2; its containers reach no port of the host.
+    node = f"iifname {links} ip saddr & 0.0.0.255 == 0.0.0.2"
+    to_loopback = "fib daddr type local dnat to 127.0.0.1"
+    table = f"ip {names.nft_table}"
+    relayed = resolvers.relayed
+    dns_nat = dns_accept = ""
+    if relayed is not None:
+        for protocol in ("udp", "tcp"):
+            dns_nat += (
+                f"        iifname {links} ip daddr {network} fib daddr type local "
+                f"{protocol} dport 53 dnat to {relayed}:53\n"
+            )
+            dns_accept += f"        iifname {links} ct status dnat {protocol} dport 53 accept\n"
+    return f"""
+table {table} {{}}
+flush table {table}
+table {table} {{
+    set loopback_ports {{
+        type inet_service
+        {_elements(ports)}
+    }}
+    chain guard {{
+        type filter hook prerouting priority raw; policy accept;
+        iifname {links} ip daddr 127.0.0.0/8 drop
+        iifname {links} fib saddr . iif oif missing drop
+    }}
+    chain relay {{
+        type nat hook prerouting priority dstnat; policy accept;
+{dns_nat}        {node} ip daddr {network} tcp dport @loopback_ports {to_loopback}
+    }}
+    chain to_host {{
+        type filter hook input priority filter; policy accept;
+        iifname {links} ct state established,related accept
+{dns_accept}        {node} tcp dport @loopback_ports accept
+        iifname {links} icmp type echo-request accept
+        iifname {links} drop
+    }}
+    chain through_host {{
+        type filter hook forward priority filter; policy accept;
+        iifname {links} oifname "zp*" drop
+        iifname {links} ip daddr 169.254.0.0/16 drop
+        iifname {links} accept
+        oifname {links} ct state established,related accept
+        oifname {links} drop
+    }}
+    chain to_outside {{
+        type nat hook postrouting priority srcnat; policy accept;
+        ip saddr {network} oifname != "zp*" oifname != "lo" masquerade
+    }}
+}}
+"""
+
+
+def render_node_table(subnet: Subnet, ports: Collection[int], resolvers: Resolvers) -> str:
+    """The table inside one instance: its own 127.0.0.1:PORT leads to the host's."""
+    table = f"ip {_NODE_TABLE}"
+    dns = ""
+    for resolver in resolvers.on_loopback:
+        target = resolvers.for_node(subnet)[0]
+        for protocol in ("udp", "tcp"):
+            dns += f"        ip daddr {resolver} {protocol} dport 53 dnat to {target}:53\n"
+    return f"""
+table {table} {{}}
+flush table {table}
+table {table} {{
+    set loopback_ports {{
+        type inet_service
+        {_elements(ports)}
+    }}
+    chain relay {{
+        type nat hook output priority -100; policy accept;
+{dns}        ip daddr 127.0.0.1 tcp dport @loopback_ports dnat to {subnet.gateway}
+    }}
+    chain source {{
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname "{BRIDGE}" ip saddr 127.0.0.0/8 snat to {subnet.address}
+    }}
+    chain guard {{
+        type filter hook prerouting priority raw; policy accept;
+        iifname != "lo" ip daddr 127.0.0.0/8 drop
+    }}
+}}
+"""
+
+
+def open_host(
+    names: FleetNames, network: str, ports: Collection[int], resolvers: Resolvers
+) -> None:
+    """Load the fleet's table, turn forwarding on, and pass other people's FORWARD rules."""
+    _remember_forwarding()
+    _IP_FORWARD.write_text("1")
+    _nft(render_host_table(names, network, ports, resolvers))
+    pass_foreign_chains(names.link_prefix, names.tag)
+
+
+def open_node(
+    names: InstanceNames, subnet: Subnet, ports: Collection[int], resolvers: Resolvers
+) -> None:
+    """Load the table inside the instance."""
+    in_netns(names.netns, lambda: _nft(render_node_table(subnet, ports, resolvers)))
+
+
+def allow_port(names: FleetNames, instances: Collection[InstanceNames], port: int) -> None:
+    """Let every instance, and those that come, reach one more port of the host's 127.0.0.1."""
+    _nft(f"add element ip {names.nft_table} loopback_ports {{ {port} }}\n")
+    for instance in instances:
+        in_netns(
+            instance.netns,
+            lambda: _nft(f"add element ip {_NODE_TABLE} loopback_ports {{ {port} }}\n"),
+        )
+
+
+def allowed_ports(names: FleetNames) -> set[int]:
+    """The ports in the fleet's table; empty when there is no table."""
+    if names.nft_table not in _tables():
+        return set()
+    listing = _nft_json(["list", "set", "ip", names.nft_table, "loopback_ports"])
+    return {
+        int(port)
+        for item in listing
+        if "set" in item
+        for port in item["set"].get("elem", [])
+        if isinstance(port, int)
+    }
+
+
+def close_host(names: FleetNames) -> None:
+    """Remove every rule, and put forwarding back once no fleet of this host is left. Idempotent."""
+    forget_foreign_chains(names.tag)
+    if names.nft_table in _tables():
+        _nft(f"delete table ip {names.nft_table}\n")
+    if any(table.startswith(_TABLE_PREFIX) for table in _tables()):
+        return
+    if _SAVED_FORWARDING.exists():
+        if _SAVED_FORWARDING.read_text().strip() == "0":
+            _IP_FORWARD.write_text("0")
+        _SAVED_FORWARDING.unlink()
+
+
+def _remember_forwarding() -> None:
+    """Only the first fleet of the host sees the setting as it was."""
+    if not _SAVED_FORWARDING.exists():
+        _SAVED_FORWARDING.parent.mkdir(parents=True, exist_ok=True)
+        _SAVED_FORWARDING.write_text(_IP_FORWARD.read_text())
+
+
+def _elements(ports: Collection[int]) -> str:
+    return f"elements = {{ {', '.join(map(str, sorted(ports)))} }}" if ports else ""
+
+
+def _tables() -> set[str]:
+    return {
+        item["table"]["name"]
+        for item in _nft_json(["list", "tables", "ip"])
+        if "table" in item and item["table"]["family"] == "ip"
+    }
+
+
+def _nft(commands: str) -> None:
+    result = subprocess.run(
+        ["nft", "-f", "-"],
+        input=commands,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise Unavailable(f"nft refused the fleet's rules: {result.stderr.strip()}")
+
+
+def _nft_json(arguments: list[str]) -> list[dict[str, Any]]:
+    result = subprocess.run(
+        ["nft", "-j", *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+    )
+    if result.returncode != 0:
+        raise Unavailable(f"nft {' '.join(arguments)}: {result.stderr.strip()}")
+    items: list[dict[str, Any]] = json.loads(result.stdout)["nftables"]
+    return items
