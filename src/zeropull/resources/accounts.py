@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-DEFAULT_ACCOUNT = "000000000001"
-
 
 @dataclass(frozen=True, slots=True)
 class Account:

@@ -1,0 +1,61 @@
+"""Change how much of a variant is wanted: what UpdateEndpointWeightsAndCapacities and autoscalers
+do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from zeropull.errors import Conflict, NotFound
+from zeropull.resources.endpoints import Endpoint, EndpointStatus
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityChange:
+    """None keeps what is."""
+
+    instances: int | None = None
+    weight: float | None = None
+
+
+def with_capacity(
+    endpoint: Endpoint, changes: Mapping[str, CapacityChange], now_s: float
+) -> Endpoint:
+    """The endpoint, Updating towards other counts and weights of its current deployment.
+
+    Raises:
+        Conflict: the endpoint is not InService, with SageMaker's text.
+        NotFound: a variant is unknown, with SageMaker's text.
+    """
+    if endpoint.status.is_in_progress:
+        raise Conflict(f'Cannot update in-progress endpoint "{endpoint.arn}".')
+    if endpoint.status is not EndpointStatus.IN_SERVICE or endpoint.current is None:
+        raise Conflict(
+            f'Cannot update endpoint "{endpoint.arn}" while its status is {endpoint.status}.'
+        )
+    known = {variant.name for variant in endpoint.current.variants}
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        names = ", ".join(f'"{name}"' for name in unknown)
+        raise NotFound(
+            f"The variant name(s) {names} is/are not present within endpoint configuration "
+            f'"{endpoint.current.config_name}".'
+        )
+    variants = []
+    for variant in endpoint.current.variants:
+        change = changes.get(variant.name, CapacityChange())
+        variants.append(
+            replace(
+                variant,
+                desired_instances=(
+                    variant.desired_instances if change.instances is None else change.instances
+                ),
+                desired_weight=variant.desired_weight if change.weight is None else change.weight,
+            )
+        )
+    return replace(
+        endpoint,
+        status=EndpointStatus.UPDATING,
+        modified_s=now_s,
+        current=replace(endpoint.current, variants=tuple(variants)),
+    )
