@@ -1,0 +1,80 @@
+"""The node's data cache of model artifacts: fetched once, shared by this node's copies, evicted by
+least recent use under a budget, never while a copy uses it.
+
+N/models/<name> is one artifact; `name` hashes its full identity, so that a changed object is
+another artifact. The store of the node belongs to one endpoint, as the node does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from zeropull.modelstore import artifact_identity, fetch_artifact
+from zeropull.resources.sources import ModelArtifact
+from zeropull.telemetry import get_logger
+
+TEMPORARY_PREFIX = ".tmp-"
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOnNode:
+    """An artifact that is here. `fetched_bytes` is 0 when the node had it already."""
+
+    name: str
+    path: Path
+    target: str
+    fetched_bytes: int
+
+
+class NodeModels:
+    """Artifacts below `folder`. `in_use` names those that copies of this node need now."""
+
+    def __init__(
+        self, folder: Path, *, budget_bytes: int | None, in_use: Callable[[], Collection[str]]
+    ) -> None:
+        self.fetched_bytes = 0
+        self._folder = folder
+        self._budget_bytes = budget_bytes
+        self._in_use = in_use
+        self._flights: dict[str, asyncio.Task[ModelOnNode]] = {}
+        self._pinned: dict[str, int] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    async def ensure(self, artifact: ModelArtifact, *, enable_caching: bool) -> ModelOnNode:
+        """The artifact on this node's disk; copies that ask at the same time share one download.
+
+        Without `enable_caching` the copy gets one of its own, which goes when the copy has gone.
+
+        Raises:
+            NotFound, AccessDenied, ArtifactError, IntegrityError, Unavailable, DiskFull.
+        """
+        if not enable_caching:
+            return await self._fetch(artifact, f"own-{secrets.token_hex(16)}")
+        name = await artifact_identity(artifact)
+        flight = self._flights.get(name)
+        if flight is None:
+            flight = asyncio.create_task(self._fetch(artifact, name))
+            self._flights[name] = flight
+            flight.add_done_callback(lambda _done: self._flights.pop(name, None))
+        return await asyncio.shield(flight)
+
+    async def close(self) -> None:
+        flights = list(self._flights.values())
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+
+    async def evict(self) -> None:
+        """Remove what is private and unused, then the least recently used beyond the budget."""
+        await asyncio.to_thread(self._evict, frozenset(self._in_use()) | set(self._flights))
