@@ -1,0 +1,64 @@
+"""Inline extended attributes of EROFS inodes (Linux fs/erofs/erofs_fs.h, `erofs_xattr_entry`)."""
+
+from __future__ import annotations
+
+import struct
+
+from zeropull.errors import ImageError, IntegrityError
+
+HEADER_BYTES = 12
+_MAX_BYTES = HEADER_BYTES + (0xFFFF - 1) * 4
+_ENTRY = struct.Struct("<BBH")
+# The two access control lists have no name behind their prefix.
+_PREFIXES = (
+    (b"user.", 1),
+    (b"system.posix_acl_access", 2),
+    (b"system.posix_acl_default", 3),
+    (b"trusted.", 4),
+    (b"security.", 6),
+)
+_NAMES = {index: prefix for prefix, index in _PREFIXES}
+
+
+def pack_xattrs(xattrs: dict[bytes, bytes] | None) -> bytes:
+    """Header and entries, sorted by name; empty when nothing can be stored.
+
+    Names outside Linux's namespaces are left out: no file system would have taken them.
+    """
+    if not xattrs:
+        return b""
+    body = bytearray()
+    for name, value in sorted(xattrs.items()):
+        prefix, index = next((known for known in _PREFIXES if name.startswith(known[0])), (b"", 0))
+        if not index:
+            continue
+        rest = name[len(prefix) :]
+        if bool(rest) == (index in (2, 3)):
+            continue
+        if len(value) > 0xFFFF:
+            raise ImageError(f"extended attribute {name[:80]!r} has {len(value)} bytes, max. 65535")
+        body += _ENTRY.pack(len(rest), index, len(value))
+        body += rest
+        body += value
+        body += bytes(-len(body) % 4)
+    if not body:
+        return b""
+    if HEADER_BYTES + len(body) > _MAX_BYTES:
+        raise ImageError(f"extended attributes of one file take {len(body)} bytes, max. 262136")
+    return bytes(HEADER_BYTES) + bytes(body)
+
+
+def unpack_xattrs(body: bytes) -> dict[bytes, bytes]:
+    """The inverse of `pack_xattrs`."""
+    xattrs: dict[bytes, bytes] = {}
+    position = HEADER_BYTES
+    while position + _ENTRY.size <= len(body):
+        name_length, index, value_length = _ENTRY.unpack_from(body, position)
+        start = position + _ENTRY.size
+        value_start = start + name_length
+        end = value_start + value_length
+        if index not in _NAMES or end > len(body):
+            raise IntegrityError("EROFS metadata: damaged extended attributes")
+        xattrs[_NAMES[index] + body[start:value_start]] = body[value_start:end]
+        position = end + -end % 4
+    return xattrs
