@@ -87,9 +87,11 @@ class _PartStream:
             self._start_worker()
         for number in range(self._count):
             buffer = self._take(number)
+            view = memoryview(buffer)[: self._length(number)]
             try:
-                yield memoryview(buffer)[: self._length(number)]
+                yield view
             finally:
+                view.release()  # who still reads it gets an error, not other bytes
                 _BUFFERS.give_back(buffer)
                 self._window.release()
 

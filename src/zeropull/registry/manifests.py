@@ -59,7 +59,7 @@ class Platform:
     def fits(self, offered: Platform) -> bool:
         return (
             (self.os, self.architecture) == (offered.os, offered.architecture)
-            and (not self.variant or self.variant == offered.variant)
+            and (not self.variant or offered.variant in {"", self.variant})
         )  # fmt: skip
 
 
