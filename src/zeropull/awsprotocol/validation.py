@@ -22,7 +22,7 @@ from zeropull.awsprotocol.patterns import compile_pattern
 # A pattern is not tried on longer values: their length fails already, and backtracking costs.
 _PATTERN_LIMIT = 65_536
 _SHOWN_CHARACTERS = 512
-_MAX_FAILURES = 50
+_MAX_SHOWN = 20
 
 EnumExtras = Mapping[str, frozenset[str]]
 
@@ -34,9 +34,11 @@ class _Check:
     enum_extras: EnumExtras
     is_text: bool
     failures: list[str] = field(default_factory=list)
+    count: int = 0
 
     def fail(self, value: Any, path: str, rule: str) -> None:
-        if len(self.failures) < _MAX_FAILURES:
+        self.count += 1
+        if len(self.failures) < _MAX_SHOWN:
             self.failures.append(
                 f"{_shown(value)} at '{path}' failed to satisfy constraint: {rule}"
             )
@@ -64,10 +66,9 @@ def parse_members(
     check = _Check(enum_extras or {}, is_text)
     parsed = _structure(shape, raw, "", check)
     if check.failures:
-        count = len(check.failures)
-        noun = "error" if count == 1 else "errors"
+        noun = "error" if check.count == 1 else "errors"
         raise ApiFault(
-            VALIDATION, f"{count} validation {noun} detected: " + "; ".join(check.failures)
+            VALIDATION, f"{check.count} validation {noun} detected: " + "; ".join(check.failures)
         )
     return parsed
 

@@ -73,13 +73,13 @@ class ModelOperations:
         name = members["ModelName"]
         arn = sagemaker_arn(call.region, call.account, "model", name)
         primary, several = members.get("PrimaryContainer"), members.get("Containers")
-        if primary and several:
+        if primary is not None and several:
             raise InvalidInput("Give either PrimaryContainer or Containers, not both.")
         if several and len(several) > 1:
             raise InvalidInput(
                 f"Containers has {len(several)} containers: a model has one container here."
             )
-        if primary:
+        if primary is not None:
             container = container_of(primary, "PrimaryContainer")
         elif several:
             container = container_of(several[0], "Containers.1")
