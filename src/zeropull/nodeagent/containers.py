@@ -88,7 +88,9 @@ class Containers:
     async def running(self) -> list[str]:
         """Copies whose process lives."""
         alive = (TaskStatus.RUNNING, TaskStatus.PAUSED, TaskStatus.PAUSING)
-        return [task.container_id for task in await self._client.tasks.list() if task.status in alive]
+        return [
+            task.container_id for task in await self._client.tasks.list() if task.status in alive
+        ]
 
     async def task(self, copy_id: str) -> Task | None:
         try:

@@ -237,9 +237,7 @@ class CopyLife:
                 bad += 1
                 if bad >= health.FAILURES_UNTIL_UNHEALTHY:
                     return self._unhealthy(f"/ping failed {bad} times in a row: {problem}")
-            elif self.record.healthy_at_s is None and now_s - window_from_s > copy.health_timeout_s:
-                return self._never_healthy(problem)
-            elif now_s - started_s > copy.health_timeout_s:
+            elif (self.record.healthy_at_s is None and now_s - window_from_s > copy.health_timeout_s) or now_s - started_s > copy.health_timeout_s:
                 return self._never_healthy(problem)
             await asyncio.sleep(
                 health.ping_interval_s(healthy=healthy, since_start_s=now_s - started_s)

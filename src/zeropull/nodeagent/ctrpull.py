@@ -111,7 +111,9 @@ async def _run(command: list[str], password: str | None) -> tuple[int, str]:
         async with asyncio.timeout(PULL_TIMEOUT_S):
             return await _drain(process)
     except FileNotFoundError as error:
-        raise Unavailable("the program ctr of containerd is not on PATH: install containerd") from error
+        raise Unavailable(
+            "the program ctr of containerd is not on PATH: install containerd"
+        ) from error
     except TimeoutError as error:
         raise Unavailable(f"ctr images pull took longer than {PULL_TIMEOUT_S:g} s") from error
     finally:

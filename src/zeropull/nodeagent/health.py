@@ -24,7 +24,7 @@ def ping_interval_s(*, healthy: bool, since_start_s: float) -> float:
 
 
 async def ping(host: str, port: int = PORT, timeout_s: float = ATTEMPT_TIMEOUT_S) -> str:
-    """"" when /ping answered 200, else what happened in a few words."""
+    """ "" when /ping answered 200, else what happened in a few words."""
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(timeout_s):

@@ -12,6 +12,7 @@ the copy that began it, since another one may wait for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import platform
@@ -104,6 +105,7 @@ class NodeImages:
         self._changed = changed
         self._flights: dict[tuple[str, bool], asyncio.Task[ImageOnNode]] = {}
         self._pulling: dict[str, asyncio.Event] = {}
+        self._spoiled: dict[str, str] = {}
 
     async def ensure(self, image: ImageAssignment, *, plain: bool = False) -> ImageOnNode:
         """The image, ready to run. `plain`: containerd's ordinary way, whatever is assigned.
@@ -132,16 +134,33 @@ class NodeImages:
             flight.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
 
-    async def forget(self, manifest_digest: str) -> None:
-        """Delete the image record, so that its snapshots go and layers are asked for anew.
-
-        Its containers must be gone before."""
+    def spoil(self, manifest_digest: str) -> None:
+        """A layer of it turned out bad: before its next use containerd must let go of its
+        snapshots, so that every layer is asked for anew."""
         known = self.ready.pop(manifest_digest, None)
         if known is not None:
-            try:
-                await self._client.images.delete(known.name, sync=True)
-            except NotFound:
-                log.debug("image record was gone already", image=known.name)
+            self._spoiled[manifest_digest] = known.name
+
+    async def _release(self, manifest_digest: str) -> None:
+        """The image's containers are gone by now, or about to be: containerd's garbage collection
+        takes each snapshot with its last user."""
+        name = self._spoiled.get(manifest_digest)
+        if name is None:
+            return
+        with contextlib.suppress(NotFound):
+            await self._client.images.delete(name, sync=True)
+        del self._spoiled[manifest_digest]
+
+    def known_chain_ids(self, manifest_digest: str) -> tuple[str, ...]:
+        """The image's chain IDs, () until its documents are on the node."""
+        known = self.ready.get(manifest_digest)
+        if known is not None:
+            return known.chain_ids
+        manifest = self._records.load_blob(manifest_digest)
+        if manifest is None:
+            return ()
+        config = self._records.load_blob(parse_manifest(manifest).config_digest)
+        return tuple(chain_ids(list(diff_ids_of(config)))) if config is not None else ()
 
     def _landed(self, key: tuple[str, bool], flight: asyncio.Task[ImageOnNode]) -> None:
         self._flights.pop(key, None)
@@ -165,6 +184,7 @@ class NodeImages:
 
     async def _make_available(self, image: ImageAssignment) -> ImageOnNode:
         registry_bytes = 0
+        await self._release(image.manifest_digest)
         if image.wait_for_generation:
             image = await self._wait_for_generation(image)
         resolved = await self._resolve_here(image)
@@ -271,7 +291,9 @@ class NodeImages:
         except ImageError:
             raise
         except ZeropullError as error:
-            await self._client.version()  # containerd itself is away: that is not the plugin's fault
+            await (
+                self._client.version()
+            )  # containerd itself is away: that is not the plugin's fault
             raise PluginBroken(str(error)) from error
 
     async def _wait_for_generation(self, image: ImageAssignment) -> ImageAssignment:
@@ -332,7 +354,9 @@ class NodeImages:
         if before is not None:
             return before
         host = parse_reference(image.reference).registry
-        plain_http = bool(image.registry and image.registry.plain_http) or is_loopback(split_host(host))
+        plain_http = bool(image.registry and image.registry.plain_http) or is_loopback(
+            split_host(host)
+        )
         await pull_with_ctr(
             name,
             socket=self._config.containerd_socket,
@@ -403,7 +427,9 @@ def parse_manifest(manifest: bytes) -> ResolvedImage:
         media_type = document.get("mediaType") or "application/vnd.oci.image.manifest.v1+json"
     except (ValueError, KeyError, TypeError) as error:
         raise ImageError(f"{digest_of(manifest)} is no image manifest: {error!r}") from error
-    return ResolvedImage("", digest_of(manifest), media_type, manifest, config_digest, b"", layers, ())
+    return ResolvedImage(
+        "", digest_of(manifest), media_type, manifest, config_digest, b"", layers, ()
+    )
 
 
 def diff_ids_of(config: bytes) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from zeropull.nodeagent.ocispec import BindMount, SpecInputs, build_spec, parse_
 from zeropull.nodeagent.records import CopyRecord
 from zeropull.nodeagent.rootfs import layer_directories, read_root_file
 from zeropull.nodeagent.users import resolve_user
-from zeropull.resources.cdi import apply_cdi
+from zeropull.resources.cdi import apply_cdi, read_specs
 from zeropull.resources.node import NodeConfig
 
 MODEL_TARGETS = "/opt/ml/"  # nothing outside is ever mounted over
@@ -114,7 +114,9 @@ class Launcher:
         top = image.chain_ids[-1] if image.chain_ids else ""
         root = await self.containers.prepare_root(copy_id, image.snapshotter, top)
         layers = [
-            each for mount in root for each in layer_directories(mount.type, mount.source, mount.options)
+            each
+            for mount in root
+            for each in layer_directories(mount.type, mount.source, mount.options)
         ]
         spec = await asyncio.to_thread(self._spec, record, image, models, wiring, layers)
         log_file = logs.log_file(self._config.logs_dir, copy_id)
@@ -157,7 +159,7 @@ class Launcher:
         spec = build_spec(inputs, self._host)
         devices = [name for name in limits.accelerators if "=" in name]
         if devices:
-            spec = apply_cdi(spec, devices, [Path(each) for each in node.cdi_dirs])
+            spec = apply_cdi(spec, read_specs([Path(each) for each in node.cdi_dirs]), devices)
         return spec
 
     def _platform_env(self, record: CopyRecord) -> dict[str, str]:

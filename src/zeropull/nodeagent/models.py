@@ -21,6 +21,7 @@ from zeropull.resources.sources import ModelArtifact
 from zeropull.telemetry import get_logger
 
 TEMPORARY_PREFIX = ".tmp-"
+PRIVATE_PREFIX = "own-"  # one copy's, because caching is off
 
 log = get_logger(__name__)
 
@@ -46,7 +47,6 @@ class NodeModels:
         self._budget_bytes = budget_bytes
         self._in_use = in_use
         self._flights: dict[str, asyncio.Task[ModelOnNode]] = {}
-        self._pinned: dict[str, int] = {}
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -60,7 +60,7 @@ class NodeModels:
             NotFound, AccessDenied, ArtifactError, IntegrityError, Unavailable, DiskFull.
         """
         if not enable_caching:
-            return await self._fetch(artifact, f"own-{secrets.token_hex(16)}")
+            return await self._fetch(artifact, f"{PRIVATE_PREFIX}{secrets.token_hex(16)}")
         name = await artifact_identity(artifact)
         flight = self._flights.get(name)
         if flight is None:
@@ -78,3 +78,51 @@ class NodeModels:
     async def evict(self) -> None:
         """Remove what is private and unused, then the least recently used beyond the budget."""
         await asyncio.to_thread(self._evict, frozenset(self._in_use()) | set(self._flights))
+
+    async def _fetch(self, artifact: ModelArtifact, name: str) -> ModelOnNode:
+        path = self._folder / name
+        if path.is_dir():
+            await asyncio.to_thread(os.utime, path)  # what eviction goes by
+            return ModelOnNode(name, path, artifact.target, 0)
+        await self.evict()
+        temporary = self._folder / f"{TEMPORARY_PREFIX}{name}"
+        try:
+            fetched = await fetch_artifact(artifact, temporary)
+            temporary.chmod(0o755)
+            temporary.replace(path)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True)
+        self.fetched_bytes += fetched.bytes_received
+        log.info("model artifact is here", url=artifact.url, bytes=fetched.bytes_received)
+        return ModelOnNode(name, path, artifact.target, fetched.bytes_received)
+
+    def _evict(self, in_use: Collection[str]) -> None:
+        unused: list[tuple[float, int, Path]] = []
+        total = 0
+        for path in self._folder.iterdir():
+            if path.name.startswith(TEMPORARY_PREFIX):
+                continue
+            size = _size_of(path)
+            total += size
+            if path.name in in_use:
+                continue
+            if path.name.startswith(PRIVATE_PREFIX):
+                shutil.rmtree(path, ignore_errors=True)
+                total -= size
+            else:
+                unused.append((path.stat().st_mtime, size, path))
+        for _, size, path in sorted(unused):
+            if self._budget_bytes is None or total <= self._budget_bytes:
+                break
+            log.info("model artifact evicted", name=path.name, bytes=size)
+            shutil.rmtree(path, ignore_errors=True)
+            total -= size
+
+
+def _size_of(path: Path) -> int:
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118
+    return total
