@@ -31,7 +31,7 @@ from zeropull.resources.settings import GatewaySettings, ServeSettings, Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VENVS = REPOSITORY / "build" / "bench-venvs"
-READY_S = 90.0
+READY_S = 60.0
 ENDPOINT = "bench"
 KEY = AccessKey("BENCHKEY", "benchsecret", "000000000000")
 CHAT = b'{"model":"bench","messages":[{"role":"user","content":"hello there, how are you?"}]}'
@@ -46,7 +46,7 @@ ANSWER = {
     "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
     "data": [{"id": "bench", "object": "model"}],
 }
-STREAM_BYTES = 16 * 1024  # of a streamed answer
+STREAM_BYTES = 3600  # nginx takes at most a page of text; of a streamed answer
 
 
 class Skipped(Exception):
@@ -135,10 +135,7 @@ def upstream(folder: Path, core: str) -> Iterator[Place]:
         raise Skipped("nginx is not installed (apt-get install nginx-light)")
     plain, streamed = free_port(), free_port()
     answer = json.dumps(ANSWER)
-    web = folder / "web"
-    web.mkdir()
     # SSI takes the length away, which makes nginx send the answer in chunks.
-    (web / "stream.html").write_text(("data: token\n" * (STREAM_BYTES // 12 + 1))[:STREAM_BYTES])
     configuration = folder / "nginx.conf"
     configuration.write_text(
         f"""daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
@@ -150,9 +147,9 @@ http {{
   keepalive_requests 100000000; keepalive_timeout 600s;
   server {{ listen 127.0.0.1:{plain} backlog=4096;
     location / {{ default_type application/json; return 200 '{answer}'; }} }}
-  server {{ listen 127.0.0.1:{streamed} backlog=4096; root {web};
-    location / {{ ssi on; ssi_types *; default_type text/html;
-      error_page 405 =200 /stream.html; try_files /stream.html =404; }} }}
+  server {{ listen 127.0.0.1:{streamed} backlog=4096;
+    location / {{ ssi on; ssi_types *; default_type text/plain;
+      return 200 '{"data: token " * (STREAM_BYTES // 12)}'; }} }}
 }}
 """
     )
