@@ -11,8 +11,6 @@ import signal
 import time
 from pathlib import Path
 
-from zeropull.imagecache.mount import mount_layer, unmount
-from zeropull.imagecache.verify import verify_metadata
 from zeropull.snapshotter.catalog import Catalog
 from zeropull.snapshotter.counters import Counters
 from zeropull.snapshotter.lowers import Lowers
@@ -36,8 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     options.state.mkdir(parents=True, exist_ok=True)
     snapshotter = Snapshotter(
         options.state,
-        Catalog(options.catalog, verify_metadata),
-        Lowers(options.mounts, mount_layer, unmount),
+        Catalog(options.catalog),
+        Lowers(options.mounts),
         counters,
         time.time_ns,
         namespace=options.namespace,

@@ -7,34 +7,21 @@ Nothing here is durable: after a reboot each is made again when it is first need
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-MNT_DETACH = 2
+from zeropull.errors import Unavailable
+from zeropull.imagecache.mount import mount_layer, unmount
+
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class Lowers:
-    """Owns everything under one directory.
+    """Owns everything under one directory. The caller serialises all calls."""
 
-    `mount_layer(layer_dir, target)` mounts read-only; `unmount(target)` undoes it. Both raise
-    OSError or ZeropullError. The caller serialises all calls.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        mount_layer: Callable[[Path, Path], None],
-        unmount: Callable[[Path], None],
-    ) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._mount_layer = mount_layer
-        self._unmount = unmount
         self._ready: set[int] = set()
         self._mounted: set[int] = set()
 
@@ -49,7 +36,7 @@ class Lowers:
             if name.isdigit() and int(name) in known:
                 self._mounted.add(int(name))
             else:
-                self._detach(self._directory / name)
+                _detach(self._directory / name)
                 undone += 1
         self._ready = set(self._mounted)
         for entry in list(self._directory.iterdir()):
@@ -64,11 +51,11 @@ class Lowers:
         return snapshot_id in self._ready
 
     def mount(self, snapshot_id: int, layer: Path) -> None:
-        """Mount a verified layer for the snapshot."""
+        """Mount a verified layer for the snapshot. Raises as `mount_layer` does."""
         target = self.path(snapshot_id)
         target.mkdir(exist_ok=True)
         try:
-            self._mount_layer(layer, target)
+            mount_layer(layer, target)
         except BaseException:
             _remove_entry(target)
             raise
@@ -89,17 +76,18 @@ class Lowers:
         self._ready.discard(snapshot_id)
         was_mounted = snapshot_id in self._mounted
         if was_mounted:
-            self._detach(self.path(snapshot_id))
+            _detach(self.path(snapshot_id))
             self._mounted.discard(snapshot_id)
         _remove_entry(self.path(snapshot_id))
         return was_mounted
 
-    def _detach(self, target: Path) -> None:
-        try:
-            self._unmount(target)
-        except Exception:
-            # Somebody's working directory is in there: out of sight now, gone when they leave.
-            _lazy_unmount(target)
+
+def _detach(target: Path) -> None:
+    try:
+        unmount(target)
+    except Unavailable:
+        # Somebody's working directory is in there: out of sight now, gone when they leave.
+        unmount(target, lazy=True)
 
 
 def _mounts_under(directory: Path) -> list[str]:
@@ -122,11 +110,3 @@ def _remove_entry(entry: Path) -> None:
         else:
             with suppress(OSError):
                 entry.rmdir()
-
-
-def _lazy_unmount(target: Path) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.umount2(os.fsencode(target), MNT_DETACH) != 0:
-        number = ctypes.get_errno()
-        if number not in (errno.EINVAL, errno.ENOENT):  # not mounted, not there: what we want
-            raise OSError(number, os.strerror(number), str(target))
