@@ -79,7 +79,7 @@ class Provider(Protocol):
         """Take a generation away once nothing on the node uses it; idempotent."""
 
     async def collect_layer(self, instance_id: str, chain_id: str, into: Path) -> None:
-        """Bring one published layer directory of the node's layer store to the new directory `into`.
+        """Bring one published layer directory of the node to the new directory `into`.
 
         The local provider links files (same disk) or copies them; a remote one would transfer them.
         Raises NotFound when the node has no such layer.

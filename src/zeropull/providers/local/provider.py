@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zeropull.containerd.config import detect_version
-from zeropull.errors import NoCapacity, NotFound
+from zeropull.errors import InvalidInput, NoCapacity, NotFound
 from zeropull.providers.local import assembly, dismantling, firewall, netns, network
 from zeropull.providers.local.capacity import (
     HostSize,
@@ -82,7 +82,7 @@ class LocalProvider:
                 made so far stays for another attempt, or for terminate.
         """
         if not INSTANCE_ID.match(request.instance_id):
-            raise ValueError(f"not an instance id: {request.instance_id!r}")
+            raise InvalidInput(f"not an instance id: {request.instance_id!r}")
         names = self._names.instance(request.instance_id)
         async with self._locks[request.instance_id]:
             record = await asyncio.to_thread(self._reserve, names, request)
@@ -156,7 +156,7 @@ class LocalProvider:
     async def allow_loopback_port(self, port: int) -> None:
         """Let the nodes, those to come too, reach this port of the host's 127.0.0.1. Idempotent."""
         if not 0 < port < 65536:
-            raise ValueError(f"not a TCP port: {port}")
+            raise InvalidInput(f"not a TCP port: {port}")
         self._ports.add(port)
         await asyncio.to_thread(self._allow_port, port)
 
