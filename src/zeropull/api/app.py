@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
 from aiohttp import web
 
@@ -36,7 +38,7 @@ def create_api_app(
 ) -> web.Application:
     """SageMaker's operations and those of `tables`, behind SigV4 with the store's keys.
 
-    Serve it with `create_api_runner`: a server that inflates bodies by itself breaks signatures.
+    Serve it with `serve_api` or `create_api_runner`: a server that inflates bodies by itself breaks signatures.
     """
     sagemaker = sagemaker_table(
         store, instance_types=instance_types, with_components=with_components
@@ -63,6 +65,21 @@ def create_api_app(
 def create_api_runner(app: web.Application) -> web.AppRunner:
     """The runner, not yet set up: bodies are handed over as they came over the wire."""
     return web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=SHUTDOWN_S)
+
+
+@contextlib.asynccontextmanager
+async def serve_api(app: web.Application, socket: Path) -> AsyncIterator[None]:
+    """Listen on the Unix socket `socket` (0600); what an earlier process left there is replaced."""
+    runner = create_api_runner(app)
+    await runner.setup()
+    try:
+        socket.unlink(missing_ok=True)
+        await web.UnixSite(runner, str(socket)).start()
+        socket.chmod(0o600)
+        yield
+    finally:
+        await runner.cleanup()
+        socket.unlink(missing_ok=True)
 
 
 async def _read(request: web.Request) -> bytes | None:

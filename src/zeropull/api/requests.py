@@ -67,7 +67,6 @@ class _Route:
     protocol: Protocol = Protocol.JSON
     service: Service | None = None
     operation: str = ""
-    fields: dict[str, str] | None = None
     account: str = ""
     access_key_id: str = ""
 
@@ -242,7 +241,7 @@ def _fault_answer(fault: ApiFault, route: _Route, request_id: str) -> ApiAnswer:
         shape_name, own_code, status = service.error(fault.code)
         query_code = QUERY_CODES.get(own_code, own_code)
     status = status or fault.status
-    if route.protocol is Protocol.QUERY and service is not None:
+    if route.protocol is Protocol.QUERY:
         text = query.serialize_fault(service, fault, query_code, request_id)
         return ApiAnswer(status, _headers(query.CONTENT_TYPE, request_id), text)
     if route.protocol is Protocol.CBOR:

@@ -84,10 +84,12 @@ def serialize_output(
     ).encode()
 
 
-def serialize_fault(service: Service, fault: ApiFault, code: str, request_id: str) -> bytes:
+def serialize_fault(service: Service | None, fault: ApiFault, code: str, request_id: str) -> bytes:
+    """`service` None: the form did not say which."""
     side = "Sender" if fault.status < 500 else "Receiver"
+    namespace = f' xmlns="{service.xml_namespace}"' if service else ""
     return (
-        f'<?xml version="1.0"?>\n<ErrorResponse xmlns="{service.xml_namespace}">'
+        f'<?xml version="1.0"?>\n<ErrorResponse{namespace}>'
         f"<Error><Type>{side}</Type><Code>{escape(code)}</Code>"
         f"<Message>{_text(fault.message)}</Message></Error>"
         f"<RequestId>{escape(request_id)}</RequestId></ErrorResponse>"
