@@ -38,7 +38,8 @@ def create_api_app(
 ) -> web.Application:
     """SageMaker's operations and those of `tables`, behind SigV4 with the store's keys.
 
-    Serve it with `serve_api` or `create_api_runner`: a server that inflates bodies by itself breaks signatures.
+    Serve it with `serve_api` or `create_api_runner`: a server that inflates bodies by itself
+    breaks signatures.
     """
     sagemaker = sagemaker_table(
         store, instance_types=instance_types, with_components=with_components
