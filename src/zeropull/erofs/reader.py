@@ -1,4 +1,4 @@
-"""Reads the metadata images that `zeropull.erofs.writer` makes: one inode or directory at a time."""
+"""Reads metadata images that `zeropull.erofs.writer` makes, one inode or directory at a time."""
 
 from __future__ import annotations
 

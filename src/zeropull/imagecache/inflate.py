@@ -186,7 +186,7 @@ def open_compressed(blob: BlobReader) -> _Readable:
 
 _DAMAGE: tuple[type[Exception], ...] = (
     EOFError,
-    isal_zlib.IsalError,
+    isal_zlib.error,
     zlib.error,
     zstandard.ZstdError,
     gzip.BadGzipFile,

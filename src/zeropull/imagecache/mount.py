@@ -33,7 +33,7 @@ def mount_layer(layer_dir: Path, target: Path, *, use_loop: bool | None = None) 
     """Mount a layer read-only on the existing directory `target`.
 
     `use_loop` None: file-backed where the kernel can, loop devices otherwise. The kernel finds a
-    data file that is too short only when it is read, so lengths are compared first; digests are not.
+    data file that is too short only when it is read, so lengths are compared first, digests not.
 
     Raises:
         NotFound: the layer or the target is missing.
