@@ -76,12 +76,13 @@ class MetricStore:
         if version == 0:
             self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
         self._series: dict[MetricKey, int] = {}
+        self._units: dict[tuple[object, ...], list[MetricKey]] = {}
         self._pending: dict[tuple[int, int, int], Point] = {}
         for row in self._db.execute(
             "SELECT id, account, namespace, name, dimensions, unit FROM series"
         ):
             dimensions = tuple((key, value) for key, value in json.loads(row[4]))
-            self._series[MetricKey(row[1], row[2], row[3], dimensions, row[5])] = row[0]
+            self._remember(MetricKey(row[1], row[2], row[3], dimensions, row[5]), row[0])
 
     def close(self) -> None:
         self.flush()
@@ -145,6 +146,13 @@ class MetricStore:
             slot = int(start // period_s) * period_s
             points.setdefault(slot, Point()).merge(_point(columns))
         return points
+
+    def units_of(
+        self, account: str, namespace: str, name: str, dimensions: Mapping[str, str]
+    ) -> list[MetricKey]:
+        """The series of one metric: one for every unit in which it came."""
+        wanted = tuple(sorted(dimensions.items()))
+        return self._units.get((account, namespace, name, wanted), [])
 
     def keys(
         self,
@@ -216,8 +224,13 @@ class MetricStore:
         created = cursor.lastrowid
         if created is None:
             raise RuntimeError("SQLite gave no row id for a new series")
-        self._series[key] = created
+        self._remember(key, created)
         return created
+
+    def _remember(self, key: MetricKey, series: int) -> None:
+        self._series[key] = series
+        whatever_unit = (key.account, key.namespace, key.name, key.dimensions)
+        self._units.setdefault(whatever_unit, []).append(key)
 
     def _merge_row(self, series: int, resolution: int, start: int, point: Point) -> None:
         row = self._db.execute(
