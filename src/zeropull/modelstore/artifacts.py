@@ -1,0 +1,243 @@
+"""Brings a model artifact into a directory: whole and verified, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from zeropull.errors import AlreadyExists, ArtifactError, DiskFull, NotFound, Unavailable
+from zeropull.modelstore.extracting import extract_tar_gz
+from zeropull.modelstore.feed import Feed
+from zeropull.modelstore.naming import object_name, relative_names
+from zeropull.modelstore.opening import open_source
+from zeropull.modelstore.protocol import ObjectFacts, ObjectSource
+from zeropull.modelstore.reading import parts_of, read_in_order, read_resuming
+from zeropull.resources.sources import ModelArtifact
+
+DEFAULT_CONNECTIONS = 8
+_RESERVE_BYTES = 64 << 20  # left free, so that logs and the store can still be written
+_PARTIAL = ".tmp-"
+
+OnBytes = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """`bytes` came from the store; `files` lie in the directory; `identity` keys the data cache."""
+
+    bytes: int
+    files: int
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is downloaded: each object's facts and its path below the directory."""
+
+    objects: tuple[tuple[ObjectFacts, str], ...]
+    identity: str
+
+    @property
+    def size(self) -> int:
+        return sum(facts.size for facts, _ in self.objects)
+
+
+async def artifact_identity(artifact: ModelArtifact) -> str:
+    """Changes whenever the artifact does: a digest of its URL and its objects' ETags and sizes.
+
+    Raises:
+        NotFound, AccessDenied, Unavailable, ArtifactError: as `fetch_artifact`.
+    """
+    async with _opened(artifact) as (source, key):
+        return (await _plan(artifact, source, key)).identity
+
+
+async def fetch_artifact(
+    artifact: ModelArtifact,
+    into: Path,
+    *,
+    on_bytes: OnBytes | None = None,
+    connections: int = DEFAULT_CONNECTIONS,
+) -> FetchResult:
+    """Download to the new directory `into`, published by rename when everything is there.
+
+    A tar.gz is extracted while it arrives. Interrupted, nothing is left but a `.tmp-` directory
+    after a crash, which `clean_partial` removes. `on_bytes` gets every count received.
+
+    Raises:
+        AlreadyExists: `into` is there.
+        NotFound: no such bucket, object or prefix.
+        AccessDenied, Unavailable: the store refuses, or does not answer.
+        ArtifactError: truncated, damaged, unsafe, or changed meanwhile.
+        DiskFull: with the arithmetic.
+    """
+    if into.exists():
+        raise AlreadyExists(f"{into} is there already")
+    counted = on_bytes or (lambda count: None)
+    partial = into.parent / f"{_PARTIAL}{into.name}-{secrets.token_hex(4)}"
+    async with _opened(artifact) as (source, key):
+        plan = await _plan(artifact, source, key)
+        into.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(artifact, plan.size, into.parent)
+        try:
+            partial.mkdir()
+            if artifact.compression == "gzip":
+                files = await _fetch_archive(source, plan, partial, connections, counted)
+            else:
+                files = await _fetch_files(source, plan, partial, connections, counted)
+            partial.rename(into)
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                free = shutil.disk_usage(into.parent).free
+                raise DiskFull(
+                    f"the disk of {into.parent} was full while {_shown(artifact)} was downloaded: "
+                    f"{plan.size:,} bytes to download, {free:,} bytes free now. Make room"
+                ) from error
+            raise
+        finally:
+            await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+    return FetchResult(plan.size, files, plan.identity)
+
+
+def clean_partial(folder: Path) -> None:
+    """Remove what interrupted downloads left in `folder`; call it while none is running."""
+    for path in folder.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def _opened(artifact: ModelArtifact) -> AsyncIterator[tuple[ObjectSource, str]]:
+    source, key = open_source(artifact)
+    try:
+        yield source, key
+    finally:
+        await source.close()
+
+
+async def _plan(artifact: ModelArtifact, source: ObjectSource, key: str) -> _Plan:
+    if artifact.kind == "prefix":
+        if artifact.compression != "none":
+            raise ArtifactError(f"{_shown(artifact)}: a prefix cannot be a tar.gz")
+        if key and not key.endswith("/"):
+            raise ArtifactError(f"prefix {_shown(artifact)} must end in a slash")
+        listed = await source.list_under(key)
+        names = relative_names(key, (facts.key for facts in listed))
+        objects = tuple((facts, names[facts.key]) for facts in listed if facts.key in names)
+        if not objects:
+            raise NotFound(f"there is nothing under {_shown(artifact)}: check the prefix")
+    else:
+        facts = await source.head(key)
+        if artifact.etag is not None and (facts.etag or "").strip('"') != artifact.etag.strip('"'):
+            raise ArtifactError(
+                f"{_shown(artifact)} has ETag {facts.etag}, and the model asks for {artifact.etag}"
+            )
+        objects = ((facts, object_name(key) if artifact.compression == "none" else ""),)
+    lines = [[artifact.url.partition("?")[0], artifact.kind, artifact.compression]]
+    lines += [[facts.key, facts.etag or "", str(facts.size)] for facts, _ in objects]
+    return _Plan(objects, hashlib.sha256(json.dumps(lines).encode()).hexdigest())
+
+
+async def _fetch_files(
+    source: ObjectSource, plan: _Plan, folder: Path, connections: int, on_bytes: OnBytes
+) -> int:
+    parts = []
+    for facts, name in plan.objects:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.truncate(facts.size)
+        path.chmod(0o644)
+        parts += [(facts, path, start, end) for start, end in parts_of(facts)]
+    waiting = iter(parts)
+
+    async def work() -> None:
+        for facts, path, start, end in waiting:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                at = start
+                async for chunk in read_resuming(source, facts, start, end, on_bytes):
+                    await asyncio.to_thread(_write_all, descriptor, chunk, at)
+                    at += len(chunk)
+            finally:
+                os.close(descriptor)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(connections, len(parts))):
+            group.create_task(work())
+    return len(plan.objects)
+
+
+async def _fetch_archive(
+    source: ObjectSource, plan: _Plan, folder: Path, connections: int, on_bytes: OnBytes
+) -> int:
+    facts, _ = plan.objects[0]
+    feed = Feed()
+
+    def extract() -> int:
+        try:
+            buffered = io.BufferedReader(feed, 1 << 20)
+            return extract_tar_gz(facts.key, buffered, folder)[0]
+        finally:
+            feed.abandon()
+
+    async def put(chunk: bytes) -> None:
+        if not await asyncio.to_thread(feed.put, chunk):
+            raise _ReaderGone
+
+    extraction = asyncio.get_running_loop().run_in_executor(None, extract)
+    try:
+        await read_in_order(source, facts, connections, on_bytes, put)
+        feed.end()
+    except BaseException as error:
+        feed.abort()
+        # The thread still writes below `folder`: it must have ended before that is removed.
+        await asyncio.wait([extraction])
+        said = extraction.exception()
+        leaf = _first(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(leaf, _ReaderGone) and said is not None:
+            raise said from None
+        raise
+    return await extraction
+
+
+class _ReaderGone(Unavailable):
+    """The extraction has ended early; its own error says why."""
+
+
+def _write_all(descriptor: int, chunk: bytes, offset: int) -> None:
+    view = memoryview(chunk)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _check_room(artifact: ModelArtifact, size: int, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if size + _RESERVE_BYTES > free:
+        raise DiskFull(
+            f"{_shown(artifact)} has {size:,} bytes, {_RESERVE_BYTES:,} are kept free, and "
+            f"the disk of {folder} has {free:,}: make room"
+        )
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+def _shown(artifact: ModelArtifact) -> str:
+    """The URL for messages: a query may be a signature."""
+    return artifact.url.partition("?")[0]

@@ -1,0 +1,170 @@
+"""Extracts a tar.gz while it arrives, and nothing that could leave its directory.
+
+Stricter than tarfile's `data` filter: no member is written through a link, devices and FIFOs are
+refused, links must be relative and may climb only at their beginning. A target of `a/../b` would be
+judged by its text, while the kernel judges it by where link `a` leads.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import tarfile
+from pathlib import Path
+from typing import BinaryIO
+
+from isal import igzip, isal_zlib
+
+from zeropull.errors import ArtifactError
+from zeropull.modelstore.naming import check_part
+
+_COPY_BYTES = 1 << 20
+_MAX_MEMBERS = 1_000_000
+_DAMAGED: tuple[type[Exception], ...] = (
+    tarfile.TarError,
+    EOFError,
+    gzip.BadGzipFile,
+    isal_zlib.error,  # type: ignore[assignment]  # a class, which its stub calls an instance
+)
+
+
+def extract_tar_gz(name: str, source: BinaryIO, into: Path) -> tuple[int, int]:
+    """Extract into the existing, empty directory `into`; returns files and their bytes.
+
+    Blocks. Owners and times of the archive are not kept; modes are, without set-user-ID bits, and
+    everybody may read.
+
+    Raises:
+        ArtifactError: damaged, truncated, or a member that is not allowed.
+        OSError: from the disk.
+    """
+    files = size = 0
+    try:
+        with (
+            igzip.IGzipFile(fileobj=source, mode="rb") as plain,  # type: ignore[no-untyped-call]
+            tarfile.open(fileobj=plain, mode="r|", bufsize=_COPY_BYTES) as archive,
+        ):
+            for count, member in enumerate(archive):
+                if count >= _MAX_MEMBERS:
+                    raise ArtifactError(f"{name} has more than {_MAX_MEMBERS:,} members")
+                written = _extract(name, archive, member, into)
+                files += written is not None
+                size += written or 0
+            # What follows the end mark is read too, so that the check sum is compared.
+            while plain.read(_COPY_BYTES):
+                pass
+    except _DAMAGED as error:
+        raise ArtifactError(
+            f"{name} is truncated, damaged or not a tar.gz ({error}): pack and upload it again"
+        ) from error
+    return files, size
+
+
+def _extract(
+    name: str, archive: tarfile.TarFile, member: tarfile.TarInfo, into: Path
+) -> int | None:
+    parts = [part for part in member.name.split("/") if part not in {"", "."}]
+    if member.name.startswith("/"):
+        raise ArtifactError(f"{name}: member {member.name!r} has an absolute path: pack it again")
+    for part in parts:
+        check_part(member.name, part)
+    if member.isdir():
+        _directory(name, member, into, parts)
+        return None
+    if not parts:
+        raise ArtifactError(f"{name}: a member without a name: pack it again")
+    parent = _directory(name, member, into, parts[:-1])
+    path = parent / parts[-1]
+    _make_room(name, member, path)
+    if member.isreg():
+        return _write(archive, member, path)
+    if member.issym():
+        _symlink(name, member, path, depth=len(parts) - 1)
+        return None
+    if member.islnk():
+        _hard_link(name, member, into, path)
+        return None
+    raise ArtifactError(
+        f"{name}: member {member.name!r} is a device or a FIFO, which no model may bring: "
+        "pack it without"
+    )
+
+
+def _directory(name: str, member: tarfile.TarInfo, into: Path, parts: list[str]) -> Path:
+    """The directory below `into`, made where it is missing; never reached through a link."""
+    path = into
+    for part in parts:
+        path = path / part
+        try:
+            path.mkdir(mode=0o755)
+        except FileExistsError:
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                raise ArtifactError(
+                    f"{name}: member {member.name!r} lies below {part!r}, which is not a directory"
+                ) from None
+    return path
+
+
+def _make_room(name: str, member: tarfile.TarInfo, path: Path) -> None:
+    """A later member of the same name replaces an earlier one, but never a directory."""
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(there.st_mode):
+        raise ArtifactError(
+            f"{name}: member {member.name!r} is both a directory and something else"
+        )
+    path.unlink()
+
+
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    source = archive.extractfile(member)
+    assert source is not None
+    written = 0
+    with os.fdopen(os.open(path, flags, 0o644), "wb", buffering=0) as output:
+        while chunk := source.read(_COPY_BYTES):
+            at = 0
+            while at < len(chunk):
+                at += output.write(chunk[at:])
+            written += at
+        os.fchmod(output.fileno(), (member.mode & 0o755) | 0o444)
+    if written != member.size:
+        raise EOFError(f"{member.name} ends after {written:,} of {member.size:,} bytes")
+    return written
+
+
+def _symlink(name: str, member: tarfile.TarInfo, path: Path, depth: int) -> None:
+    target = member.linkname
+    parts = [part for part in target.split("/") if part not in {"", "."}]
+    climbs = 0
+    while climbs < len(parts) and parts[climbs] == "..":
+        climbs += 1
+    if not target or target.startswith("/") or climbs > depth or ".." in parts[climbs:]:
+        raise ArtifactError(
+            f"{name}: link {member.name!r} leads to {target!r}, outside of the model: "
+            "pack the file itself"
+        )
+    path.symlink_to(target)
+
+
+def _hard_link(name: str, member: tarfile.TarInfo, into: Path, path: Path) -> None:
+    target = into
+    parts = [part for part in member.linkname.split("/") if part not in {"", "."}]
+    try:
+        for index, part in enumerate(parts):
+            check_part(member.name, part)
+            target = target / part
+            mode = target.lstat().st_mode
+            if not (stat.S_ISREG(mode) if index == len(parts) - 1 else stat.S_ISDIR(mode)):
+                raise FileNotFoundError
+        if member.linkname.startswith("/") or not parts:
+            raise FileNotFoundError
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{name}: {member.name!r} is a hard link to {member.linkname!r}, "
+            "which is no file of this archive"
+        ) from None
+    os.link(target, path, follow_symlinks=False)

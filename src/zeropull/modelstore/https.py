@@ -1,0 +1,105 @@
+"""One object at an https:// URL, with ranges where the server has them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from zeropull.errors import AccessDenied, ArtifactError, NotFound, Unavailable, ZeropullError
+from zeropull.modelstore.protocol import ObjectFacts
+from zeropull.modelstore.s3 import brief, changed
+
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_read=30)
+_IDENTITY = {"Accept-Encoding": "identity"}  # ranges and lengths count the object's own bytes
+
+
+class HttpsObject:
+    """The URL may carry a signature in its query, so it never stands whole in a message."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._url = url
+        self._name = f"{parts.scheme}://{parts.hostname}{parts.path}"
+        self._session = aiohttp.ClientSession(
+            timeout=_TIMEOUT, read_bufsize=_CHUNK_BYTES, auto_decompress=False
+        )
+
+    async def head(self, key: str) -> ObjectFacts:
+        # A signed URL is signed for GET alone, so the first byte is asked for instead of HEAD.
+        headers = _IDENTITY | {"Range": "bytes=0-0"}
+        with self._translated():
+            async with self._session.get(self._url, headers=headers) as response:
+                self._check(response)
+                etag = response.headers.get("ETag")
+                if response.status == 206:
+                    total = response.headers.get("Content-Range", "").rpartition("/")[2]
+                    if not total.isdigit():
+                        raise ArtifactError(f"{self._name}: its server does not say its length")
+                    return ObjectFacts(key, int(total), etag)
+                if response.content_length is None:
+                    raise ArtifactError(f"{self._name}: its server does not say its length")
+                return ObjectFacts(key, response.content_length, etag, has_ranges=False)
+
+    async def list_under(self, prefix: str) -> list[ObjectFacts]:
+        raise ArtifactError(f"{self._name} is a single object: a prefix needs an s3:// URL")
+
+    async def stream(self, facts: ObjectFacts, start: int, end: int) -> AsyncIterator[bytes]:
+        headers = dict(_IDENTITY)
+        if facts.has_ranges:
+            headers["Range"] = f"bytes={start}-{end - 1}"
+        if facts.etag is not None and not facts.etag.startswith("W/"):
+            headers["If-Match"] = facts.etag
+        with self._translated():
+            async with self._session.get(self._url, headers=headers) as response:
+                self._check(response)
+                skip = start
+                if response.status == 206:
+                    expected = f"bytes {start}-{end - 1}/{facts.size}"
+                    if response.headers.get("Content-Range") != expected:
+                        raise changed(self._name)
+                    skip = 0
+                elif response.content_length not in {None, facts.size}:
+                    raise changed(self._name)
+                if facts.etag is not None and response.headers.get("ETag") != facts.etag:
+                    raise changed(self._name)
+                async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                    if skip >= len(chunk):
+                        skip -= len(chunk)
+                        continue
+                    yield chunk[skip:]
+                    skip = 0
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def _check(self, response: aiohttp.ClientResponse) -> None:
+        match response.status:
+            case 200 | 206:
+                return
+            case 404 | 410:
+                raise NotFound(f"{self._name} does not exist: check the URL")
+            case 401 | 403:
+                raise AccessDenied(f"{self._name} is refused ({response.status}): sign it anew")
+            case 412 | 416:
+                raise changed(self._name)
+            case status:
+                raise Unavailable(f"{self._name}: its server answers {status}")
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except ZeropullError:
+            raise
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise AccessDenied(
+                f"{self._name}: its server's certificate is not trusted here: install its "
+                "authority's certificate on this machine"
+            ) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            said = brief(error) or type(error).__name__
+            raise Unavailable(f"{self._name} cannot be read: {said}") from error

@@ -1,0 +1,80 @@
+"""Reads ranges of objects however often the connection breaks off, and in order if need be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+
+from zeropull.errors import Unavailable
+from zeropull.modelstore.protocol import ObjectFacts, ObjectSource
+
+PART_BYTES = 8 << 20
+# Waits before the next try; a try that brought bytes starts the row again.
+_RETRY_DELAYS_S = (0.1, 0.5, 1.0, 2.0, 4.0)
+
+OnBytes = Callable[[int], None]
+
+
+def parts_of(facts: ObjectFacts) -> Iterator[tuple[int, int]]:
+    """Start and end of the parts that are read at the same time; one when there are no ranges."""
+    step = PART_BYTES if facts.has_ranges else max(facts.size, 1)
+    for start in range(0, facts.size, step):
+        yield start, min(start + step, facts.size)
+
+
+async def read_resuming(
+    source: ObjectSource, facts: ObjectFacts, start: int, end: int, on_bytes: OnBytes
+) -> AsyncIterator[bytes]:
+    """The bytes from `start` up to `end`, each exactly once.
+
+    Raises:
+        Unavailable: the last of several tries without a single byte failed.
+    """
+    at, failures = start, 0
+    while at < end:
+        try:
+            async with aclosing(source.stream(facts, at, end)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    piece = bytes(chunk[: end - at])
+                    at += len(piece)
+                    failures = 0
+                    on_bytes(len(piece))
+                    yield piece
+            if at < end:
+                raise Unavailable(f"{facts.key} broke off at byte {at:,} of {facts.size:,}")
+        except Unavailable:
+            if failures == len(_RETRY_DELAYS_S):
+                raise
+            await asyncio.sleep(_RETRY_DELAYS_S[failures])
+            failures += 1
+
+
+async def read_in_order(
+    source: ObjectSource,
+    facts: ObjectFacts,
+    connections: int,
+    on_bytes: OnBytes,
+    put: Callable[[bytes], Awaitable[None]],
+) -> None:
+    """Hand the whole object to `put` in order; `connections` parts are on their way at a time."""
+    if not facts.has_ranges or facts.size <= PART_BYTES:
+        async for chunk in read_resuming(source, facts, 0, facts.size, on_bytes):
+            await put(chunk)
+        return
+
+    async def read(start: int, end: int) -> bytes:
+        part = bytearray()
+        async for chunk in read_resuming(source, facts, start, end, on_bytes):
+            part += chunk
+        return bytes(part)
+
+    async with asyncio.TaskGroup() as group:
+        window: deque[asyncio.Task[bytes]] = deque()
+        for start, end in parts_of(facts):
+            window.append(group.create_task(read(start, end)))
+            if len(window) >= connections:
+                await put(await window.popleft())
+        while window:
+            await put(await window.popleft())

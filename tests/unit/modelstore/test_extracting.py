@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import gzip
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.images import Entry, directory, layer_tar, symlink
+from zeropull.errors import ArtifactError
+from zeropull.modelstore.extracting import extract_tar_gz
+
+
+def extract(into: Path, *entries: Entry, cut: int = 0) -> tuple[int, int]:
+    packed = gzip.compress(layer_tar(entries))
+    return extract_tar_gz("m.tar.gz", io.BytesIO(packed[: len(packed) - cut]), into)
+
+
+def test_files_directories_and_harmless_links_are_extracted(tmp_path: Path) -> None:
+    counted = extract(
+        tmp_path,
+        directory("./"),
+        Entry("./weights/a.bin", b"abc", mode=0o4777),
+        Entry("run.sh", b"#!/bin/sh\n", mode=0o755),
+        symlink("weights/latest", "a.bin"),
+        symlink("weights/up", "../run.sh"),
+        Entry("hard", kind="hardlink", link="./weights/a.bin"),
+    )
+    assert counted == (2, 13)
+    assert (tmp_path / "weights/latest").read_bytes() == b"abc"
+    assert (tmp_path / "weights/up").read_bytes() == b"#!/bin/sh\n"
+    assert (tmp_path / "hard").samefile(tmp_path / "weights/a.bin")
+    assert (tmp_path / "weights/a.bin").stat().st_mode & 0o7777 == 0o755
+
+
+def test_a_later_member_replaces_an_earlier_one(tmp_path: Path) -> None:
+    extract(tmp_path, Entry("a", b"1"), Entry("a", b"2"))
+    assert (tmp_path / "a").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [Entry("/etc/passwd", b"x")],
+        [Entry("../x", b"x")],
+        [Entry("a/../../x", b"x")],
+        [symlink("a", "/etc")],
+        [symlink("a", "../outside")],
+        [symlink("d/a", "../../outside")],
+        [symlink("d/here", "."), symlink("d/a", "here/../..")],
+        [symlink("a", "b"), directory("b"), Entry("a/x", b"x")],
+        [Entry("a", kind="hardlink", link="/etc/passwd")],
+        [Entry("a", kind="hardlink", link="../x")],
+        [symlink("s", "f"), Entry("f", b"x"), Entry("a", kind="hardlink", link="s")],
+        [Entry("a", kind="char", device=(1, 3))],
+        [Entry("a", kind="block", device=(8, 0))],
+        [Entry("a", kind="fifo")],
+        [directory("a"), Entry("a", b"x")],
+        [Entry("a", b"x"), Entry("a/b", b"x")],
+        [Entry("x" * 256, b"x")],
+        [Entry(" ", b"x")],
+    ],
+)
+def test_what_could_escape_or_surprise_is_refused(tmp_path: Path, entries: list[Entry]) -> None:
+    into = tmp_path / "into"
+    into.mkdir()
+    with pytest.raises(ArtifactError):
+        extract(into, *entries)
+    assert list(tmp_path.iterdir()) == [into]
+
+
+@pytest.mark.parametrize("cut", [1, 8, 300, 900])
+def test_a_truncated_archive_is_refused(tmp_path: Path, cut: int) -> None:
+    with pytest.raises(ArtifactError, match="truncated"):
+        extract(tmp_path, Entry("a", os.urandom(1000)), cut=cut)
+
+
+@pytest.mark.parametrize("content", [b"", b"not gzip at all", gzip.compress(b"not a tar" * 100)])
+def test_what_is_not_a_tar_gz_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(ArtifactError):
+        extract_tar_gz("m.tar.gz", io.BytesIO(content), tmp_path)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(layer_tar([Entry("a", os.urandom(5000))])))
+    packed[2500] ^= 1
+    with pytest.raises(ArtifactError):
+        extract_tar_gz("m.tar.gz", io.BytesIO(bytes(packed)), tmp_path)
