@@ -1,0 +1,1 @@
+"""Commands; the only reader of flags, environment and configuration files."""

@@ -62,7 +62,7 @@ def build_assignment(
             manifest_digest=copy.manifest_digest,
             path=image_path,
             registry=registry_access(container.image),
-            wait_for_generation=copy.manifest_digest in waiting,
+            wait_for_generation=(image_path is ImagePath.AUTO and copy.manifest_digest in waiting),
         )
         copies.append(
             _copy(copy, container, variant, instance, region, shape, simulate_accelerators, buckets)

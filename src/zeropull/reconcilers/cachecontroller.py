@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from zeropull.controlapi.exchange import Exchange
+from zeropull.controlapi.messages import ImagePath
 from zeropull.errors import DiskFull, NotFound, ZeropullError
+from zeropull.imagecache.generations import GenerationStore
+from zeropull.imagecache.layout import generation_layer, layer_directory
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.protocol import Provider, Volume
 from zeropull.reconcilers.cacheplan import (
@@ -38,34 +42,6 @@ PURGED_RECORDS = 100  # proofs of purges that are kept
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedGeneration:
-    path: Path
-    index_digest: str
-    size_bytes: int
-
-
-class Generations(Protocol):
-    """What the controller needs of the generations on disk."""
-
-    async def build(
-        self,
-        endpoint_uid: str,
-        number: int,
-        images: list[ResolvedImage],
-        collect: Callable[[str, Path], Awaitable[None]],
-        previous: list[Path],
-    ) -> PublishedGeneration:
-        """Build and publish; `collect` brings a layer that no previous generation has in good
-        order. Idempotent by number. Raises DiskFull with the arithmetic."""
-
-    async def remove(self, endpoint_uid: str, number: int) -> int:
-        """Unlink one generation; returns the bytes that came free."""
-
-    async def purge(self, endpoint_uid: str) -> int:
-        """Unlink everything of the endpoint; returns the bytes that came free."""
-
-
 class CacheController:
     """One for all endpoints; `reconcile` never waits, its effects run beside it."""
 
@@ -74,7 +50,7 @@ class CacheController:
         store: Store,
         exchange: Exchange,
         provider: Provider,
-        generations: Generations,
+        generations: GenerationStore,
         *,
         image: Callable[[str, str], Awaitable[ResolvedImage]],
         has_accelerators: Callable[[str], bool],
@@ -189,6 +165,7 @@ class CacheController:
         complete: dict[str, frozenset[str]] = {}
         failed: dict[str, frozenset[str]] = {}
         dropped: set[str] = set()
+        bad: set[str] = set()
         newest = record.newest_published
         for instance in view.instances:
             name = instance.instance_id
@@ -198,7 +175,12 @@ class CacheController:
                 continue
             images = received.report.images
             complete[name] = frozenset(i.manifest_digest for i in images if i.complete)
-            failed[name] = frozenset(i.manifest_digest for i in images if i.failure is not None)
+            failed[name] = frozenset(
+                i.manifest_digest
+                for i in images
+                if i.failure is not None or (i.path == ImagePath.CONTAINERD and not i.complete)
+            )
+            bad.update(chain for i in images for chain in i.dropped_layers)
             if newest and newest.number in {v.generation for v in instance.volumes}:
                 # Only of launches after it was published: an older volume's damage is history.
                 dropped.update(chain for i in images for chain in i.dropped_layers)
@@ -210,6 +192,7 @@ class CacheController:
             complete=complete,
             failed=failed,
             dropped=frozenset(dropped),
+            bad_layers=frozenset(bad),
             before=self._pullers.get(view.endpoint.uid, {}),
             is_building=f"build {view.endpoint.uid}" in self._tasks,
         )
@@ -236,24 +219,9 @@ class CacheController:
             builder_instance_id=build.sources[0] if build.sources else None,
         )
         self._save(uid, building)
-        previous = [
-            Path(g.path)
-            for g in reversed(record.generations)
-            if g.path and g.state in (GenerationState.PUBLISHED, GenerationState.CONDEMNED)
-        ]
-
-        async def collect(chain_id: str, into: Path) -> None:
-            for instance_id in build.sources:
-                try:
-                    await self._provider.collect_layer(instance_id, chain_id, into)
-                    return
-                except NotFound:
-                    continue
-            raise NotFound(f"no node of the endpoint has layer {chain_id}")
-
         try:
             images = [await self._image(ref, digest) for digest, ref in build.images.items()]
-            published = await self._generations.build(uid, number, images, collect, previous)
+            volume = await self._publish(uid, record, build, images)
         except DiskFull as error:
             self._save(uid, replace(building, state=GenerationState.REFUSED, message=error.reason))
             log.warning("image cache refused", endpoint=record.endpoint, reason=error.reason)
@@ -263,24 +231,70 @@ class CacheController:
             self._not_before_s[uid] = self._clock() + REBUILD_DELAY_S
             log.warning("image cache not built", endpoint=record.endpoint, reason=error.reason)
             return
+        if volume.generation != number:
+            self._forget(uid, {number})  # published before a crash, or numbers of a lost record
+        size_bytes = await asyncio.to_thread(self._generations.used_bytes, uid)
         self._save(
             uid,
             replace(
                 building,
+                number=volume.generation,
                 state=GenerationState.PUBLISHED,
-                path=str(published.path),
-                index_digest=published.index_digest,
-                size_bytes=published.size_bytes,
+                path=str(volume.path),
+                index_digest=volume.index_digest,
+                size_bytes=size_bytes,
                 published_s=self._clock(),
             ),
         )
         log.info(
             "image cache published",
             endpoint=record.endpoint,
-            generation=number,
+            generation=volume.generation,
             images=len(build.images),
-            size_bytes=published.size_bytes,
+            size_bytes=size_bytes,
         )
+
+    async def _publish(
+        self, uid: str, record: ImageCacheRecord, build: Build, images: list[ResolvedImage]
+    ) -> Volume:
+        """Collect what no good generation has, and publish."""
+        store = self._generations
+        damaged = [g for g in record.generations if g.state is GenerationState.CONDEMNED]
+        damaged = damaged if record.newest_published is None else []
+        chains = list(dict.fromkeys(c for image in images for c in image.chain_ids))
+        with store.staging(uid) as staging:
+            layers: dict[str, Path] = {}
+            for chain_id in chains:
+                into = layer_directory(staging, chain_id)
+                if damaged and chain_id not in build.bad_layers:
+                    for generation in damaged:
+                        source = generation_layer(Path(generation.path), chain_id)
+                        if source.is_dir():
+                            await asyncio.to_thread(link_layer, source, into)
+                            layers[chain_id] = into
+                            break
+                if chain_id in layers:
+                    continue
+                if not damaged and await asyncio.to_thread(store.has_layer, uid, chain_id):
+                    continue
+                await self._collect(build.sources, chain_id, into)
+                layers[chain_id] = into
+            # A damaged generation must not be found, nor give layers, any more. Nodes that have
+            # it mounted keep its files until they unmount.
+            for generation in damaged:
+                await asyncio.to_thread(store.remove, uid, generation.number)
+            return await asyncio.to_thread(
+                functools.partial(store.build, uid, images, layers, created_at=self._clock())
+            )
+
+    async def _collect(self, instance_ids: tuple[str, ...], chain_id: str, into: Path) -> None:
+        for instance_id in instance_ids:
+            try:
+                await self._provider.collect_layer(instance_id, chain_id, into)
+                return
+            except NotFound:
+                continue
+        raise NotFound(f"no node of the endpoint has pulled layer {chain_id}")
 
     async def _attach(self, instance_id: str, generation: GenerationRecord) -> None:
         volume = Volume(generation.number, Path(generation.path), generation.index_digest)
@@ -304,9 +318,11 @@ class CacheController:
 
     async def _remove(self, uid: str, numbers: tuple[int, ...]) -> None:
         for number in numbers:
-            freed = await self._generations.remove(uid, number)
+            gone = await asyncio.to_thread(self._generations.remove, uid, number)
             self._forget(uid, {number})
-            log.info("generation removed", endpoint_uid=uid, generation=number, freed_bytes=freed)
+            log.info(
+                "generation removed", endpoint_uid=uid, generation=number, freed_bytes=gone.bytes
+            )
 
     async def _purge(self, record: ImageCacheRecord) -> None:
         uid = record.endpoint_uid
@@ -323,7 +339,7 @@ class CacheController:
         if build is not None:
             build.cancel()
             await asyncio.gather(build, return_exceptions=True)
-        freed = await self._generations.purge(uid)
+        gone = await asyncio.to_thread(self._generations.purge, uid)
         self._store.update(
             ImageCacheRecord,
             uid,
@@ -331,14 +347,14 @@ class CacheController:
                 r,
                 state=CacheState.PURGED,
                 purged_s=self._clock(),
-                freed_bytes=r.freed_bytes + freed,
+                freed_bytes=r.freed_bytes + gone.bytes,
                 generations=(),
                 wanted_images=(),
             ),
         )
         self._pullers.pop(uid, None)
         self._not_before_s.pop(uid, None)
-        log.info("image cache purged", endpoint=record.endpoint, freed_bytes=freed)
+        log.info("image cache purged", endpoint=record.endpoint, freed_bytes=gone.bytes)
         self._exchange.reported.set()
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -371,3 +387,10 @@ class CacheController:
         ]
         for record in sorted(purged, key=lambda r: r.purged_s or 0.0)[:-PURGED_RECORDS]:
             self._store.delete(ImageCacheRecord, record.key)
+
+
+def link_layer(source: Path, into: Path) -> None:
+    """Hard links of a layer's files in the new directory `into`, on the same disk."""
+    into.mkdir(parents=True)
+    for file in source.iterdir():
+        (into / file.name).hardlink_to(file)

@@ -30,6 +30,7 @@ class CacheView:
     complete: Mapping[str, frozenset[str]] = field(default_factory=dict)
     failed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
+    bad_layers: frozenset[str] = frozenset()  # the same of whatever generation
     before: Mapping[str, str] = field(default_factory=dict)
     is_building: bool = False
 
@@ -42,6 +43,7 @@ class Build:
     images: Mapping[str, str]
     sources: tuple[str, ...]
     reason: str
+    bad_layers: frozenset[str] = frozenset()  # not to be taken from an older generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ def _build(
         (i for i, done in view.complete.items() if done & frozenset(images)),
         key=lambda i: (-len(view.complete[i] & frozenset(ready)), i),
     )
-    return Build(images, tuple(sources), f"{len(ready)} image(s) that no generation holds")
+    reason = f"{len(ready)} image(s) that no generation holds"
+    return Build(images, tuple(sources), reason, view.bad_layers)
 
 
 def _to_attach(view: CacheView, newest: GenerationRecord | None) -> tuple[str, ...]:

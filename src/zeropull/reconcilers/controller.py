@@ -60,6 +60,7 @@ class Outside:
     resolve: Callable[[str], Awaitable[ResolvedImage]]
     shape: Callable[[str], MachineShape]  # by instance type; raises InvalidInput
     registry_access: Callable[[str], RegistryAccess | None]  # by image reference
+    prepare: Callable[[Endpoint], Awaitable[None]]  # before its instances are launched or healed
     clock: Callable[[], float] = time.time
 
 
@@ -96,6 +97,7 @@ class Controller:
             resolve=outside.resolve,
             shape=outside.shape,
             volumes=caches.volumes_for,
+            prepare=outside.prepare,
             settings=settings.endpoints,
             node_disk_bytes=settings.fleet.node_disk_bytes,
             clock=self._clock,
@@ -156,6 +158,8 @@ class Controller:
 
     async def _list_and_mend(self) -> None:
         """Ask what is there; end what the store does not know; heal what it does."""
+        for stored in self._store.select(Endpoint):
+            await self._outside.prepare(stored.document)
         asked_s = self._clock()
         found = {p.instance_id for p in await self._provider.list_instances()}
         known = {s.document.instance_id: s.document for s in self._store.select(Instance)}

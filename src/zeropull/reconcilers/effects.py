@@ -44,6 +44,7 @@ class Effects:
         resolve: Resolve,
         shape: Callable[[str], MachineShape],
         volumes: Callable[[Instance], tuple[Volume, ...]],
+        prepare: Callable[[Endpoint], Awaitable[None]],
         settings: EndpointSettings,
         node_disk_bytes: int | None,
         clock: Callable[[], float],
@@ -55,6 +56,7 @@ class Effects:
         self._resolve = resolve
         self._shape = shape
         self._volumes = volumes
+        self._prepare = prepare
         self._settings = settings
         self._node_disk_bytes = node_disk_bytes
         self._clock = clock
@@ -81,7 +83,7 @@ class Effects:
             case Effect.RESOLVE:
                 work = self._resolve_deployment(endpoint_key, action.target)
             case Effect.LAUNCH:
-                work = self._launch(action.target)
+                work = self._launch(endpoint_key, action.target)
             case Effect.TERMINATE:
                 work = self._terminate(action.target)
         task = asyncio.create_task(work, name=f"{action.effect} {action.target}")
@@ -102,7 +104,7 @@ class Effects:
 
     # ------------------------------------------------------------------------------------ launching
 
-    async def _launch(self, instance_id: str) -> None:
+    async def _launch(self, endpoint_key: str, instance_id: str) -> None:
         began_s = self._clock()
         instance = self._store.update(
             Instance,
@@ -123,6 +125,7 @@ class Effects:
             },
         )
         try:
+            await self._prepare(self._store.require(Endpoint, endpoint_key).document)
             provided = await self._provider.launch(request)
         except ZeropullError as error:
             self._refused(instance_id, error)

@@ -1,0 +1,218 @@
+"""The `zeropull` command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from zeropull import __version__
+from zeropull.cli.config import load_settings
+from zeropull.cli.connection import connection_lines
+from zeropull.cli.doctor import run_doctor
+from zeropull.cli.logs import follow_logs
+from zeropull.cli.status import show_explanation, show_status
+from zeropull.cli.timeline import draw_timeline
+from zeropull.cli.timelinepage import render_page
+from zeropull.daemons.supervisor import (
+    Supervisor,
+    admin_call,
+    supervisor_pid,
+    with_token,
+    write_settings,
+)
+from zeropull.errors import Unavailable, ZeropullError
+from zeropull.resources.settings import Settings
+from zeropull.telemetry import configure_logging
+
+ADMIN_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 180.0
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Serve models behind the SageMaker inference API on machines of your own.",
+)
+Config = Annotated[Path | None, typer.Option(help="TOML file; default /etc/zeropull/zeropull.toml")]
+StateDir = Annotated[Path | None, typer.Option(help="state directory")]
+Account = Annotated[str | None, typer.Option(help="account id; default: the configured one")]
+Name = Annotated[str, typer.Argument(metavar="ENDPOINT")]
+Json = Annotated[bool, typer.Option("--json", help="print data instead")]
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    state_dir: StateDir = None,
+    host: Annotated[str | None, typer.Option(help="address of the client port")] = None,
+    port: Annotated[int | None, typer.Option(help="client port, 0 = any free one")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error")] = None,
+) -> None:
+    """Start everything. Ctrl-C tears it down; SIGTERM detaches, the next start adopts."""
+    flags = {"serve.host": host, "serve.port": port, "serve.log_level": log_level}
+    settings = _settings(config, state_dir, **flags)
+    _require_root("serve")
+    configure_logging("supervisor", level=settings.serve.log_level)
+
+    def announce(address: str) -> None:
+        for line in connection_lines(settings, address):
+            print(line)
+        sys.stdout.flush()
+
+    asyncio.run(Supervisor(settings, announce).run())
+
+
+@app.command()
+def stop(config: Config = None, state_dir: StateDir = None) -> None:
+    """End everything that `serve` started, also what a crash has left. Endpoints are kept."""
+    settings = _settings(config, state_dir)
+    _require_root("stop")
+    pid = supervisor_pid(settings.run_dir)
+    if pid is not None:
+        os.kill(pid, signal.SIGINT)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while supervisor_pid(settings.run_dir) == pid:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"process {pid} has not stopped within {STOP_TIMEOUT_S:.0f} s")
+            time.sleep(0.05)
+        return
+    if not settings.database.exists():
+        return
+    from zeropull.daemons import controlplane
+
+    write_settings(with_token(settings))
+    controlplane.main(["--settings", str(settings.settings_file), "--teardown"])
+
+
+@app.command()
+def status(config: Config = None, state_dir: StateDir = None, as_json: Json = False) -> None:
+    """Endpoints, instances, copies and image caches."""
+    found = _admin(_settings(config, state_dir), "status")
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show_status(found, Console())
+
+
+@app.command()
+def explain(endpoint: Name, config: Config = None, state_dir: StateDir = None) -> None:
+    """Why the endpoint is in its state, and why each instance was wanted."""
+    show_explanation(_admin(_settings(config, state_dir), "status"), endpoint, Console())
+
+
+@app.command()
+def timeline(
+    endpoint: Name,
+    config: Config = None,
+    state_dir: StateDir = None,
+    account: Account = None,
+    as_json: Json = False,
+    html: Annotated[Path | None, typer.Option(help="write one self-contained page")] = None,
+) -> None:
+    """Every launch of the endpoint, stage by stage."""
+    settings = _settings(config, state_dir)
+    query = f"?account={account}" if account else ""
+    data = _admin(settings, f"endpoints/{endpoint}/timeline{query}")
+    if as_json:
+        print(json.dumps(data, indent=2))
+    elif html is not None:
+        html.write_text(render_page(data, time.time()), encoding="utf-8")
+    else:
+        draw_timeline(data, Console(), time.time())
+
+
+@app.command()
+def logs(
+    endpoint: Name,
+    config: Config = None,
+    state_dir: StateDir = None,
+    account: Account = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as lines come")] = False,
+) -> None:
+    """What the endpoint's containers wrote to stdout and stderr."""
+    settings = _settings(config, state_dir)
+    query = f"?account={account}" if account else ""
+    path = f"endpoints/{endpoint}/logs{query}"
+    with contextlib.suppress(KeyboardInterrupt):
+        follow_logs(lambda: _admin(settings, path)["copies"], sys.stdout, follow=follow)
+
+
+@app.command()
+def doctor(config: Config = None, state_dir: StateDir = None, as_json: Json = False) -> None:
+    """Check this machine: what is short, what it costs and how to mend it."""
+    settings = _settings(config, state_dir)
+    raise typer.Exit(run_doctor(settings, as_json=as_json))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main() -> None:
+    """Run the command; an error of ours is one sentence and exit code 1."""
+    with _errors_as_sentences():
+        app()
+
+
+def _settings(config: Path | None, state_dir: Path | None, **flags: Any) -> Settings:
+    return load_settings(
+        config=config,
+        environment=os.environ,
+        flags={"serve.state_dir": str(state_dir) if state_dir else None, **flags},
+    )
+
+
+def _require_root(command: str) -> None:
+    if not sys.platform.startswith("linux"):
+        raise Unavailable(
+            f"`zeropull {command}` needs Linux: containers and EROFS mounts are the kernel's"
+        )
+    if os.geteuid() != 0:
+        raise Unavailable(
+            f"`zeropull {command}` needs root, for network namespaces, mounts and containerd: "
+            "run it with sudo"
+        )
+
+
+def _admin(settings: Settings, path: str) -> Any:
+    _require_root("status")
+    return json.loads(asyncio.run(admin_call(settings, "GET", path, timeout_s=ADMIN_TIMEOUT_S)))
+
+
+@contextlib.contextmanager
+def _errors_as_sentences() -> Iterator[None]:
+    try:
+        yield
+    except ZeropullError as error:
+        print(f"zeropull: {error.reason}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except BaseExceptionGroup as group:
+        ours = _first_of_ours(group)
+        if ours is None:
+            raise
+        print(f"zeropull: {ours.reason}", file=sys.stderr)
+        raise SystemExit(1) from group
+
+
+def _first_of_ours(group: BaseExceptionGroup[BaseException]) -> ZeropullError | None:
+    matching = group.subgroup(ZeropullError)
+    error: BaseException | None = matching
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, ZeropullError) else None
+
+
+if __name__ == "__main__":
+    main()

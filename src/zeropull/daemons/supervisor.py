@@ -1,0 +1,235 @@
+"""`zeropull serve`: starts the control plane and the gateway and keeps them alive.
+
+SIGINT tears everything down, SIGTERM detaches: containers keep running, and the next start adopts
+them. The children get SIGTERM when the supervisor is killed, so that they detach with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from zeropull.errors import Conflict, Unavailable
+from zeropull.resources.settings import Settings
+from zeropull.telemetry import get_logger
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 45.0  # above the gateway's grace for requests in flight
+TEARDOWN_TIMEOUT_S = 120.0
+MIN_RESTART_S, MAX_RESTART_S = 0.2, 10.0
+LONG_RUN_S = 60.0  # a child that lived this long starts its backoff anew
+_PR_SET_PDEATHSIG = 1
+
+log = get_logger(__name__)
+
+
+class Supervisor:
+    """One `zeropull serve`. `run` returns when a signal has ended it."""
+
+    def __init__(self, settings: Settings, announce: Callable[[str], None]) -> None:
+        """`announce` is called once, with the client address, when everything answers."""
+        self._settings = with_token(settings)
+        self._announce = announce
+        self._signal: signal.Signals | None = None
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        run_dir = self._settings.run_dir
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _only_one(run_dir / "supervisor.pid"):
+            self._handle_signals()
+            (run_dir / "address").unlink(missing_ok=True)
+            write_settings(self._settings)
+            async with asyncio.TaskGroup() as tasks:
+                control = tasks.create_task(self._keep("controlplane"))
+                if await self._answers():
+                    gateway = tasks.create_task(self._keep("gateway"))
+                    announcer = tasks.create_task(self._announce_address())
+                    await self._stop.wait()
+                    announcer.cancel()
+                    gateway.cancel()
+                    await asyncio.wait({gateway})
+                await self._tear_down_if_asked()
+                control.cancel()
+        if self._signal is signal.SIGINT:
+            shutil.rmtree(run_dir, ignore_errors=True)
+
+    # ------------------------------------------------------------------------------ private
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._signalled, number)
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if self._signal is None:
+            log.info("stopping", signal=number.name)
+            self._signal = number
+        self._stop.set()
+
+    async def _keep(self, name: str) -> None:
+        """Run the child until cancelled; start it again, with backoff, when it ends by itself."""
+        delay_s = MIN_RESTART_S
+        loop = asyncio.get_running_loop()
+        while True:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                f"zeropull.daemons.{name}",
+                "--settings",
+                str(self._settings.settings_file),
+                stdin=asyncio.subprocess.DEVNULL,
+                # Ctrl-C in a terminal reaches the whole group: only the supervisor is to see it.
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+            began_s = loop.time()
+            try:
+                code = await process.wait()
+            except asyncio.CancelledError:
+                await asyncio.shield(_end(process, name))
+                raise
+            if loop.time() - began_s >= LONG_RUN_S:
+                delay_s = MIN_RESTART_S
+            log.error("process died", name=name, code=code, restart_in_s=delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(MAX_RESTART_S, delay_s * 2)
+
+    async def _answers(self) -> bool:
+        """Wait until the control plane answers; False when a signal came first."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + START_TIMEOUT_S
+        while not self._stop.is_set():
+            try:
+                await admin_call(self._settings, "GET", "status", timeout_s=5.0)
+                return True
+            except Unavailable:
+                if loop.time() > deadline:
+                    raise
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await self._stop.wait()
+        return False
+
+    async def _announce_address(self) -> None:
+        path = self._settings.run_dir / "address"
+        while not path.exists():  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.05)
+        self._announce(path.read_text(encoding="ascii").strip())
+
+    async def _tear_down_if_asked(self) -> None:
+        if self._signal is not signal.SIGINT:
+            return
+        try:
+            await admin_call(self._settings, "POST", "teardown", timeout_s=TEARDOWN_TIMEOUT_S)
+        except Unavailable as error:
+            log.error("teardown failed", reason=error.reason)
+
+
+async def admin_call(settings: Settings, method: str, path: str, *, timeout_s: float) -> bytes:
+    """Call /v1/admin/`path` on the control plane's socket and return the body.
+
+    Raises:
+        Unavailable: it does not answer, or not with success; the message has its answer.
+    """
+    connector = aiohttp.UnixConnector(str(settings.control_socket))
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    try:
+        async with (
+            aiohttp.ClientSession("http://control", connector=connector, timeout=timeout) as client,
+            client.request(method, f"/v1/admin/{path}") as answer,
+        ):
+            body = await answer.read()
+            if answer.status >= 400:
+                raise Unavailable(body.decode(errors="replace") or f"HTTP {answer.status}")
+            return body
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise Unavailable(
+            f"the control plane of {settings.state_dir} does not answer on "
+            f"{settings.control_socket}: is `zeropull serve` running?"
+        ) from error
+
+
+def with_token(settings: Settings) -> Settings:
+    """The settings with the gateway's token, which is kept in S/gateway.token."""
+    path = settings.state_dir / "gateway.token"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        temporary = path.with_name(".gateway.token")
+        temporary.unlink(missing_ok=True)
+        temporary.touch(mode=0o600)
+        temporary.write_text(secrets.token_hex(32), encoding="ascii")
+        temporary.replace(path)
+    return replace(settings, gateway_token=path.read_text(encoding="ascii"))
+
+
+def write_settings(settings: Settings) -> None:
+    """R/settings.json, which has secrets: readable by its owner only."""
+    settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = settings.settings_file
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=0o600)
+    temporary.write_bytes(msgspec.json.encode(settings))
+    temporary.replace(path)
+
+
+def supervisor_pid(run_dir: Path) -> int | None:
+    """The process that supervises this run directory, None when none does."""
+    path = run_dir / "supervisor.pid"
+    try:
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return int(file.read() or b"0") or None
+    except FileNotFoundError:
+        pass
+    return None
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Conflict(
+                "another `zeropull serve` runs with this state directory: stop it with "
+                "`zeropull stop`, or use another --state-dir"
+            ) from error
+        os.ftruncate(fd, 0)
+        os.write(fd, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(fd)
+
+
+async def _end(process: asyncio.subprocess.Process, name: str) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await process.wait()
+    except TimeoutError:
+        log.error("process killed, it did not stop", name=name, seconds=STOP_TIMEOUT_S)
+        process.kill()
+        await process.wait()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

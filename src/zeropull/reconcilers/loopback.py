@@ -1,0 +1,53 @@
+"""Which services of the host's loopback an endpoint's nodes must reach. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from zeropull.errors import InvalidInput
+from zeropull.oci.references import parse_reference
+from zeropull.resources.endpoints import Endpoint
+from zeropull.resources.settings import BucketSettings
+
+
+def loopback_ports(endpoint: Endpoint, buckets: Mapping[str, BucketSettings]) -> frozenset[int]:
+    """TCP ports of registries and model stores that are on 127.0.0.1 or localhost."""
+    found: set[int | None] = set()
+    for deployment in (endpoint.current, endpoint.pending):
+        for variant in deployment.variants if deployment else ():
+            for container in variant.containers:
+                found.add(_registry_port(container.image))
+                for source in container.sources:
+                    url = urlsplit(source.url)
+                    bucket = buckets.get(url.netloc)
+                    if url.scheme != "s3":
+                        found.add(_url_port(source.url))
+                    elif bucket is not None and bucket.endpoint:
+                        found.add(_url_port(bucket.endpoint))
+    return frozenset(port for port in found if port)
+
+
+def _registry_port(image: str) -> int | None:
+    try:
+        registry = parse_reference(image).registry
+    except InvalidInput:
+        return None
+    return _url_port(f"//{registry}", default=80)
+
+
+def _url_port(text: str, default: int | None = None) -> int | None:
+    url = urlsplit(text)
+    if not _is_loopback(url.hostname or ""):
+        return None
+    return url.port or default or (443 if url.scheme == "https" else 80)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
