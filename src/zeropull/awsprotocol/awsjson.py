@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from botocore.model import Shape
 
 from zeropull.awsprotocol.faults import ApiFault
+
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse_body(body: bytes) -> Any:
@@ -21,7 +24,10 @@ def parse_body(body: bytes) -> Any:
     if not body:
         return {}
     try:
-        return json.loads(body, object_pairs_hook=_without_doubles, parse_constant=_no_constant)
+        value = json.loads(body, object_pairs_hook=_without_doubles, parse_constant=_no_constant)
+        if _ESCAPED_SURROGATE.search(body):
+            json.dumps(value, ensure_ascii=False).encode()  # half a pair is no character
+        return value
     except (ValueError, RecursionError) as error:
         raise ApiFault("SerializationException", f"The body is not valid JSON: {error}") from error
 

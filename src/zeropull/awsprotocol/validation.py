@@ -201,17 +201,17 @@ def _scalar(shape: Shape, raw: Any, path: str, is_text: bool) -> Any:
     kind = shape.type_name
     if is_text and isinstance(raw, str):
         raw = _from_text(kind, raw, path)
-    is_number = isinstance(raw, int | float) and not isinstance(raw, bool)
+    is_number = isinstance(raw, int | float) and not isinstance(raw, bool) and _is_finite(raw)
     match kind:
         case "string" | "character" if isinstance(raw, str):
             return raw
         case "boolean" if isinstance(raw, bool):
             return raw
-        case "integer" | "long" if is_number and math.isfinite(raw) and raw == int(raw):
+        case "integer" | "long" if is_number and raw == int(raw):
             bits = 31 if kind == "integer" else 63
             if -(2**bits) <= raw < 2**bits:
                 return int(raw)
-        case "float" | "double" if is_number and math.isfinite(raw):
+        case "float" | "double" if is_number:
             return float(raw)
         case "float" | "double" if raw in ("NaN", "Infinity", "-Infinity"):
             return float(raw)
@@ -235,6 +235,14 @@ _KIND_NAMES = {
     "timestamp": "a time in seconds since the epoch",
     "blob": "base64 text",
 }
+
+
+def _is_finite(raw: float) -> bool:
+    """As a double: JSON can spell integers that no double holds."""
+    try:
+        return math.isfinite(raw)
+    except OverflowError:
+        return False
 
 
 def _from_text(kind: str, text: str, path: str) -> Any:

@@ -31,6 +31,8 @@ def container_of(definition: dict[str, Any], where: str) -> ContainerSpec:
         raise InvalidInput(
             f"{where}.Environment has {size} bytes; at most {MAX_ENVIRONMENT_BYTES} are allowed."
         )
+    if any("\0" in value for value in environment.values()):
+        raise InvalidInput(f"{where}.Environment has a value with a NUL character.")
     sources = [*_main_sources(definition, where)]
     channels = set()
     for number, channel in enumerate(definition.get("AdditionalModelDataSources", []), start=1):
