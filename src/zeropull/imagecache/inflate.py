@@ -8,10 +8,11 @@ import queue
 import threading
 import zlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import zstandard
 from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
 from zeropull.errors import ImageError, IntegrityError, Unavailable
 
@@ -186,7 +187,7 @@ def open_compressed(blob: BlobReader) -> _Readable:
 
 _DAMAGE: tuple[type[Exception], ...] = (
     EOFError,
-    isal_zlib.error,
+    cast(type[Exception], IsalError),  # its stub takes it for an instance
     zlib.error,
     zstandard.ZstdError,
     gzip.BadGzipFile,

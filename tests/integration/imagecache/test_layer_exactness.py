@@ -1,0 +1,266 @@
+"""The mounted layers against containerd's own unpack of the same image, and against fsck.erofs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import random
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.layers import (
+    describe_tree,
+    image_of,
+    member,
+    open_bytes,
+    tar_of,
+    write_oci_archive,
+)
+from zeropull.imagecache.convert import pull_layers
+from zeropull.imagecache.layout import layer_directory
+from zeropull.imagecache.mount import mount_layer, unmount
+from zeropull.oci.images import ResolvedImage
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+
+REG, DIR, SYM, LNK = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+CHR, BLK, FIFO = tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE
+CAPABILITY = "\x01\x00\x00\x02\x00\x04\x00\x00" + "\x00" * 12
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def base_layer() -> bytes:
+    return tar_of(
+        member("./", DIR, mode=0o700),
+        member("etc", DIR, mode=0o750, uid=70000, gid=4_000_000_000, xattrs={"user.who": "lower"}),
+        member("etc/passwd", data=b"root\n" * 3000, mode=0o4755, mtime=1234567890.123456789),
+        member("etc/linked", LNK, linkname="etc/passwd", mode=0o640, uid=5),
+        member("etc/abs", SYM, linkname="/usr/share"),
+        member("etc/long", SYM, linkname="x/" * 1500 + "y"),
+        member("usr/share/implied/deep/file", data=b"x"),
+        member("dev/null", CHR, devmajor=1, devminor=3, mode=0o666),
+        member("dev/big", BLK, devmajor=259, devminor=70000),
+        member("run/pipe", FIFO, mode=0o600),
+        member("bin/ping", data=b"p" * 4096, xattrs={"security.capability": CAPABILITY}),
+        member("n" * 200 + "/" + "m" * 255, data=b"long names"),
+        member("old", data=b"", mtime=-5),
+        member("far", data=b"", mtime=10**11),
+        member("sticky", DIR, mode=0o1777),
+        member("\udcff\udcfenot-utf8", data=b"bytes"),
+        member("-x"),
+        member("+x"),
+        member("!x"),
+        member("twice", data=b"first"),
+        member("twice", data=b"the last wins"),
+        member("was-dir", DIR),
+        member("was-dir/child"),
+        member("was-dir", data=b"now a file"),
+        member("opaque/a", data=b"a"),
+        member("opaque/b", data=b"b"),
+        member("gone/x", data=b"1"),
+        member("link-to-dir", SYM, linkname="usr"),
+        member("../../escape", data=b"contained"),
+        member("/absolute", data=b"contained"),
+        member("through", SYM, linkname="/../../etc"),
+        member("through/inside", data=b"in etc"),
+        member("wide", DIR),
+        *(member(f"wide/{i:06}-{'w' * (i % 50)}", data=b"%d" % i) for i in range(2000)),
+        member("exact-4096", data=b"e" * 4096),
+        member("exact-8192", data=b"e" * 8192),
+        member("large", data=random.Random(1).randbytes(3_000_001)),
+    )
+
+
+def upper_layer() -> bytes:
+    return tar_of(
+        member("etc/new", data=b"in an implied directory"),
+        member("etc/.wh.abs"),
+        member(".wh.gone"),
+        member("opaque/.wh..wh..opq"),
+        member("opaque/c", data=b"c"),
+        member("link-to-dir/hidden", data=b"replaces the symlink"),
+        member("usr/share/implied/deep/file", data=b"changed"),
+        member("wide/000001-w", data=b"changed"),
+        member("sticky", DIR, mode=0o711, xattrs={"user.a": "b"}),
+    )
+
+
+@contextlib.contextmanager
+def private_containerd(directory: Path) -> Iterator[Path]:
+    """A containerd with its own folders; yields its socket."""
+    socket = directory / "c.sock"
+    config = directory / "config.toml"
+    config.write_text(
+        f'version = 2\nroot = "{directory}/root"\nstate = "{directory}/state"\n'
+        'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+        f'[grpc]\naddress = "{socket}"\n'
+        f'[ttrpc]\naddress = "{socket}.ttrpc"\n'
+    )
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(["containerd", "-c", str(config)], stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 30
+        while subprocess.run(
+            ["ctr", "-a", str(socket), "version"], capture_output=True, check=False
+        ).returncode:
+            assert process.poll() is None and time.monotonic() < deadline, (
+                directory / "log"
+            ).read_text()
+        yield socket
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextlib.contextmanager
+def overlay(lowers: list[Path], target: Path) -> Iterator[Path]:
+    target.mkdir()
+    if len(lowers) == 1:
+        yield lowers[0]
+        return
+    options = "lowerdir=" + ":".join(map(str, reversed(lowers)))
+    assert _libc.mount(b"overlay", os.fsencode(target), b"overlay", 1, options.encode()) == 0
+    try:
+        yield target
+    finally:
+        unmount(target)
+
+
+@contextlib.contextmanager
+def mounted_layers(
+    image: ResolvedImage, store: Path, directory: Path, *, use_loop: bool
+) -> Iterator[list[Path]]:
+    with contextlib.ExitStack() as stack:
+        targets = []
+        for number, chain_id in enumerate(image.chain_ids):
+            target = directory / f"{number}{'l' if use_loop else 'f'}"
+            target.mkdir()
+            mount_layer(layer_directory(store, chain_id), target, use_loop=use_loop)
+            stack.callback(unmount, target)
+            targets.append(target)
+        yield targets
+
+
+def pull(image: ResolvedImage, blobs: list[bytes], store: Path) -> None:
+    missing = list(range(len(blobs)))
+    sources: list[Any] = list(blobs)
+    asyncio.run(pull_layers(image, missing, sources, store, lambda _: None, open_blob=open_bytes))
+
+
+def without_unpack_times(tree: dict[bytes, dict[str, Any]]) -> dict[bytes, dict[str, Any]]:
+    """containerd leaves the time of unpacking on directories that a layer only implies."""
+    return {
+        path: {k: v for k, v in entry.items() if k != "mtime_ns" or v < 1_750_000_000 * 10**9}
+        for path, entry in tree.items()
+    }
+
+
+@pytest.fixture
+def workdir() -> Iterator[Path]:
+    # Short and on the disk's own file system: EROFS files cannot lie on tmpfs or overlayfs.
+    path = Path("/tmp") / f"zp-ic-{os.getpid()}-{random.SystemRandom().randrange(10**6)}"
+    path.mkdir()
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.mark.skipif(shutil.which("containerd") is None, reason="needs containerd and ctr")
+def test_mounted_layers_equal_what_containerd_unpacks(workdir: Path) -> None:
+    image, blobs = image_of([base_layer(), upper_layer(), tar_of()])
+    store = workdir / "layers"
+    pull(image, blobs, store)
+    archive = workdir / "image.tar"
+    write_oci_archive(image, blobs, archive)
+    theirs = workdir / "theirs"
+    theirs.mkdir()
+    with private_containerd(workdir) as socket:
+        ctr = ["ctr", "-a", str(socket)]
+        subprocess.run([*ctr, "images", "import", str(archive)], check=True, capture_output=True)
+        subprocess.run(
+            [*ctr, "images", "mount", image.reference, str(theirs)], check=True, capture_output=True
+        )
+        try:
+            truth = describe_tree(theirs)
+        finally:
+            unmount(theirs)
+    assert len(truth) > 2000
+    for use_loop in (False, True):
+        with (
+            mounted_layers(image, store, workdir, use_loop=use_loop) as layers,
+            overlay(layers, workdir / f"ours-{use_loop}") as ours,
+        ):
+            found = describe_tree(ours)
+        assert sorted(found) == sorted(truth)
+        expected = without_unpack_times(truth)
+        for path, entry in expected.items():
+            mine = {key: found[path].get(key) for key in entry}
+            assert mine == entry, path
+
+
+def test_fsck_erofs_finds_nothing_and_extracts_everything(workdir: Path) -> None:
+    image, blobs = image_of([base_layer(), upper_layer(), tar_of()])
+    store = workdir / "layers"
+    pull(image, blobs, store)
+    for number, chain_id in enumerate(image.chain_ids):
+        layer = layer_directory(store, chain_id)
+        device = [f"--device={layer}/data.erofs"] if (layer / "data.erofs").stat().st_size else []
+        extract = f"--extract={workdir}/x{number}"
+        for options in ([], [extract]):
+            result = subprocess.run(
+                ["fsck.erofs", *device, *options, str(layer / "meta.erofs")],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert result.returncode == 0, result.stdout + result.stderr
+    assert (workdir / "x0/large").read_bytes() == random.Random(1).randbytes(3_000_001)
+
+
+def test_a_hard_link_to_a_file_of_a_lower_layer_becomes_a_copy(workdir: Path) -> None:
+    lower = tar_of(member("a/f", data=b"data" * 5000, mode=0o600), member("a/l", SYM, linkname="f"))
+    upper = tar_of(
+        member("b/f", LNK, linkname="a/f", mode=0o600), member("b/l", LNK, linkname="a/l")
+    )
+    image, blobs = image_of([lower, upper])
+    store = workdir / "layers"
+    pull(image, blobs, store)
+    with mounted_layers(image, store, workdir, use_loop=False) as layers:
+        assert (layers[1] / "b/f").read_bytes() == b"data" * 5000
+        assert os.readlink(layers[1] / "b/l") == "f"
+
+
+def test_files_over_four_gib_and_sparse_ones_are_readable(workdir: Path) -> None:
+    source = workdir / "sparse"
+    with source.open("wb") as file:
+        file.write(b"begin")
+        file.seek(5 << 30)
+        file.write(b"end")
+    for number, options in enumerate(
+        (
+            ["--format=gnu"],
+            *(["--format=posix", f"--sparse-version={v}"] for v in ("0.0", "0.1", "1.0")),
+        )
+    ):
+        tar = subprocess.run(
+            ["tar", "-cS", *options, "-C", str(workdir), "sparse"], check=True, capture_output=True
+        ).stdout
+        image, blobs = image_of([tar])
+        store = workdir / f"layers{number}"
+        pull(image, blobs, store)
+        directory = workdir / f"m{number}"
+        directory.mkdir()
+        with mounted_layers(image, store, directory, use_loop=False) as layers:
+            with (layers[0] / "sparse").open("rb") as file:
+                assert os.fstat(file.fileno()).st_size == (5 << 30) + 3
+                assert file.read(8) == b"begin\0\0\0"
+                file.seek(-8, os.SEEK_END)
+                assert file.read() == b"\0\0\0\0\0end"
