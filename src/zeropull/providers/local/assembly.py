@@ -102,6 +102,15 @@ def start_node(
     return started
 
 
+def is_whole(names: InstanceNames) -> bool:
+    """Nothing of the instance has to be repaired."""
+    return (
+        all(daemon_pid(names, role) is not None for role in (SNAPSHOTTER, CONTAINERD, AGENT))
+        and netns.netns_exists(names.netns)
+        and network.subnet_of_link(names.link) is not None
+    )
+
+
 def is_ready(names: InstanceNames) -> bool:
     """The agent runs and containerd answers. Our plugin may come later: images come without it."""
     return daemon_pid(names, AGENT) is not None and accepts(names.containerd_socket)

@@ -27,6 +27,7 @@ from zeropull.providers.local.names import (
 )
 from zeropull.providers.local.processes import (
     AGENT,
+    CONTAINERD,
     kill_daemon,
     processes_in_netns,
     unix_sockets_in_netns,
@@ -48,6 +49,9 @@ def dismantle(names: InstanceNames) -> None:
     kill_daemon(names, AGENT)  # first, since it would start containers again
     for socket in _shim_sockets(names):
         socket.unlink(missing_ok=True)
+    kill_daemon(names, CONTAINERD)
+    # Containers before their shims, which reap them: an orphan's zombie would wait for init.
+    cgroups.kill_all(hierarchies, f"{names.cgroup}/{cgroups.COPIES}")
     cgroups.kill_all(hierarchies, names.cgroup)
     _kill_in_netns(names)
     for folder in (names.run_dir, names.disk_dir):

@@ -18,11 +18,14 @@ _TIMEOUT_S = 20.0
 
 
 def pass_foreign_chains(link_prefix: str, tag: str) -> None:
-    """Accept what the fleet's own table decides about, wherever another table would drop it."""
-    forget_foreign_chains(tag)
+    """Accept what the fleet's own table decides about, wherever another table would drop it.
+
+    Rules that are there stay: taking them away for a moment would cut running downloads.
+    """
     for program in _programs_in_use():
         for rule in plan_rules(_listing(program), link_prefix, tag):
-            _run([program, "-w", *rule])
+            if not _succeeds([program, "-w", "-C", *rule[1:]]):
+                _run([program, "-w", *rule])
 
 
 def forget_foreign_chains(tag: str) -> None:
@@ -69,13 +72,18 @@ def _programs_in_use() -> list[str]:
 
 def _legacy_filter_exists() -> bool:
     try:
-        return "filter" in Path("/proc/net/ip_tables_names").read_text().split()
+        return "filter" in Path("/proc/thread-self/net/ip_tables_names").read_text().split()
     except OSError:
         return False
 
 
 def _listing(program: str) -> list[str]:
     return _run([program, "-w", "-S"]).splitlines()
+
+
+def _succeeds(command: list[str]) -> bool:
+    result = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
+    return result.returncode == 0
 
 
 def _run(command: list[str]) -> str:

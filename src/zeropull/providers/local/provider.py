@@ -6,10 +6,10 @@ import asyncio
 import fcntl
 import os
 import subprocess
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from zeropull.containerd.config import detect_version
 from zeropull.errors import InvalidInput, NoCapacity, NotFound
@@ -69,7 +69,8 @@ class LocalProvider:
             log_level=log_level,
         )
         self._ports = set(settings.loopback_ports)
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # Weak: a lock lives as long as somebody holds it or waits for it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._children: list[subprocess.Popen[bytes]] = []
         self._containerd_version: tuple[int, int, int] | None = None
 
@@ -84,7 +85,7 @@ class LocalProvider:
         if not INSTANCE_ID.match(request.instance_id):
             raise InvalidInput(f"not an instance id: {request.instance_id!r}")
         names = self._names.instance(request.instance_id)
-        async with self._locks[request.instance_id]:
+        async with self._lock(request.instance_id):
             record = await asyncio.to_thread(self._reserve, names, request)
             try:
                 await asyncio.to_thread(self._assemble, names, record)
@@ -101,10 +102,9 @@ class LocalProvider:
         Raises:
             Unavailable, Conflict: something cannot be removed yet; call again.
         """
-        async with self._locks[instance_id]:
+        async with self._lock(instance_id):
             await asyncio.to_thread(self._dismantle, self._names.instance(instance_id))
             _log.info("instance terminated", instance_id=instance_id)
-        self._locks.pop(instance_id, None)
 
     async def list_instances(self) -> list[ProvidedInstance]:
         """Every instance of which a disk folder is there, read afresh."""
@@ -116,7 +116,7 @@ class LocalProvider:
         Raises:
             NotFound: no such instance, or no such generation directory.
         """
-        async with self._locks[instance_id]:
+        async with self._lock(instance_id):
             names, record = await asyncio.to_thread(self._existing, instance_id)
             path = await asyncio.to_thread(attach_volume, names, volume.generation, volume.path)
             await asyncio.to_thread(write_record, names, record.with_volume(volume))
@@ -128,7 +128,7 @@ class LocalProvider:
         Raises:
             Conflict: something on the node still uses it; nothing was changed.
         """
-        async with self._locks[instance_id]:
+        async with self._lock(instance_id):
             names = self._names.instance(instance_id)
             await asyncio.to_thread(detach_volume, names, generation)
             record = await asyncio.to_thread(read_record, names)
@@ -146,8 +146,10 @@ class LocalProvider:
         Raises:
             NotFound: no such instance.
         """
-        async with self._locks[instance_id]:
+        async with self._lock(instance_id):
             names, record = await asyncio.to_thread(self._existing, instance_id)
+            if await asyncio.to_thread(self._is_whole, names):
+                return False
             started = await asyncio.to_thread(self._assemble, names, record)
             if started:
                 _log.warning("daemons started again", instance_id=instance_id, daemons=started)
@@ -181,6 +183,9 @@ class LocalProvider:
             child.returncode = child.returncode or 0
         self._children.clear()
 
+    def _lock(self, instance_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(instance_id, asyncio.Lock())
+
     # ------------------------------------------------------------------------- in worker threads
 
     def _reserve(self, names: InstanceNames, request: LaunchRequest) -> InstanceRecord:
@@ -206,6 +211,10 @@ class LocalProvider:
 
     def _host_accelerators(self) -> list[str]:
         return device_names(read_specs([Path(folder) for folder in self._settings.cdi_dirs]))
+
+    def _is_whole(self, names: InstanceNames) -> bool:
+        self._reap()
+        return assembly.is_whole(names)
 
     def _assemble(self, names: InstanceNames, record: InstanceRecord) -> list[str]:
         """Make or repair every part of the instance; returns the daemons that were started."""
