@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -50,8 +51,9 @@ log = get_logger(__name__)
 
 
 class NodeAgent:
-    """One node's agent; an async context manager. Entered = containerd answers and its namespace
-    is there; `run` goes on until it is cancelled; left = no task of ours is left, containers run on.
+    """One node's agent; an async context manager. Entered = containerd answers and its
+    namespace is there; `run` goes on until it is cancelled; left = no task of ours is left, while
+    containers run on.
     """
 
     def __init__(
@@ -134,7 +136,7 @@ class NodeAgent:
     async def _watch(self) -> None:
         since = 0
         while True:
-            answer = await self._persist(lambda: self._control.watch_assignment(since))
+            answer = await self._persist(functools.partial(self._control.watch_assignment, since))
             if answer is None:
                 continue
             since = answer.version
@@ -329,6 +331,6 @@ def _reported(record: CopyRecord) -> CopyReport:
 async def run_agent(config: NodeConfig) -> None:
     """The whole agent until cancelled: what the daemon runs."""
     socket = Path(config.control_socket)
-    async with ControlClient(socket, config.node_token, instance_id=config.instance_id) as control:
-        async with NodeAgent(config, control) as agent:
-            await agent.run()
+    control = ControlClient(socket, config.node_token, instance_id=config.instance_id)
+    async with control, NodeAgent(config, control) as agent:
+        await agent.run()

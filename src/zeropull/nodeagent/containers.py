@@ -175,7 +175,7 @@ def remove_cgroups(cgroups_path: str, root: Path = Path("/sys/fs/cgroup")) -> No
             continue
         for folder, _, _ in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):
-                os.rmdir(folder)
+                Path(folder).rmdir()
 
 
 def _quoted(label: str) -> str:

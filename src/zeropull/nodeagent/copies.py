@@ -223,7 +223,9 @@ class CopyLife:
     async def _watch_health(self) -> Failure:
         copy, bad = self.record.assignment, 0
         started_s = self.record.container_started_s or self._clock()
-        window_from_s = self.record.first_started_s or started_s
+        # Until it was healthy once, restarts do not make the window any longer.
+        first_s = self.record.first_started_s if self.record.healthy_at_s is None else None
+        window_from_s = first_s or started_s
         healthy = self.record.state is CopyState.HEALTHY
         while True:
             problem = await health.ping(self.record.address)
@@ -237,7 +239,7 @@ class CopyLife:
                 bad += 1
                 if bad >= health.FAILURES_UNTIL_UNHEALTHY:
                     return self._unhealthy(f"/ping failed {bad} times in a row: {problem}")
-            elif (self.record.healthy_at_s is None and now_s - window_from_s > copy.health_timeout_s) or now_s - started_s > copy.health_timeout_s:
+            elif now_s - window_from_s > copy.health_timeout_s:
                 return self._never_healthy(problem)
             await asyncio.sleep(
                 health.ping_interval_s(healthy=healthy, since_start_s=now_s - started_s)
@@ -263,8 +265,8 @@ class CopyLife:
     def _never_healthy(self, problem: str) -> Failure:
         why = (
             f"the container did not answer GET /ping on port {health.PORT} with status 200 within "
-            f"{self.record.assignment.health_timeout_s:g} s (last attempt: {problem}): check its log, "
-            "or allow more with ContainerStartupHealthCheckTimeoutInSeconds"
+            f"{self.record.assignment.health_timeout_s:g} s (last attempt: {problem}): check its "
+            "log, or allow more with ContainerStartupHealthCheckTimeoutInSeconds"
         )
         return Failure(FailureKind.HEALTH_TIMEOUT, self._with_log(why), retry=True)
 

@@ -1,8 +1,8 @@
 """The last rung of the ladder: containerd's ordinary pull, by its own `ctr` program.
 
 It fetches every blob into containerd's content store and unpacks it with the overlayfs
-snapshotter, which is what a node without our plugin does. A password goes to ctr's own prompt over
-a pseudo-terminal, and a token into a file that only root reads: neither is seen in the process list.
+snapshotter, which is what a node without our plugin does. A password goes to ctr's own prompt
+over a pseudo-terminal, a token into a file that only root reads: neither is in the process list.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _hosts_folder(access: RegistryAccess, plain_http: bool, scratch: Path) -> It
             f'  [host."{url}".header]\n    Authorization = "{value}"\n'
         )
         descriptor = os.open(host / "hosts.toml", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w") as file:
             file.write(text)
         yield str(folder)
     finally:

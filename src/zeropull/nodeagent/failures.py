@@ -1,4 +1,4 @@
-"""What an error means for a copy: its kind, whether trying again can help, and what to tell people."""
+"""What an error means for a copy: its kind, whether trying again can help, what to tell people."""
 
 from __future__ import annotations
 

@@ -201,10 +201,8 @@ class NodeImages:
         first: dict[str, FoundLayer] = {}
         for attempt in range(ADOPT_ATTEMPTS):
             found = await self._catalog.link_layers(resolved.chain_ids, self._volumes(image))
-            first = found if attempt == 0 else first
-            pulled = await self._pull_missing(image, resolved, found)
-            registry_bytes += pulled
-            first = {c: layer for c, layer in first.items() if not pulled or c in found}
+            first = dict(found) if attempt == 0 else first
+            registry_bytes += await self._pull_missing(image, resolved, found)
             refused = await self._adopt(resolved)
             if not refused:
                 return self._outcome(resolved, first, registry_bytes)

@@ -1,4 +1,4 @@
-"""Turns an image, models and a copy's assignment into a running container, and back into nothing."""
+"""Turns image, models and a copy's assignment into a running container, and back into nothing."""
 
 from __future__ import annotations
 

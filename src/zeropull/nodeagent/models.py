@@ -85,16 +85,19 @@ class NodeModels:
             await asyncio.to_thread(os.utime, path)  # what eviction goes by
             return ModelOnNode(name, path, artifact.target, 0)
         await self.evict()
-        temporary = self._folder / f"{TEMPORARY_PREFIX}{name}"
-        try:
-            fetched = await fetch_artifact(artifact, temporary)
-            temporary.chmod(0o755)
-            temporary.replace(path)
-        finally:
-            await asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True)
-        self.fetched_bytes += fetched.bytes_received
-        log.info("model artifact is here", url=artifact.url, bytes=fetched.bytes_received)
-        return ModelOnNode(name, path, artifact.target, fetched.bytes_received)
+        fetched = await fetch_artifact(artifact, path)
+        if fetched.identity != name and not name.startswith(PRIVATE_PREFIX):
+            # It changed between the question for its identity and the download.
+            name = fetched.identity
+            if (self._folder / name).is_dir():
+                await asyncio.to_thread(shutil.rmtree, path)
+            else:
+                path.rename(self._folder / name)
+            path = self._folder / name
+        path.chmod(0o755)
+        self.fetched_bytes += fetched.bytes
+        log.info("model artifact is here", url=artifact.url.partition("?")[0], bytes=fetched.bytes)
+        return ModelOnNode(name, path, artifact.target, fetched.bytes)
 
     def _evict(self, in_use: Collection[str]) -> None:
         unused: list[tuple[float, int, Path]] = []

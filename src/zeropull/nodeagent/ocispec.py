@@ -20,9 +20,21 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CPU_PERIOD_US = 100_000
 NOFILE = 1_048_576
 
-CAPABILITIES = tuple(
-    "CAP_" + name
-    for name in ["CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE"]
+CAPABILITIES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 )
 MASKED_PATHS = (
     "/proc/acpi",
@@ -75,7 +87,8 @@ class BindMount:
 
 @dataclass(frozen=True, slots=True)
 class SpecInputs:
-    """All that a container's spec follows from; `platform_env` comes between image and assignment."""
+    """All that a container's spec follows from; `platform_env` comes between image
+    and assignment."""
 
     container_id: str
     image: ImageConfig

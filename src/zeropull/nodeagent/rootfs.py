@@ -56,7 +56,7 @@ def _read_in_layer(layer: Path, directory: str, name: str) -> tuple[str | None, 
         if not stat.S_ISREG(status.st_mode):
             return None, True
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=parent)
-        with open(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb") as file:
             return file.read(_MAX_BYTES).decode(errors="replace"), True
     finally:
         os.close(parent)

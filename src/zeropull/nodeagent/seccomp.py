@@ -1,4 +1,4 @@
-"""containerd's default seccomp profile as data (contrib/seccomp/seccomp_default.go, the allow-list).
+"""containerd's default seccomp profile as data (the allow-list of contrib/seccomp).
 
 Everything that is not named answers EPERM. Names that the node's libseccomp does not know are
 skipped by runc, so newer calls may stand here. The profile is the one for containerd's default

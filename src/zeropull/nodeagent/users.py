@@ -48,7 +48,7 @@ def resolve_user(value: str, passwd: str, group: str) -> User:
     if account is None:
         if not (user_part or "0").isdigit():
             raise ImageError(
-                f"the image's USER {value!r} names {user_part!r}, which its /etc/passwd does not have"
+                f"the image's USER {value!r} names {user_part!r}, which is not in its /etc/passwd"
             )
         account = _Account("", _checked_id(user_part or "0", value), 0, "/")
     if group_part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import tempfile
@@ -62,7 +63,7 @@ class Node:
         return next((each for each in copies if each.copy_id == copy_id), None)
 
     async def until(
-        self, holds: Callable[[NodeReport], bool], timeout_s: float = 60.0
+        self, holds: Callable[[NodeReport], bool], timeout_s: float = 30.0
     ) -> NodeReport:
         """The first report for which `holds`; a failure shows the last one."""
         try:
@@ -78,7 +79,7 @@ class Node:
             raise AssertionError(f"it did not happen; last report: {self.report}\n{said}") from None
 
     async def until_copy(
-        self, copy_id: str, *states: CopyState, timeout_s: float = 60.0
+        self, copy_id: str, *states: CopyState, timeout_s: float = 30.0
     ) -> CopyReport:
         """The copy's report once it is in one of `states`."""
 
@@ -182,8 +183,6 @@ def build_generation(node: Node, image: ImageAssignment, into: Path) -> Volume:
     for blob in (node.disk / "agent/blobs").iterdir():
         shutil.copy(blob, into / "blobs" / blob.name)
     manifest = (into / "blobs" / hex_of(image.manifest_digest)).read_bytes()
-    import json
-
     parsed = json.loads(manifest)
     cached = CachedImage(
         image.manifest_digest,

@@ -38,9 +38,7 @@ async def test_the_first_pull_feeds_a_generation_that_needs_no_registry(
     registry.switch_off()
     second = await fleet.launch(volume)
     mounted = VolumeMount(1, str(second.disk / "volumes" / "1"), volume.index_digest)
-    second.assign(
-        assignment_of(server_image, copy_of(server_image, "copy-b"), volumes=(mounted,))
-    )
+    second.assign(assignment_of(server_image, copy_of(server_image, "copy-b"), volumes=(mounted,)))
     healthy = await second.until_copy("copy-b", CopyState.HEALTHY, CopyState.FAILED)
     assert healthy.state is CopyState.HEALTHY, healthy
     image = next(each for each in healthy.stages if each.stage is Stage.IMAGE)
