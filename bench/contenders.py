@@ -234,9 +234,7 @@ def sign(started: Started, path: str, body: bytes) -> dict[str, str]:
     SigV4Auth(
         Credentials(KEY.access_key_id, KEY.secret_access_key), "sagemaker", "us-east-1"
     ).add_auth(request)
-    return {
-        name: request.headers[name] for name in ("X-Amz-Date", "Authorization", "Content-Type")
-    }
+    return {name: request.headers[name] for name in ("X-Amz-Date", "Authorization", "Content-Type")}
 
 
 def haproxy(place: Place, stack: contextlib.ExitStack) -> Started:
@@ -267,9 +265,7 @@ backend streamed
 """
     )
     process = stack.enter_context(
-        process_group(
-            ["haproxy", "-db", "-f", str(configuration)], place.folder / "haproxy.log"
-        )
+        process_group(["haproxy", "-db", "-f", str(configuration)], place.folder / "haproxy.log")
     )
     wait_ready(port, "/invocations", process, CHAT)
     return Started(port, "/invocations", "/stream")

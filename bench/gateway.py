@@ -108,7 +108,7 @@ def _rows(
                 run = _row(contender, started, place, core, body, streaming, concurrency, arguments)
                 print(
                     f"{run.gateway:<16} c={run.concurrency:<4} body={run.body_bytes:<8} "
-                    f"{'stream' if run.streaming else 'unary ':<6} {run.requests_per_s:>9.0f} req/s "
+                    f"{'stream' if run.streaming else 'unary':<6} {run.requests_per_s:>8.0f} req/s "
                     f"p50 {run.p50_ms:.3f} ms  p99 {run.p99_ms:.3f} ms  errors {run.errors}",
                     flush=True,
                 )
