@@ -19,7 +19,7 @@ from zeropull.api.requests import (
     RequestHandler,
     too_large,
 )
-from zeropull.api.sagemaker import sagemaker_table
+from zeropull.api.sagemaker import EndpointHooks, sagemaker_table
 from zeropull.resources.accounts import StoredKey
 from zeropull.statestore import Store
 
@@ -33,6 +33,7 @@ def create_api_app(
     instance_types: Collection[str],
     tables: Sequence[OperationTable] = (),
     with_components: bool = False,
+    hooks: EndpointHooks | None = None,
     keys: Callable[[], Mapping[str, StoredKey]] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> web.Application:
@@ -42,7 +43,7 @@ def create_api_app(
     breaks signatures.
     """
     sagemaker = sagemaker_table(
-        store, instance_types=instance_types, with_components=with_components
+        store, instance_types=instance_types, with_components=with_components, hooks=hooks
     )
     handler = RequestHandler(
         (sagemaker, *tables), keys or KeyRing(store).current, region=region, clock=clock

@@ -6,20 +6,28 @@ import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, WaiterError
 
-from tests.fixtures.awsapi import ACCOUNT, REGION, Served
+from tests.fixtures.awsapi import ACCOUNT, INSTANCE_TYPES, REGION, Served, serving
+from zeropull.api import create_api_app
+from zeropull.api.keys import create_key, ensure_default_key
+from zeropull.api.sagemaker import EndpointHooks
+from zeropull.errors import Conflict
+from zeropull.resources.accounts import Account
 from zeropull.resources.endpoints import (
     DeployedImage,
+    Deployment,
     Endpoint,
     EndpointStatus,
     VariantPhase,
     VariantStatus,
     endpoint_key,
 )
+from zeropull.statestore import Store
 
 ROLE = "arn:aws:iam::000000000000:role/service-role"
 IMAGE = "127.0.0.1:5000/team/server:1"
@@ -595,3 +603,41 @@ def test_tags_are_added_listed_and_deleted(sagemaker: Any) -> None:
     assert refusal(sagemaker.add_tags, ResourceArn=resource, Tags=[{"Key": "aws:x", "Value": ""}])[
         0
     ] == ("ValidationException")
+
+
+def test_accounts_do_not_see_each_other(served: Served, sagemaker: Any) -> None:
+    make_endpoint(served, sagemaker)
+    served.store.put(Account("111111111111", "other", 0.0))
+    served.key = create_key(served.store, "111111111111", time.time())
+    other = served.client("sagemaker")
+    assert other.list_models()["Models"] == []
+    assert other.list_endpoint_configs()["EndpointConfigs"] == []
+    assert other.list_endpoints()["Endpoints"] == []
+    assert "Could not find" in refusal(other.describe_endpoint, EndpointName="ep")[1]
+    assert "Could not find" in refusal(other.delete_model, ModelName="m1")[1]
+    assert "Could not find" in refusal(other.list_tags, ResourceArn=arn("endpoint", "ep"))[1]
+    make_model(other)
+    make_config(other)
+    other.create_endpoint(EndpointName="ep", EndpointConfigName="c1")
+    assert sagemaker.describe_endpoint(EndpointName="ep")["EndpointStatus"] == "InService"
+
+
+def test_other_services_may_refuse_an_update_and_hear_of_a_deletion(tmp_path: Path) -> None:
+    deleted = []
+
+    def refuse(endpoint: Endpoint, deployment: Deployment) -> None:
+        raise Conflict(f"{endpoint.name} to {deployment.config_name}: no")
+
+    hooks = EndpointHooks(refuse, lambda endpoint: deleted.append(endpoint.name))
+    with Store.open(tmp_path / "zeropull.db") as store:
+        key, _ = ensure_default_key(store, ACCOUNT, time.time())
+        app = create_api_app(store, region=REGION, instance_types=INSTANCE_TYPES, hooks=hooks)
+        with serving(app) as url:
+            state = Served(url, store, key, time.time)
+            sagemaker = state.client("sagemaker")
+            make_endpoint(state, sagemaker)
+            call = sagemaker.update_endpoint
+            assert refusal(call, EndpointName="ep", EndpointConfigName="c1")[1] == "ep to c1: no"
+            assert sagemaker.describe_endpoint(EndpointName="ep")["EndpointStatus"] == "InService"
+            sagemaker.delete_endpoint(EndpointName="ep")
+    assert deleted == ["ep"]

@@ -3,7 +3,8 @@ UpdateEndpointWeightsAndCapacities, DeleteEndpoint: desired state; reconcilers d
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zeropull.api.listing import page_by_creation_or_name
@@ -18,7 +19,7 @@ from zeropull.awsprotocol.members import MemberRules
 from zeropull.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from zeropull.resources.capacity import CapacityChange, with_capacity
 from zeropull.resources.documents import new_uid
-from zeropull.resources.endpoints import Endpoint, EndpointStatus, endpoint_key
+from zeropull.resources.endpoints import Deployment, Endpoint, EndpointStatus, endpoint_key
 from zeropull.resources.models import Model
 from zeropull.statestore import Store
 
@@ -31,9 +32,22 @@ CAPACITY_RULES = MemberRules(
 _UPDATABLE = (EndpointStatus.IN_SERVICE, EndpointStatus.UPDATE_ROLLBACK_FAILED)
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointHooks:
+    """What other services have to say, inside the operation's transaction.
+
+    `before_update` gets the endpoint and its next deployment, and raises to refuse (a scalable
+    target forbids that its variant goes); `on_delete` lets go of what belongs to the endpoint.
+    """
+
+    before_update: Callable[[Endpoint, Deployment], None] = lambda endpoint, deployment: None
+    on_delete: Callable[[Endpoint], None] = lambda endpoint: None
+
+
 class EndpointOperations:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, hooks: EndpointHooks | None = None) -> None:
         self._store = store
+        self._hooks = hooks or EndpointHooks()
 
     def operations(self) -> tuple[Operation, ...]:
         return (
@@ -142,6 +156,7 @@ class EndpointOperations:
                 retain=retain,
                 previous=endpoint.current,
             )
+            self._hooks.before_update(endpoint, pending)
             self._store.put(
                 replace(
                     endpoint,
@@ -179,6 +194,7 @@ class EndpointOperations:
             self._store.put(
                 replace(endpoint, status=EndpointStatus.DELETING, modified_s=call.now_s)
             )
+            self._hooks.on_delete(endpoint)
         return None
 
     def _required(self, call: Call, name: str) -> Endpoint:
