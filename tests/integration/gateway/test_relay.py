@@ -1,0 +1,131 @@
+"""What is not an invocation reaches the control plane byte for byte, and comes back so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from .harness import Client, Writer, container, copy, gateway, routes
+
+
+@contextlib.asynccontextmanager
+async def raw_api(
+    path: Path, serve: Callable[[asyncio.StreamReader, Writer], object]
+) -> AsyncIterator[str]:
+    server = await asyncio.start_unix_server(serve, path)  # type: ignore[arg-type]
+    try:
+        yield str(path)
+    finally:
+        server.close()
+
+
+@contextlib.asynccontextmanager
+async def aiohttp_api(path: Path) -> AsyncIterator[str]:
+    async def echo(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=await request.read(), headers={"X-Target": request.path_qs})
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(text="control_plane_metric 1\n")
+
+    app = web.Application(client_max_size=1 << 30)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_route("*", "/{rest:.*}", echo)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.UnixSite(runner, str(path)).start()
+        yield str(path)
+    finally:
+        await runner.cleanup()
+
+
+async def test_heads_are_kept_byte_for_byte_both_ways(tmp_path: Path) -> None:
+    head = (
+        b"POST /?a=%20b HTTP/1.1\r\nHost: Some.Host:8440\r\nX-Amz-Target: SageMaker.ListModels\r\n"
+        b"authorization: AWS4\r\nContent-Length: 2\r\n\r\n"
+    )
+    reply = b"HTTP/1.1 400 Very Bad\r\nx-CASE: Kept\r\ncontent-length: 3\r\n\r\nabc"
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: Writer) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                seen.append(await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(2))
+                writer.write(reply)
+
+    async with raw_api(tmp_path / "s", serve) as api, gateway(api_socket=api) as served:
+        client = await Client.open(served)
+        for _ in range(2):
+            client.writer.write(head + b"{}")
+            assert await client.reader.readexactly(len(reply)) == reply
+        assert seen == [head + b"{}"] * 2
+        client.close()
+
+
+async def test_large_and_chunked_bodies_are_streamed_through(tmp_path: Path) -> None:
+    body = bytes(range(256)) * 150_000
+    async with aiohttp_api(tmp_path / "s") as api, gateway(api_socket=api) as served:
+        client = await Client.open(served)
+        client.writer.write(b"POST /service/x?q=1 HTTP/1.1\r\nHost: h\r\n")
+        client.writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        found = await client.receive()
+        assert found.body == body
+        assert found.headers["x-target"] == "/service/x?q=1"
+        client.writer.write(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.writer.write(b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n")
+        assert (await client.receive()).body == b"abcdef"
+
+
+async def test_without_a_control_plane_serving_goes_on(tmp_path: Path) -> None:
+    async with (
+        container() as model,
+        gateway(routes(copy("1", model.port)), api_socket=str(tmp_path / "none")) as served,
+    ):
+        client = await Client.open(served)
+        for _ in range(3):
+            client.writer.write(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}")
+            found = await client.receive()
+            assert found.status == 503
+            assert json.loads(found.body)["__type"] == "ServiceUnavailable"
+            assert (await client.call(b"x")).body == b"x"
+
+
+async def test_a_control_plane_that_dies_in_an_answer_breaks_the_connection(
+    tmp_path: Path,
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")
+        await writer.drain()
+        writer.close()
+
+    async with raw_api(tmp_path / "s", serve) as api, gateway(api_socket=api) as served:
+        client = await Client.open(served)
+        client.writer.write(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n")
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await client.receive()
+
+
+async def test_metrics_name_every_copy_and_hold_the_control_planes_too(tmp_path: Path) -> None:
+    async with (
+        container() as model,
+        aiohttp_api(tmp_path / "s") as api,
+        gateway(routes(copy("copy-1", model.port)), api_socket=api) as served,
+    ):
+        client = await Client.open(served)
+        assert (await client.call(b"x")).status == 200
+        client.writer.write(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n")
+        page = (await client.receive()).body.decode()
+        labels = 'account="123456789012",endpoint="e",variant="AllTraffic"'
+        assert f'zeropull_gateway_requests_total{{{labels},status="200",code=""}} 1' in page
+        assert f'zeropull_gateway_in_flight_requests{{{labels},copy="copy-1"}} 0' in page
+        assert f"zeropull_gateway_request_seconds_count{{{labels}}} 1" in page
+        assert "control_plane_metric 1" in page
+        client.writer.write(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert json.loads((await client.receive()).body) == {"status": "ok", "routes_version": 1}
