@@ -170,9 +170,21 @@ class NodeAgent:
             log.info("acting", action=action.kind, copy_id=action.copy_id, reason=action.reason)
             self._begin(action, assignment)
         self._image_reports.refresh(assignment)
+        await self._release_unused(assignment)
         if self._acted_on != assignment.version:
             self._acted_on = assignment.version
             self._report_now.set()
+
+    async def _release_unused(self, assignment: NodeAssignment) -> None:
+        """Let go of images that nobody is to run any more, so that volumes can be detached."""
+        wanted = {image.manifest_digest for image in assignment.images}
+        wanted |= {
+            record.assignment.image
+            for record in self._records.values()
+            if record.state is not CopyState.STOPPED
+        }
+        await self._images.release_unused(wanted)
+        await asyncio.to_thread(self._catalog.prune, assignment.volumes)
 
     async def _report(self) -> None:
         while True:
@@ -235,11 +247,11 @@ class NodeAgent:
             self._save(record)
         else:
             record = dataclasses.replace(record, assignment=copy)
-        adopt = adopt and record.state in (
-            CopyState.STARTING,
-            CopyState.HEALTHY,
-            CopyState.UNHEALTHY,
-        )
+        ran = record.state in (CopyState.STARTING, CopyState.HEALTHY, CopyState.UNHEALTHY)
+        if ran and not adopt:
+            # Its container ended while no agent was there to see it.
+            record = dataclasses.replace(record, restarts=record.restarts + 1)
+        adopt = adopt and ran
         life = CopyLife(record, self._services)
         self._lives[copy_id] = life
         self._tasks[copy_id] = asyncio.create_task(self._live(life, adopt=adopt))

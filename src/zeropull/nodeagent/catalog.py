@@ -88,6 +88,16 @@ class Catalog:
         self.dropped.add(chain_id)
         self._records.save_dropped(self.dropped)
 
+    def prune(self, volumes: Sequence[VolumeMount]) -> None:
+        """Forget entries that lead to volumes which are assigned no more. Blocking."""
+        kept = [self.layers, *(Path(volume.path) for volume in volumes)]
+        for link in self._folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                target = link.readlink()
+                if not any(target.is_relative_to(folder) for folder in kept):
+                    self._verified.pop(target, None)
+                    link.unlink()
+
     def target(self, chain_id: str) -> Path | None:
         """Where the entry points, None when there is none."""
         try:

@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import json
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +150,18 @@ class NodeImages:
         with contextlib.suppress(NotFound):
             await self._client.images.delete(name, sync=True)
         del self._spoiled[manifest_digest]
+
+    async def release_unused(self, wanted: Collection[str]) -> None:
+        """Delete the image records of all other manifests: containerd's garbage collection takes
+        their snapshots, and with them the mounts. The layers' files stay in the data cache."""
+        for record in await self._client.images.list():
+            digest = record.name.partition("@")[2]
+            flying = any(key[0] == digest for key in self._flights)
+            if digest and digest not in wanted and not flying:
+                log.info("image is released", image=record.name)
+                self.ready.pop(digest, None)
+                with contextlib.suppress(NotFound):
+                    await self._client.images.delete(record.name, sync=True)
 
     def known_chain_ids(self, manifest_digest: str) -> tuple[str, ...]:
         """The image's chain IDs, () until its documents are on the node."""

@@ -8,7 +8,15 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from zeropull.controlapi.messages import ImageAssignment
-from zeropull.errors import ContainerError, InvalidInput, Unavailable, ZeropullError
+from zeropull.errors import (
+    ConfigurationError,
+    ContainerError,
+    InvalidInput,
+    NoCapacity,
+    NotFound,
+    Unavailable,
+    ZeropullError,
+)
 from zeropull.nodeagent import logs, network
 from zeropull.nodeagent.containers import ContainerPlan, Containers, host_limits, remove_cgroups
 from zeropull.nodeagent.ctrpull import SNAPSHOTTER as OVERLAYFS
@@ -24,6 +32,7 @@ from zeropull.resources.node import NodeConfig
 
 MODEL_TARGETS = "/opt/ml/"  # nothing outside is ever mounted over
 PARALLEL_STARTS = 8
+FINISH_S = 30.0  # of a start that is cancelled half-way
 
 
 class StartedWithout(Exception):
@@ -76,17 +85,32 @@ class Launcher:
             ImageError, ContainerError, NoCapacity: with a message for people.
         """
         async with self._slots:
-            await self.tear_down(record, grace_s=0.0)
-            address = self._reserve(record)
-            remember(address, image.snapshotter)
-            wiring = self._wiring(record.copy_id, address)
-            await asyncio.to_thread(make_network, wiring)
+            work = asyncio.create_task(self._start_whole(record, image, models, remember))
             try:
-                await self._start(record, image, models, wiring)
-            except (Unavailable, ContainerError) as error:
-                if image.snapshotter != OVERLAYFS and _is_about_root(error):
-                    raise StartedWithout(error) from error
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # A half-made container would escape the tear-down that follows a cancellation.
+                await asyncio.wait({work}, timeout=FINISH_S)
                 raise
+
+    async def _start_whole(
+        self,
+        record: CopyRecord,
+        image: ImageOnNode,
+        models: list[ModelOnNode],
+        remember: Callable[[str, str], None],
+    ) -> str:
+        await self.tear_down(record, grace_s=0.0)
+        address = self._reserve(record)
+        remember(address, image.snapshotter)
+        wiring = self._wiring(record.copy_id, address)
+        await asyncio.to_thread(make_network, wiring)
+        try:
+            await self._start(record, image, models, wiring)
+        except (Unavailable, NotFound, ContainerError) as error:
+            if image.snapshotter != OVERLAYFS and _is_about_root(error):
+                raise StartedWithout(error) from error
+            raise
         return image.snapshotter
 
     async def tear_down(self, record: CopyRecord, *, grace_s: float) -> None:
@@ -159,7 +183,11 @@ class Launcher:
         spec = build_spec(inputs, self._host)
         devices = [name for name in limits.accelerators if "=" in name]
         if devices:
-            spec = apply_cdi(spec, read_specs([Path(each) for each in node.cdi_dirs]), devices)
+            try:
+                specs = read_specs([Path(each) for each in node.cdi_dirs])
+                spec = apply_cdi(spec, specs, devices)
+            except (NotFound, ConfigurationError) as error:
+                raise NoCapacity(f"accelerators {', '.join(devices)}: {error}") from error
         return spec
 
     def _platform_env(self, record: CopyRecord) -> dict[str, str]:
@@ -226,6 +254,7 @@ def _smaller(limit: float | None, of_node: float) -> float:
 
 
 def _is_about_root(error: ZeropullError) -> bool:
-    """Unavailable: the plugin does not answer. A ContainerError may come from mounting the root."""
+    """Unavailable: the plugin does not answer; NotFound: it has lost a layer's snapshot. A
+    ContainerError may come from mounting the root."""
     text = str(error)
-    return isinstance(error, Unavailable) or ("mount" in text and "rootfs" in text)
+    return not isinstance(error, ContainerError) or ("mount" in text and "rootfs" in text)

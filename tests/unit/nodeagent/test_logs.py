@@ -1,0 +1,49 @@
+"""Logs of a copy stay bounded while the container goes on writing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from zeropull.nodeagent.logs import last_lines, log_file, make_log_file, rotate
+
+
+def test_rotation_loses_no_line_and_keeps_the_writers_file(tmp_path: Path) -> None:
+    path = log_file(tmp_path, "copy-1")
+    make_log_file(path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    lines = [f"line {number:06d}\n".encode() for number in range(2000)]
+    for line in lines:
+        os.write(descriptor, line)
+    assert rotate(path, max_bytes=8192)
+    os.write(descriptor, b"the last\n")
+    os.close(descriptor)
+    rotated = path.with_name("current.log.1").read_bytes()
+    assert rotated + path.read_bytes() == b"".join(lines) + b"the last\n"
+    assert path.stat().st_size < 8192
+
+
+def test_only_the_newest_files_are_kept(tmp_path: Path) -> None:
+    path = log_file(tmp_path, "copy-1")
+    make_log_file(path)
+    for number in range(5):
+        path.write_bytes(path.read_bytes() + f"{number}".encode() * 20_000)
+        assert rotate(path, max_bytes=8192, kept=3)
+    names = sorted(each.name for each in path.parent.iterdir())
+    assert names == ["current.log", "current.log.1", "current.log.2"]
+
+
+def test_a_small_log_is_left_alone(tmp_path: Path) -> None:
+    path = log_file(tmp_path, "copy-1")
+    assert not rotate(path)
+    make_log_file(path)
+    path.write_text("one\n")
+    assert not rotate(path)
+
+
+def test_the_last_words_are_bounded_and_printable(tmp_path: Path) -> None:
+    path = log_file(tmp_path, "copy-1")
+    assert last_lines(path) == ""
+    make_log_file(path)
+    path.write_bytes(b"x" * 5000 + b"\n\x1b[31mbad\n\nend\n")
+    assert last_lines(path, lines=2) == " [31mbad\nend"
