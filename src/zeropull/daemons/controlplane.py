@@ -37,7 +37,7 @@ from zeropull.resources.settings import Settings
 from zeropull.statestore import Store
 from zeropull.telemetry import configure_logging, get_logger
 
-SHUTDOWN_S = 5.0
+SHUTDOWN_S = 0.5  # long polls never end by themselves; their callers ask again
 
 log = get_logger(__name__)
 
