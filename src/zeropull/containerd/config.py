@@ -22,11 +22,14 @@ _DETECT_TIMEOUT_S = 20.0
 class CriSettings:
     """Only for nodes that Kubernetes runs: `pause_image` is pulled by the snapshotter too.
 
-    `registry_hosts_dir`: containerd's certs.d; "" = registries are reached by their defaults."""
+    `registry_hosts_dir`: containerd's certs.d; "" = registries are reached by their defaults.
+    `restrict_oom_score`: clamp oom_score_adj to what is inherited, for machines that deny lowering
+    it (no CAP_SYS_RESOURCE), where runc would fail otherwise."""
 
     pause_image: str
     registry_hosts_dir: str = ""
     snapshotter: str = PLUGIN_NAME
+    restrict_oom_score: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ def _cri_lines(cri: CriSettings, newer: bool) -> list[str]:
     streaming = ['  stream_server_address = "127.0.0.1"', '  stream_server_port = "0"']
     pull = [f"    config_path = {_quote(cri.registry_hosts_dir)}"]
     runtime = 'runtimes.runc]\n    runtime_type = "io.containerd.runc.v2"'
+    oom = f"  restrict_oom_score_adj = {json.dumps(cri.restrict_oom_score)}"
     if newer:
         images = 'plugins."io.containerd.cri.v1.images"'
         containers = 'plugins."io.containerd.cri.v1.runtime"'
@@ -139,7 +143,9 @@ def _cri_lines(cri: CriSettings, newer: bool) -> list[str]:
             f"    sandbox = {_quote(cri.pause_image)}",
             f"  [{images}.registry]",
             *pull,
-            f"[{containers}.containerd.{runtime}",
+            f"[{containers}]",
+            oom,
+            f"  [{containers}.containerd.{runtime}",
             '[plugins."io.containerd.grpc.v1.cri"]',
             *streaming,
             '[[plugins."io.containerd.transfer.v1.local".unpack_config]]',
@@ -152,6 +158,7 @@ def _cri_lines(cri: CriSettings, newer: bool) -> list[str]:
         f"[{plugin}]",
         f"  sandbox_image = {_quote(cri.pause_image)}",
         *streaming,
+        oom,
         f"  [{plugin}.containerd]",
         f"    snapshotter = {_quote(cri.snapshotter)}",
         f"  [{plugin}.containerd.{runtime}",
