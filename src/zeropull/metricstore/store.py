@@ -62,8 +62,9 @@ class MetricKey:
 class MetricStore:
     """Open, then `add`, `read`, `flush`; `close` flushes."""
 
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+    def __init__(self, path: Path, *, check_same_thread: bool = True) -> None:
+        """`check_same_thread` False: opened in another thread than the one that uses it."""
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=check_same_thread)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         version = int(self._db.execute("PRAGMA user_version").fetchone()[0])

@@ -1,0 +1,352 @@
+"""Metric alarms: put, describe, history, set, enable and disable, delete.
+
+Source: Amazon CloudWatch API reference, version 2010-08-01. The reconcilers evaluate the alarms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zeropull.api.cloudwatch.faults import invalid_combination, invalid_value, missing
+from zeropull.api.cloudwatch.metrics import query_of
+from zeropull.api.listing import page
+from zeropull.api.operations import Call, Members, Operation, Output
+from zeropull.autoscaler.alarms import COMPARISONS
+from zeropull.awsprotocol.faults import ApiFault
+from zeropull.awsprotocol.members import MemberRules
+from zeropull.resources.alarms import (
+    HISTORY_ITEMS,
+    AlarmEvent,
+    AlarmHistory,
+    MetricAlarm,
+    alarm_key,
+)
+from zeropull.statestore import Store
+
+MAX_NAMES = 100
+MAX_EVALUATED_S = 7 * 86400
+_NOT_ECHOED = frozenset({"AlarmName", "Tags", "ActionsEnabled"})
+_REFUSED = {
+    name: "only metric alarms over a sliding window of datapoints are evaluated"
+    for name in (
+        "EvaluationWindow",
+        "WarmUpConfiguration",
+        "EvaluationCriteria",
+        "EvaluationInterval",
+    )
+}
+
+
+class AlarmOperations:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def operations(self) -> tuple[Operation, ...]:
+        rules = MemberRules(
+            accepted={
+                "EvaluateLowSampleCountPercentile": "percentiles are always evaluated",
+                "ActionConfiguration": "actions are scaling policies only",
+                "Tags": "alarms have no tags here",
+            },
+            refused=_REFUSED,
+        )
+        return (
+            Operation("PutMetricAlarm", self.put, rules),
+            Operation("DescribeAlarms", self.describe),
+            Operation("DescribeAlarmsForMetric", self.describe_for_metric),
+            Operation("DescribeAlarmHistory", self.history),
+            Operation("SetAlarmState", self.set_state),
+            Operation("EnableAlarmActions", self.enable),
+            Operation("DisableAlarmActions", self.disable),
+            Operation("DeleteAlarms", self.delete),
+        )
+
+    def put(self, call: Call, members: Members) -> Output:
+        _check(members)
+        with self._store.transaction():
+            alarm = put_alarm(self._store, call, members)
+            add_event(
+                self._store,
+                alarm,
+                AlarmEvent(
+                    call.now_s, "ConfigurationUpdate", f'Alarm "{alarm.name}" created or updated'
+                ),
+            )
+        return None
+
+    def describe(self, call: Call, members: Members) -> Output:
+        types = members.get("AlarmTypes") or ["MetricAlarm"]
+        names = members.get("AlarmNames")
+        if names is not None and members.get("AlarmNamePrefix") is not None:
+            raise invalid_combination(
+                "AlarmNamePrefix and AlarmNames must not be specified together"
+            )
+        alarms = [
+            alarm
+            for alarm in self._alarms(call)
+            if (names is None or alarm.name in names)
+            and alarm.name.startswith(members.get("AlarmNamePrefix", ""))
+            and members.get("StateValue") in (None, alarm.state)
+            and _has_action(alarm, members.get("ActionPrefix"))
+        ]
+        if "MetricAlarm" not in types:
+            alarms = []
+        chosen, token = _paged(alarms, members)
+        return {
+            "MetricAlarms": [describe_alarm(alarm) for alarm in chosen],
+            "CompositeAlarms": [],
+            "NextToken": token,
+        }
+
+    def describe_for_metric(self, call: Call, members: Members) -> Output:
+        wanted = ("MetricName", "Namespace", "Statistic", "ExtendedStatistic", "Period", "Unit")
+        dimensions = _dimension_set(members)
+        found = [
+            alarm
+            for alarm in self._alarms(call)
+            if all(members.get(n) in (None, alarm.request.get(n)) for n in wanted)
+            and _dimension_set(alarm.request) == dimensions
+        ]
+        return {"MetricAlarms": [describe_alarm(alarm) for alarm in found]}
+
+    def history(self, call: Call, members: Members) -> Output:
+        histories = [
+            stored.document
+            for stored in self._store.select(AlarmHistory, prefix=f"{call.account}/")
+            if members.get("AlarmName") in (None, stored.document.name)
+        ]
+        items = [
+            (event.at_s, number, history.name, event)
+            for history in histories
+            for number, event in enumerate(history.events)
+            if members.get("HistoryItemType") in (None, event.kind_of)
+            and members.get("StartDate", 0) <= event.at_s <= members.get("EndDate", float("inf"))
+        ]
+        chosen, token = page(
+            items,
+            members | {"MaxResults": members.get("MaxRecords", 100)},
+            lambda item: (item[0], f"{item[2]} {item[1]:09d}"),
+            descending=members.get("ScanBy", "TimestampDescending") != "TimestampAscending",
+            default_size=100,
+        )
+        return {
+            "AlarmHistoryItems": [
+                {
+                    "AlarmName": name,
+                    "AlarmType": "MetricAlarm",
+                    "Timestamp": event.at_s,
+                    "HistoryItemType": event.kind_of,
+                    "HistorySummary": event.summary,
+                    "HistoryData": event.data or None,
+                }
+                for _, _, name, event in chosen
+            ],
+            "NextToken": token,
+        }
+
+    def set_state(self, call: Call, members: Members) -> Output:
+        with self._store.transaction():
+            stored = self._store.get(MetricAlarm, alarm_key(call.account, members["AlarmName"]))
+            if stored is None:
+                raise ApiFault("ResourceNotFound", f"Unknown alarm {members['AlarmName']}.", 404)
+            alarm = change_state(
+                stored.document,
+                members["StateValue"],
+                members["StateReason"],
+                members.get("StateReasonData", ""),
+                call.now_s,
+            )
+            self._store.put(alarm)
+            record_transition(self._store, stored.document, alarm)
+        return None
+
+    def enable(self, call: Call, members: Members) -> Output:
+        return self._switch(call, members, enabled=True)
+
+    def disable(self, call: Call, members: Members) -> Output:
+        return self._switch(call, members, enabled=False)
+
+    def delete(self, call: Call, members: Members) -> Output:
+        """Unknown names are no error, as on AWS."""
+        if len(members["AlarmNames"]) > MAX_NAMES:
+            raise invalid_value(f"At most {MAX_NAMES} alarms are deleted at once.")
+        with self._store.transaction():
+            for name in members["AlarmNames"]:
+                self._store.delete(MetricAlarm, alarm_key(call.account, name))
+        return None
+
+    def _switch(self, call: Call, members: Members, *, enabled: bool) -> Output:
+        with self._store.transaction():
+            for name in members["AlarmNames"]:
+                stored = self._store.get(MetricAlarm, alarm_key(call.account, name))
+                if stored is not None:
+                    self._store.put(dataclasses.replace(stored.document, actions_enabled=enabled))
+        return None
+
+    def _alarms(self, call: Call) -> list[MetricAlarm]:
+        stored = self._store.select(MetricAlarm, prefix=f"{call.account}/")
+        return [each.document for each in stored]
+
+
+def put_alarm(
+    store: Store, call: Call, members: Mapping[str, Any], *, owner: str = ""
+) -> MetricAlarm:
+    """Create or replace; the state of an alarm that was there already stays. In a transaction."""
+    name = members["AlarmName"]
+    before = store.get(MetricAlarm, alarm_key(call.account, name))
+    alarm = MetricAlarm(
+        account=call.account,
+        name=name,
+        arn=f"arn:aws:cloudwatch:{call.region}:{call.account}:alarm:{name}",
+        configured_s=call.now_s,
+        state_updated_s=call.now_s,
+        state_transitioned_s=call.now_s,
+        request={key: value for key, value in members.items() if key not in _NOT_ECHOED},
+        actions_enabled=members.get("ActionsEnabled", True),
+        owner=owner,
+    )
+    if before is not None:
+        old = before.document
+        alarm = dataclasses.replace(
+            alarm,
+            state=old.state,
+            state_reason=old.state_reason,
+            state_reason_data=old.state_reason_data,
+            state_updated_s=old.state_updated_s,
+            state_transitioned_s=old.state_transitioned_s,
+        )
+    store.put(alarm)
+    return alarm
+
+
+def change_state(
+    alarm: MetricAlarm, state: str, reason: str, data: str, now_s: float
+) -> MetricAlarm:
+    """The alarm in `state`; the times tell a transition from a mere confirmation."""
+    return dataclasses.replace(
+        alarm,
+        state=state,
+        state_reason=reason,
+        state_reason_data=data,
+        state_updated_s=now_s,
+        state_transitioned_s=now_s if state != alarm.state else alarm.state_transitioned_s,
+    )
+
+
+def record_transition(store: Store, before: MetricAlarm, after: MetricAlarm) -> None:
+    """Into the history, when the state has changed. In a transaction."""
+    if before.state == after.state:
+        return
+    data = {
+        "version": "1.0",
+        "oldState": {"stateValue": before.state, "stateReason": before.state_reason},
+        "newState": {"stateValue": after.state, "stateReason": after.state_reason},
+    }
+    summary = f"Alarm updated from {before.state} to {after.state}"
+    add_event(
+        store, after, AlarmEvent(after.state_updated_s, "StateUpdate", summary, json.dumps(data))
+    )
+
+
+def add_event(store: Store, alarm: MetricAlarm, event: AlarmEvent) -> None:
+    """Keep the newest events of an alarm."""
+    stored = store.get(AlarmHistory, alarm.key)
+    events = stored.document.events if stored is not None else ()
+    store.put(AlarmHistory(alarm.account, alarm.name, (*events, event)[-HISTORY_ITEMS:]))
+
+
+def describe_alarm(alarm: MetricAlarm) -> dict[str, Any]:
+    """An alarm as DescribeAlarms shows it."""
+    return {
+        "OKActions": [],
+        "AlarmActions": [],
+        "InsufficientDataActions": [],
+        "Dimensions": [],
+        **alarm.request,
+        "AlarmName": alarm.name,
+        "AlarmArn": alarm.arn,
+        "AlarmConfigurationUpdatedTimestamp": alarm.configured_s,
+        "ActionsEnabled": alarm.actions_enabled,
+        "StateValue": alarm.state,
+        "StateReason": alarm.state_reason,
+        "StateReasonData": alarm.state_reason_data or None,
+        "StateUpdatedTimestamp": alarm.state_updated_s,
+        "StateTransitionedTimestamp": alarm.state_transitioned_s,
+    }
+
+
+def _check(members: Members) -> None:
+    for name in ("EvaluationPeriods", "Threshold", "ComparisonOperator"):
+        if members.get(name) is None:
+            raise missing(f"The parameter {name} is required.")
+    if members["ComparisonOperator"] not in COMPARISONS:
+        raise invalid_value(
+            f"The value {members['ComparisonOperator']} for parameter ComparisonOperator is not "
+            f"supported: {', '.join(COMPARISONS)}."
+        )
+    if members.get("TreatMissingData", "missing") not in (
+        "breaching", "notBreaching", "ignore", "missing",
+    ):  # fmt: skip
+        raise invalid_value(
+            f"The value {members['TreatMissingData']} for parameter TreatMissingData is not one of "
+            "breaching, notBreaching, ignore, missing."
+        )
+    if members.get("DatapointsToAlarm", 1) > members["EvaluationPeriods"]:
+        raise invalid_value("DatapointsToAlarm must not be greater than EvaluationPeriods.")
+    period = _check_metrics(members) if members.get("Metrics") else _check_metric(members)
+    if period * members["EvaluationPeriods"] > MAX_EVALUATED_S:
+        raise invalid_value(
+            f"An alarm looks at most {MAX_EVALUATED_S} s back: Period {period} × EvaluationPeriods "
+            f"{members['EvaluationPeriods']} is more."
+        )
+
+
+def _check_metric(members: Members) -> int:
+    for name in ("MetricName", "Namespace", "Period"):
+        if members.get(name) is None:
+            raise missing(f"The parameter {name} is required, or Metrics.")
+    if (members.get("Statistic") is None) == (members.get("ExtendedStatistic") is None):
+        raise invalid_combination("Must specify either Statistic or ExtendedStatistic")
+    return _alarm_period(members["Period"])
+
+
+def _check_metrics(members: Members) -> int:
+    if members.get("MetricName") is not None:
+        raise invalid_combination("Must specify either Metrics or MetricName")
+    queries = [query_of(raw, f"Metrics.member.{n}") for n, raw in enumerate(members["Metrics"], 1)]
+    returned = [query for query in queries if query.return_data]
+    if len(returned) != 1:
+        raise invalid_value("Exactly one element of the metrics list should return data.")
+    periods = [query.stat.period_s for query in queries if query.stat is not None]
+    return _alarm_period(returned[0].period_s or max(periods, default=60))
+
+
+def _alarm_period(period: int) -> int:
+    if period in (10, 20, 30) or (period > 0 and period % 60 == 0):
+        return int(period)
+    raise invalid_value(
+        f"The value {period} for parameter Period is not 10, 20, 30 or a multiple of 60."
+    )
+
+
+def _has_action(alarm: MetricAlarm, prefix: str | None) -> bool:
+    kinds = ("OKActions", "AlarmActions", "InsufficientDataActions")
+    actions = [action for kind in kinds for action in alarm.request.get(kind) or []]
+    return prefix is None or any(action.startswith(prefix) for action in actions)
+
+
+def _dimension_set(members: Mapping[str, Any]) -> set[tuple[str, str]]:
+    return {(each["Name"], each["Value"]) for each in members.get("Dimensions") or []}
+
+
+def _paged(alarms: Sequence[MetricAlarm], members: Members) -> tuple[list[MetricAlarm], str | None]:
+    return page(
+        alarms,
+        members | {"MaxResults": members.get("MaxRecords", 50)},
+        lambda alarm: (alarm.name, ""),
+        descending=False,
+        default_size=50,
+    )

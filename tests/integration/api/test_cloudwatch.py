@@ -1,0 +1,243 @@
+"""CloudWatch with unmodified boto3 and, for old clients, with the query protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
+
+from tests.fixtures.awsapi import ACCOUNT, INSTANCE_TYPES, REGION, Served, serving
+from zeropull.api import create_api_app
+from zeropull.api.cloudwatch import cloudwatch_table
+from zeropull.api.keys import ensure_default_key
+from zeropull.metricstore.store import MetricStore
+from zeropull.statestore import Store
+
+NOW = datetime.now(UTC).replace(second=0, microsecond=0)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with Store.open(tmp_path / "zeropull.db") as store:
+        key, _ = ensure_default_key(store, ACCOUNT, time.time())
+        metrics = MetricStore(tmp_path / "metrics.db", check_same_thread=False)
+        app = create_api_app(
+            store,
+            region=REGION,
+            instance_types=INSTANCE_TYPES,
+            tables=[cloudwatch_table(store, metrics)],
+        )
+        with serving(app) as url:
+            yield Served(url, store, key, time.time)
+        metrics.close()
+
+
+@pytest.fixture
+def cloudwatch(served: Served) -> Any:
+    return served.client("cloudwatch")
+
+
+def put(cloudwatch: Any, name: str, *values: float, minutes_ago: int = 10, **more: Any) -> None:
+    cloudwatch.put_metric_data(
+        Namespace="test",
+        MetricData=[
+            {
+                "MetricName": name,
+                "Timestamp": NOW - timedelta(minutes=minutes_ago - index),
+                "Value": value,
+                **more,
+            }
+            for index, value in enumerate(values)
+        ],
+    )
+
+
+def stat(query_id: str, name: str, statistic: str = "Sum") -> dict[str, Any]:
+    metric = {"Namespace": "test", "MetricName": name}
+    return {"Id": query_id, "MetricStat": {"Metric": metric, "Period": 60, "Stat": statistic}}
+
+
+def test_data_comes_back_newest_first_and_through_math(cloudwatch: Any) -> None:
+    put(cloudwatch, "a", 1, 2, 3)
+    put(cloudwatch, "b", 10, 20)
+    answer = cloudwatch.get_metric_data(
+        StartTime=NOW - timedelta(minutes=15),
+        EndTime=NOW,
+        MetricDataQueries=[
+            stat("a", "a"),
+            {**stat("b", "b"), "ReturnData": False},
+            {"Id": "e", "Expression": "a + FILL(b, 0)", "Label": "both"},
+            stat("none", "nothing"),
+        ],
+    )
+    results = {result["Id"]: result for result in answer["MetricDataResults"]}
+    assert results["a"]["Values"] == [3, 2, 1]
+    assert results["a"]["Timestamps"][0] == NOW - timedelta(minutes=8)
+    assert (results["e"]["Label"], results["e"]["Values"]) == ("both", [3, 22, 11])
+    assert (results["none"]["Values"], results["none"]["StatusCode"]) == ([], "Complete")
+    assert "b" not in results
+
+
+def test_pages_hold_at_most_the_datapoints_asked_for(cloudwatch: Any) -> None:
+    put(cloudwatch, "a", *range(9))
+    pages = cloudwatch.get_paginator("get_metric_data").paginate(
+        StartTime=NOW - timedelta(minutes=15),
+        EndTime=NOW,
+        MetricDataQueries=[stat("a", "a")],
+        MaxDatapoints=4,
+    )
+    values = [page["MetricDataResults"][0]["Values"] for page in pages]
+    assert values == [[8, 7, 6, 5], [4, 3, 2, 1], [0]]
+
+
+def test_statistics_have_percentiles_and_units(cloudwatch: Any) -> None:
+    cloudwatch.put_metric_data(
+        Namespace="test",
+        MetricData=[
+            {
+                "MetricName": "latency",
+                "Timestamp": NOW - timedelta(minutes=5),
+                "Values": [float(n) for n in range(1, 101)],
+                "Unit": "Microseconds",
+            }
+        ],
+    )
+    asked = {
+        "Namespace": "test",
+        "MetricName": "latency",
+        "StartTime": NOW - timedelta(hours=1),
+        "EndTime": NOW,
+        "Period": 60,
+    }
+    point = cloudwatch.get_metric_statistics(**asked, ExtendedStatistics=["p90"])["Datapoints"][0]
+    assert point["ExtendedStatistics"]["p90"] == pytest.approx(90, rel=0.02)
+    point = cloudwatch.get_metric_statistics(**asked, Statistics=["Average"])["Datapoints"][0]
+    assert (point["Average"], point["Unit"]) == (50.5, "Microseconds")
+    with pytest.raises(ClientError, match="Must specify either Statistics") as raised:
+        cloudwatch.get_metric_statistics(**asked)
+    assert raised.value.response["Error"]["Code"] == "InvalidParameterCombination"
+    with pytest.raises(ClientError, match="exceeds the limit of 1440"):
+        cloudwatch.get_metric_statistics(
+            **{**asked, "StartTime": NOW - timedelta(days=2)}, Statistics=["Sum"]
+        )
+
+
+def test_a_refused_datum_keeps_none_of_the_call(cloudwatch: Any) -> None:
+    good = {"MetricName": "a", "Value": 1.0}
+    bad = {"MetricName": "a", "Values": [1.0], "Counts": [1.0, 2.0]}
+    with pytest.raises(ClientError, match=r"MetricData.member.2.Values and .* the same size"):
+        cloudwatch.put_metric_data(Namespace="test", MetricData=[good, bad])
+    assert cloudwatch.list_metrics(Namespace="test")["Metrics"] == []
+    with pytest.raises(ClientError, match="mutually exclusive") as raised:
+        cloudwatch.put_metric_data(Namespace="test", MetricData=[{**bad, "Value": 1.0}])
+    assert raised.value.response["Error"]["Code"] == "InvalidParameterCombination"
+
+
+def test_metrics_are_listed_by_their_dimensions(cloudwatch: Any) -> None:
+    put(cloudwatch, "a", 1, Dimensions=[{"Name": "EndpointName", "Value": "e"}])
+    put(cloudwatch, "b", 1)
+    listed = cloudwatch.list_metrics(Dimensions=[{"Name": "EndpointName"}])["Metrics"]
+    assert [metric["MetricName"] for metric in listed] == ["a"]
+
+
+def alarm(**more: Any) -> dict[str, Any]:
+    return {
+        "AlarmName": "high",
+        "Namespace": "test",
+        "MetricName": "a",
+        "Statistic": "Sum",
+        "Period": 60,
+        "EvaluationPeriods": 3,
+        "Threshold": 5.0,
+        "ComparisonOperator": "GreaterThanThreshold",
+        **more,
+    }
+
+
+def test_an_alarm_lives_its_life(cloudwatch: Any) -> None:
+    cloudwatch.put_metric_alarm(**alarm())
+    found = cloudwatch.describe_alarms()["MetricAlarms"][0]
+    assert found["StateValue"] == "INSUFFICIENT_DATA"
+    assert found["StateReason"] == "Unchecked: Initial alarm creation"
+    assert found["AlarmArn"] == f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:alarm:high"
+    assert found["AlarmActions"] == []
+    cloudwatch.set_alarm_state(AlarmName="high", StateValue="ALARM", StateReason="a test")
+    cloudwatch.put_metric_alarm(**alarm(Threshold=6.0))
+    found = cloudwatch.describe_alarms(StateValue="ALARM")["MetricAlarms"][0]
+    assert (found["Threshold"], found["StateReason"]) == (6.0, "a test")
+    items = cloudwatch.describe_alarm_history(AlarmName="high")["AlarmHistoryItems"]
+    assert [item["HistoryItemType"] for item in items] == [
+        "ConfigurationUpdate", "StateUpdate", "ConfigurationUpdate",
+    ]  # fmt: skip
+    cloudwatch.disable_alarm_actions(AlarmNames=["high"])
+    assert not cloudwatch.describe_alarms()["MetricAlarms"][0]["ActionsEnabled"]
+    for_metric = cloudwatch.describe_alarms_for_metric(Namespace="test", MetricName="a")
+    assert len(for_metric["MetricAlarms"]) == 1
+    cloudwatch.delete_alarms(AlarmNames=["high", "never was"])
+    assert cloudwatch.describe_alarms()["MetricAlarms"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"Period": 15}, "not 10, 20, 30"),
+        ({"DatapointsToAlarm": 4}, "DatapointsToAlarm must not be greater"),
+        ({"ComparisonOperator": "LessThanLowerThreshold"}, "ComparisonOperator"),
+        ({"TreatMissingData": "sometimes"}, "TreatMissingData"),
+        ({"EvaluationPeriods": 20000}, "looks at most"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(
+    cloudwatch: Any, change: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ClientError, match=text):
+        cloudwatch.put_metric_alarm(**alarm(**change))
+
+
+def test_setting_the_state_of_an_unknown_alarm_is_not_found(cloudwatch: Any) -> None:
+    with pytest.raises(ClientError) as raised:
+        cloudwatch.set_alarm_state(AlarmName="x", StateValue="OK", StateReason="r")
+    assert raised.value.response["Error"]["Code"] == "ResourceNotFound"
+
+
+def test_old_clients_speak_the_query_protocol(served: Served) -> None:
+    now_s = int(NOW.timestamp())
+    form = {
+        "Action": "PutMetricData",
+        "Version": "2010-08-01",
+        "Namespace": "test",
+        "MetricData.member.1.MetricName": "old",
+        "MetricData.member.1.Value": "4.5",
+        "MetricData.member.1.Timestamp": datetime.fromtimestamp(now_s - 60, UTC).isoformat(),
+    }
+    assert "<ResponseMetadata>" in query(served, form)
+    listed = query(served, {"Action": "ListMetrics", "Version": "2010-08-01"})
+    assert "<MetricName>old</MetricName>" in listed
+
+
+def query(served: Served, form: dict[str, str]) -> str:
+    request = AWSRequest(
+        "POST",
+        served.url + "/",
+        data=urllib.parse.urlencode(form),
+        headers={"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"},
+    )
+    key = dataclasses.asdict(served.key)
+    credentials = Credentials(key["access_key_id"], key["secret_access_key"])
+    SigV4Auth(credentials, "monitoring", REGION).add_auth(request)
+    raw = urllib.request.Request(
+        request.url, data=str(request.data).encode(), headers=dict(request.headers), method="POST"
+    )
+    with urllib.request.urlopen(raw, timeout=10) as answer:
+        return str(answer.read().decode())
