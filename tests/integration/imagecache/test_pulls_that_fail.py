@@ -1,0 +1,193 @@
+"""Wrong, truncated, absurd and unstorable layers, and cancellation: a clear error, nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from tests.fixtures.layers import digest, image_of, member, open_bytes, tar_of
+from zeropull.errors import DiskFull, ImageError, IntegrityError, Unavailable
+from zeropull.imagecache.convert import PullProgress, PullResult, clean_layer_store, pull_layers
+from zeropull.imagecache.layout import layer_directory
+from zeropull.imagecache.mount import unmount
+from zeropull.imagecache.verify import verify_blocks, verify_metadata
+from zeropull.oci.images import Descriptor, ResolvedImage
+
+FILES = tar_of(*(member(f"d/f{i}", data=os.urandom(20_000)) for i in range(40)))
+
+
+async def pull(image: ResolvedImage, sources: list[Any], store: Path, **options: Any) -> PullResult:
+    options.setdefault("open_blob", open_bytes)
+    missing = list(range(len(sources)))
+    return await pull_layers(image, missing, sources, store, lambda _: None, **options)
+
+
+def left_in(store: Path) -> list[str]:
+    return sorted(path.name for path in store.iterdir())
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [
+        gzip.compress,
+        lambda tar: gzip.compress(tar[:1000]) + gzip.compress(tar[1000:]),
+        zstandard.ZstdCompressor().compress,
+        bytes,
+    ],
+    ids=["gzip", "gzip-members", "zstd", "uncompressed"],
+)
+async def test_every_compression_gives_the_same_layer(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    image, blobs = image_of([FILES, tar_of()], compress)
+    seen: list[PullProgress] = []
+    result = await pull(image, blobs, tmp_path, progress=seen.append)
+    assert result.registry_bytes == sum(map(len, blobs))
+    assert seen[-1].layers_done == 2
+    layer = layer_directory(tmp_path, image.chain_ids[0])
+    assert verify_metadata(layer).diff_id == digest(FILES)
+    assert verify_blocks(layer) == verify_metadata(layer).data.blocks
+    assert left_in(tmp_path) == sorted(chain[7:] for chain in image.chain_ids)
+
+
+async def test_converting_twice_gives_equal_bytes(tmp_path: Path) -> None:
+    image, blobs = image_of([FILES])
+    await pull(image, blobs, tmp_path / "a")
+    await pull(image, blobs, tmp_path / "b")
+    for name in ("meta.erofs", "data.erofs", "blocks.sha256", "layer.json"):
+        first, second = (
+            layer_directory(tmp_path / store, image.chain_ids[0]) / name for store in ("a", "b")
+        )
+        assert first.read_bytes() == second.read_bytes()
+
+
+def with_layer(image: ResolvedImage, **changes: Any) -> ResolvedImage:
+    return replace(image, layers=(replace(image.layers[0], **changes),))
+
+
+async def test_a_blob_with_another_digest_is_refused(tmp_path: Path) -> None:
+    image, blobs = image_of([FILES])
+    for blob in (
+        blobs[0][:-100],
+        blobs[0][:5000] + b"\xff" * 50 + blobs[0][5050:],
+        b"",
+        b"tar?" * 400,
+    ):
+        with pytest.raises(IntegrityError):
+            await pull(image, [blob], tmp_path)
+        assert left_in(tmp_path) == []
+
+
+async def test_a_layer_with_another_diff_id_is_refused(tmp_path: Path) -> None:
+    image, blobs = image_of([FILES])
+    with pytest.raises(IntegrityError, match="the image config says"):
+        await pull(replace(image, diff_ids=(digest(b"other"),)), blobs, tmp_path)
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.ZstdCompressor().compress])
+async def test_a_decompression_bomb_is_refused_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr("zeropull.imagecache.inflate.BOMB_FREE_BYTES", 1 << 20)
+    image, blobs = image_of([tar_of(member("zeros", data=bytes(64 << 20)))], compress)
+    assert len(blobs[0]) < 100_000
+    with pytest.raises(ImageError, match="inflates to more than"):
+        await pull(image, blobs, tmp_path)
+    assert left_in(tmp_path) == []
+
+
+async def test_garbage_that_matches_its_digest_is_an_image_error(tmp_path: Path) -> None:
+    garbage = b"this is no tar stream" * 100
+    layer = Descriptor("x", digest(garbage), len(garbage))
+    image, _ = image_of([FILES])
+    image = replace(image, layers=(layer,), diff_ids=(digest(garbage),))
+    with pytest.raises(ImageError, match=r"not a tar stream|whose checksum is"):
+        await pull(image, [garbage], tmp_path)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    disk, mounted = tmp_path / "disk", tmp_path / "m"
+    disk.touch()
+    os.truncate(disk, 8 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True)
+    mounted.mkdir()
+    subprocess.run(["mount", "-o", "loop", str(disk), str(mounted)], check=True)
+    try:
+        store = mounted / "layers"
+        image, blobs = image_of([FILES, tar_of(member("z", data=bytes(12 << 20)))])
+        with pytest.raises(DiskFull, match="bytes are free"):
+            asyncio.run(pull(image, blobs, store))
+        assert [name for name in left_in(store) if name.startswith(".")] == []
+        big, big_blobs = image_of([tar_of(member("r", data=os.urandom(12 << 20)))])
+        with pytest.raises(DiskFull, match="compressed bytes"):
+            asyncio.run(pull(big, big_blobs, store))
+    finally:
+        unmount(mounted)
+
+
+async def test_cancellation_stops_the_threads_and_leaves_nothing(tmp_path: Path) -> None:
+    image, blobs = image_of([FILES])
+    reading = threading.Event()
+
+    @contextlib.contextmanager
+    def stalled(
+        source: Any, stop: threading.Event, on_bytes: Callable[[int], None]
+    ) -> Iterator[Iterator[memoryview]]:
+        def parts() -> Iterator[memoryview]:
+            yield memoryview(source)[:50_000]
+            reading.set()
+            stop.wait(30)
+            raise Unavailable("stopped")
+
+        yield parts()
+
+    task = asyncio.create_task(pull(image, blobs, tmp_path, open_blob=stalled))
+    await asyncio.to_thread(reading.wait, 30)
+    assert len(left_in(tmp_path)) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert left_in(tmp_path) == []
+
+
+async def test_one_bad_layer_keeps_the_finished_ones_below(tmp_path: Path) -> None:
+    image, blobs = image_of([FILES, tar_of(member("f"))])
+    await pull_layers(image, [0], blobs[:1], tmp_path, lambda _: None, open_blob=open_bytes)
+    published = layer_directory(tmp_path, image.chain_ids[0])
+    with pytest.raises(IntegrityError):
+        await pull_layers(image, [1], [b"bad"], tmp_path, lambda _: published, open_blob=open_bytes)
+    assert left_in(tmp_path) == [published.name]
+    await pull_layers(image, [1], blobs[1:], tmp_path, lambda _: published, open_blob=open_bytes)
+    assert len(left_in(tmp_path)) == 2
+
+
+def test_the_layer_store_is_cleaned_of_what_a_crash_left(tmp_path: Path) -> None:
+    left = tmp_path / ".tmp-0123-ab"
+    left.mkdir()
+    (left / "data.erofs").write_bytes(b"x")
+    kept = tmp_path / ("a" * 64)
+    kept.mkdir()
+    assert clean_layer_store(tmp_path) == [left]
+    assert left_in(tmp_path) == [kept.name]
+
+
+async def test_120_layers_are_converted_and_published(tmp_path: Path) -> None:
+    image, blobs = image_of([tar_of(member(f"d/f{i}", data=b"%d" % i)) for i in range(120)])
+    await pull(image, blobs, tmp_path)
+    assert len(left_in(tmp_path)) == 120
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,274 @@
+"""Generated layers: written, read back, and compared with a plain model of containerd's rules."""
+
+from __future__ import annotations
+
+import io
+import random
+import stat
+import tarfile
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fixtures.layers import member, tar_of
+from zeropull.erofs.lower import fill_implied, resolve_links
+from zeropull.erofs.reader import Inode, MetadataImage
+from zeropull.erofs.tarlayer import LayerLimits, LayerReader
+from zeropull.erofs.tree import LayerTree, clean_path
+from zeropull.erofs.writer import write_metadata
+from zeropull.errors import ImageError, IntegrityError
+
+DIR, SYM, LNK = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+
+
+class MemorySink:
+    """Collects a data file in memory."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def begin(self) -> int:
+        self.content += bytes(-len(self.content) % 4096)
+        return len(self.content) // 4096
+
+    def write(self, data: memoryview) -> None:
+        self.content += data
+
+
+def pieces(content: bytes, size: int) -> Iterator[memoryview]:
+    """One reused buffer, as the converter hands them out."""
+    buffer = bytearray(size)
+    for start in range(0, len(content), size):
+        part = content[start : start + size]
+        buffer[: len(part)] = part
+        yield memoryview(buffer)[: len(part)]
+
+
+def read_layer(
+    tar: bytes, *, piece: int = 1 << 16, limits: LayerLimits | None = None
+) -> tuple[LayerTree, MemorySink]:
+    sink = MemorySink()
+    tree = LayerReader(pieces(tar, piece), sink, limits).read()
+    sink.begin()
+    return tree, sink
+
+
+def image_from(tar: bytes, *, lowers: tuple[MetadataImage, ...] = ()) -> MetadataImage:
+    tree, sink = read_layer(tar)
+    fill_implied(tree, lowers)
+    resolve_links(tree, lowers, len(sink.content) // 4096)
+    return MetadataImage(write_metadata(tree, len(sink.content) // 4096))
+
+
+def walk(image: MetadataImage) -> dict[bytes, Inode]:
+    found: dict[bytes, Inode] = {}
+    waiting = [(b"", image.root)]
+    while waiting:
+        prefix, directory = waiting.pop()
+        for name, nid in image.entries(directory):
+            inode = image.inode(nid)
+            found[prefix + name] = inode
+            if inode.is_directory:
+                waiting.append((prefix + name + b"/", inode))
+    return found
+
+
+def content_of(image: MetadataImage, inode: Inode, data: bytes) -> bytes:
+    bits, blocks = image.chunks(inode)
+    content = bytearray()
+    for block in blocks:
+        start = block * 4096
+        part = data[start : start + (1 << bits)]
+        content += bytes(1 << bits) if block == 0xFFFFFFFF else part.ljust(1 << bits, b"\0")
+    return bytes(content[: inode.size])
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=40)
+paths = st.lists(st.sampled_from(["a", "b", "c", "é", "-x", "!"]) | names, min_size=1, max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(paths, st.binary(max_size=9000)), max_size=30), st.integers(1, 20000))
+def test_regular_files_come_back_with_their_contents(
+    files: list[tuple[list[str], bytes]], piece: int
+) -> None:
+    expected: dict[bytes, bytes] = {}
+    members = []
+    for parts, data in files:
+        name = "/".join(parts)
+        clean = clean_path(name.encode())
+        base = clean.rpartition(b"/")[2]
+        above = [clean[:i] for i, c in enumerate(clean) if c == 0x2F]
+        if not base or base.startswith(b".wh.") or any(path in expected for path in above):
+            continue
+        if any(len(part.encode()) > 255 for part in parts):
+            continue
+        for path in [path for path in expected if path.startswith(clean + b"/")]:
+            del expected[path]
+        expected[clean] = data
+        members.append(member(name, data=data))
+    tree, sink = read_layer(tar_of(*members), piece=piece)
+    image = MetadataImage(write_metadata(tree, len(sink.content) // 4096))
+    found = {
+        path: content_of(image, inode, bytes(sink.content))
+        for path, inode in walk(image).items()
+        if stat.S_ISREG(inode.mode)
+    }
+    assert found == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sets(st.binary(min_size=1, max_size=60), max_size=400))
+def test_every_name_of_a_directory_is_found_again(random_names: set[bytes]) -> None:
+    wanted = {
+        name.replace(b"\0", b"_").replace(b"/", b"_")
+        for name in random_names
+        if not name.startswith(b".")
+    }
+    tar = tar_of(
+        *(member("d/" + name.decode("utf-8", "surrogateescape")) for name in sorted(wanted)),
+        format=tarfile.GNU_FORMAT,
+    )
+    image = image_from(tar)
+    directory = image.lookup(image.root, b"d")
+    if not wanted:
+        assert directory is None
+        return
+    assert directory is not None
+    assert [name for name, _ in image.entries(directory)] == sorted(wanted)
+    for name in wanted:
+        assert image.lookup(directory, name) is not None
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_tar_streams_end_in_an_image_error_or_a_tree(data: st.DataObject) -> None:
+    tar = bytearray(tar_of(member("a", data=b"x" * 700), member("b", SYM, linkname="a" * 150)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        tar[data.draw(st.integers(0, len(tar) - 1))] = data.draw(st.integers(0, 255))
+    tar = tar[: data.draw(st.integers(0, len(tar)))]
+    try:
+        read_layer(bytes(tar))
+    except ImageError as error:
+        assert str(error)
+
+
+def test_equal_layers_give_equal_bytes() -> None:
+    tar = tar_of(*(member(f"d{i % 7}/f{i}", data=b"%d" % i) for i in range(300)))
+    first, _ = read_layer(tar, piece=512)
+    second, _ = read_layer(tar, piece=99_999)
+    assert write_metadata(first, 300) == write_metadata(second, 300)
+    assert write_metadata(first, 300) == write_metadata(first, 300)
+
+
+def test_a_directory_with_100_000_entries_is_sorted_and_complete() -> None:
+    tree = LayerTree()
+    shuffled = list(range(100_000))
+    random.Random(7).shuffle(shuffled)
+    tar = tar_of(*(member(f"d/{i:x}") for i in shuffled), format=tarfile.USTAR_FORMAT)
+    tree, _ = read_layer(tar, piece=1 << 20)
+    image = MetadataImage(write_metadata(tree, 0))
+    directory = image.lookup(image.root, b"d")
+    assert directory is not None
+    listed = [name for name, _ in image.entries(directory)]
+    assert listed == sorted(f"{i:x}".encode() for i in range(100_000))
+    assert image.lookup(directory, b"1869f") is not None
+
+
+def test_implied_directories_take_the_lower_layers_attributes() -> None:
+    lower = image_from(
+        tar_of(
+            member("real", DIR, mode=0o710, uid=7, mtime=5, xattrs={"user.a": "b"}),
+            member("real/sub", DIR, mode=0o1777),
+            member("alias", SYM, linkname="/real"),
+            member("file"),
+        )
+    )
+    upper = walk(
+        image_from(
+            tar_of(member("real/sub/new"), member("alias/x"), member("other/y")), lowers=(lower,)
+        )
+    )
+    assert (upper[b"real"].mode, upper[b"real"].uid, upper[b"real"].mtime_s) == (0o40710, 7, 5)
+    assert upper[b"real/sub"].mode == 0o41777
+    assert upper[b"alias"].mode == 0o40710  # containerd follows the symlink to find attributes
+    assert upper[b"other"].mode == 0o40755
+
+
+def test_hard_links_share_the_inode_and_count() -> None:
+    found = walk(image_from(tar_of(member("f", data=b"x"), member("g", LNK, linkname="./f"))))
+    assert found[b"f"].nid == found[b"g"].nid
+    assert found[b"f"].nlink == 2
+
+
+def test_whiteouts_and_opaque_directories_become_overlay_ones() -> None:
+    image = image_from(tar_of(member("d/.wh.x"), member("d/.wh..wh..opq"), member("d/y")))
+    found = walk(image)
+    assert found[b"d/x"].is_whiteout
+    assert image.xattrs(found[b"d"]) == {b"trusted.overlay.opaque": b"y"}
+    assert not any(b".wh." in path for path in found)
+
+
+def test_a_hard_link_without_a_target_is_refused() -> None:
+    with pytest.raises(ImageError, match="missing in the layers below"):
+        image_from(tar_of(member("g", LNK, linkname="nowhere")))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([member("f"), member("f/g")], "not a directory"),
+        ([member("x" * 300)], "longer"),
+        ([member("l", SYM, linkname="")], "symbolic link of 0 bytes"),
+        ([member("d", DIR), member("h", LNK, linkname="d")], "hard link to the directory"),
+        ([member(".wh..")], "invalid whiteout"),
+        ([member("a", SYM, linkname="b"), member("b", SYM, linkname="a"), member("a/x")], "links"),
+        ([member("x", b"Z")], "unknown type"),
+        ([member("c", tarfile.CHRTYPE, devmajor=5000)], "beyond what Linux knows"),
+    ],
+)
+def test_members_that_containerd_refuses_are_refused(members: list[object], message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        read_layer(tar_of(*members))
+
+
+def test_absurd_sizes_are_refused_before_anything_is_read() -> None:
+    info = tarfile.TarInfo("huge")
+    info.size = 1 << 60
+    with pytest.raises(ImageError, match="over the layer's limit"):
+        read_layer(info.tobuf(tarfile.GNU_FORMAT))
+    info = tarfile.TarInfo("header")
+    info.type = b"x"
+    info.size = 1 << 30
+    with pytest.raises(ImageError, match="extended header of"):
+        read_layer(info.tobuf(tarfile.GNU_FORMAT))
+
+
+def test_more_entries_than_the_limit_are_refused() -> None:
+    with pytest.raises(ImageError, match="more than 10 entries"):
+        read_layer(tar_of(*(member(f"f{i}") for i in range(20))), limits=LayerLimits(entries=10))
+
+
+def test_a_truncated_stream_is_refused() -> None:
+    tar = tar_of(member("f", data=b"x" * 10_000))
+    with pytest.raises(ImageError, match="truncated"):
+        read_layer(tar[:5000])
+
+
+def test_a_global_pax_header_is_read_past() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x"}
+    ) as archive:
+        archive.addfile(tarfile.TarInfo("f"))
+    assert sorted(walk(image_from(buffer.getvalue()))) == [b"f"]
+
+
+def test_a_flipped_byte_in_the_superblock_is_noticed() -> None:
+    tree, _ = read_layer(tar_of(member("f")))
+    meta = write_metadata(tree, 0)
+    meta[1100] ^= 1
+    with pytest.raises(IntegrityError):
+        MetadataImage(meta)
