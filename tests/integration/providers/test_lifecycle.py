@@ -23,8 +23,9 @@ from tests.fixtures.localfleet import (
 from zeropull.errors import Conflict, NoCapacity, NotFound, Unavailable
 from zeropull.providers.local.cgroups import find_hierarchies, kill_all, processes_of
 from zeropull.providers.local.mounts import bind
-from zeropull.providers.local.netns import create_netns, in_netns
-from zeropull.providers.local.processes import daemon_pid
+from zeropull.providers.local.names import SHIM_SOCKETS_DIR
+from zeropull.providers.local.netns import create_netns, delete_netns, in_netns, netns_exists
+from zeropull.providers.local.processes import daemon_pid, unix_sockets_in_netns
 from zeropull.providers.protocol import MachineShape, Volume
 from zeropull.resources.node import read_node_config
 from zeropull.resources.settings import FleetSettings
@@ -65,13 +66,14 @@ async def test_a_running_container_goes_with_its_instance(fleet: Fleet, tmp_path
         groups = processes_of(find_hierarchies(), f"{names.cgroup}/copies")
         assert len(groups) == 1
         assert runc_folder(launched.instance_id).exists()
-        sockets = set(Path("/run/containerd/s").iterdir())
+        sockets = unix_sockets_in_netns(names.netns, SHIM_SOCKETS_DIR)
+        assert sockets
 
         await fleet.provider.terminate(launched.instance_id)
 
         assert await fleet.left_behind() == {}
         assert not runc_folder(launched.instance_id).exists()
-        assert set(Path("/run/containerd/s").iterdir()) < sockets
+        assert not any(socket.exists() for socket in sockets)
         assert not is_running(groups.pop())
     finally:
         await run_command("umount", root / "usr")
@@ -144,6 +146,21 @@ async def test_a_half_finished_launch_is_swept(fleet: Fleet) -> None:
     assert [found.instance_id for found in await fleet.provider.list_instances()] == [
         kept.instance_id
     ]
+
+
+async def test_namespaces_of_copies_go_with_their_instance(fleet: Fleet) -> None:
+    launched = await fleet.provider.launch(request())
+    config = read_node_config(fleet.names.instance(launched.instance_id).node_file)
+    copy = f"zp-{os.urandom(8).hex()}"
+    create_netns(copy)
+    try:
+        address = config.address.removesuffix(".2") + ".10/24"
+        await run_command("ip", "-n", copy, "address", "add", address, "dev", "lo")
+        await fleet.provider.terminate(launched.instance_id)
+        assert not netns_exists(copy)
+        assert not (Path("/run/netns") / copy).exists()
+    finally:
+        delete_netns(copy)
 
 
 async def test_an_agent_that_ends_at_once_is_reported_with_its_log(fleet: Fleet) -> None:

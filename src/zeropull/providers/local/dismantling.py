@@ -12,9 +12,10 @@ import shutil
 import signal
 import time
 from contextlib import suppress
+from ipaddress import IPv4Network
 from pathlib import Path
 
-from zeropull.errors import Unavailable
+from zeropull.errors import ConfigurationError, Unavailable
 from zeropull.providers.local import cgroups, firewall, netns, network
 from zeropull.providers.local.disk import remove_folder
 from zeropull.providers.local.mounts import unmount_below
@@ -25,6 +26,7 @@ from zeropull.providers.local.names import (
     FleetNames,
     InstanceNames,
 )
+from zeropull.providers.local.network import Subnet
 from zeropull.providers.local.processes import (
     AGENT,
     CONTAINERD,
@@ -33,6 +35,7 @@ from zeropull.providers.local.processes import (
     unix_sockets_in_netns,
 )
 from zeropull.providers.local.records import instance_folders, run_folders
+from zeropull.resources.node import read_node_config
 
 _KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.02
@@ -58,6 +61,9 @@ def dismantle(names: InstanceNames) -> None:
         unmount_below(folder)
     cgroups.remove(hierarchies, names.cgroup)
     shutil.rmtree(RUNC_DIR / names.containerd_namespace, ignore_errors=True)
+    subnet = _subnet(names)
+    for namespace in network.namespaces_in(subnet) if subnet else ():
+        netns.delete_netns(namespace)
     network.delete_link(names.link)
     netns.delete_netns(names.netns)
     remove_folder(names.run_dir)
@@ -80,6 +86,17 @@ def close_fleet(names: FleetNames) -> None:
         network.delete_link(link)
     firewall.close_host(names)
     cgroups.remove_if_empty(cgroups.find_hierarchies(), names.cgroup)
+
+
+def _subnet(names: InstanceNames) -> Subnet | None:
+    found = network.subnet_of_link(names.link)
+    if found is None and names.node_file.exists():
+        with suppress(ConfigurationError):
+            text = read_node_config(names.node_file).subnet
+            # A sub-net that is in use again belongs to another instance now.
+            if IPv4Network(text) not in network.networks_in_use():
+                return Subnet(IPv4Network(text))
+    return found
 
 
 def _shim_sockets(names: InstanceNames) -> set[Path]:
