@@ -54,6 +54,10 @@ def render_host_table(
                 f"{protocol} dport 53 dnat to {relayed}:53\n"
             )
             dns_accept += f"        iifname {links} ct status dnat {protocol} dport 53 accept\n"
+    for server in resolvers.reachable:
+        # The host itself may be the name server, at an address that is not its loopback.
+        for protocol in ("udp", "tcp"):
+            dns_accept += f"        iifname {links} ip daddr {server} {protocol} dport 53 accept\n"
     return f"""
 table {table} {{}}
 flush table {table}
