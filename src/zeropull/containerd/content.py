@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import grpc
 import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -103,21 +103,26 @@ class ContentClient:
             request_serializer=content_pb2.WriteContentRequest.SerializeToString,
             response_deserializer=content_pb2.WriteContentResponse.FromString,
         )
-        call = caller(
-            _write_requests(ref, digest, blob, labels),
-            metadata=self._connection.metadata,
-            timeout=CALL_TIMEOUT_S,
-        )
+        call = caller(None, metadata=self._connection.metadata, timeout=CALL_TIMEOUT_S)
         try:
-            async for _ in call:
-                pass
+            # In step: a server that ends the call early (the blob is there) does so between two
+            # of our messages, and its status reaches us instead of a broken send.
+            for request in _write_requests(ref, digest, blob, labels):
+                await call.write(request)
+                await call.read()
+            await call.done_writing()
+            await call.read()
         except grpc.aio.AioRpcError as error:
             raise error_of(error.code(), error.details(), method) from error
+        except asyncio.InvalidStateError as error:
+            raise error_of(await call.code(), await call.details(), method) from error
+        finally:
+            call.cancel()
 
 
-async def _write_requests(
+def _write_requests(
     ref: str, digest: str, blob: bytes, labels: Mapping[str, str]
-) -> AsyncIterator[content_pb2.WriteContentRequest]:
+) -> Iterator[content_pb2.WriteContentRequest]:
     for offset in _offsets(len(blob)):
         yield content_pb2.WriteContentRequest(
             action=content_pb2.WRITE,

@@ -11,14 +11,13 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def regenerate() -> list[Path]:
+def regenerate(source_root: Path = HERE.parent.parent) -> list[Path]:
     """Run protoc over every file of `protos`; returns what it was run for."""
     from grpc_tools import protoc  # type: ignore[import-untyped] # no type information; dev extra
 
     protos = sorted((HERE / "protos").glob("*.proto"))
     package = "zeropull/containerd/_generated"
     well_known = Path(protoc.__file__).parent / "_proto"
-    source_root = HERE.parent.parent
     status = protoc.main(
         [
             "protoc",

@@ -57,6 +57,7 @@ async def test_a_pod_runs_with_images_through_the_plugin(
         for entries, chain_id in zip(layers, chains, strict=True):
             publish_layer(plugin, tmp_path, entries, chain_id, parent)
             parent = chain_id
+    registry.reset()
     cri = Cri(containerd.socket)
     try:
         code = await _run_pod(cri, containerd, f"{registry.address}/app:1", tmp_path)
@@ -65,10 +66,11 @@ async def test_a_pod_runs_with_images_through_the_plugin(
     assert code == 5
     assert len((tmp_path / "app.log").read_text().split()[-1]) == 16
     counts = plugin.counters()
+    fetched = [blob for blob in image.layers if registry.counts.matching(blob.digest)]
     if cached:  # the pause image has the app's lowest layer
-        assert (counts["hits"], counts["misses"]) == (2, 0)
+        assert (counts["hits"], counts["misses"], fetched) == (2, 0, [])
     else:
-        assert (counts["hits"], counts["misses"]) == (0, 2)
+        assert (counts["hits"], counts["misses"], fetched) == (0, 2, list(image.layers))
 
 
 async def _run_pod(cri: Cri, containerd: Containerd, reference: str, logs: Path) -> int:
