@@ -77,4 +77,4 @@ def failure_of(error: Exception, stage: Stage) -> Failure:
 
 
 def _is_about_platform(message: str) -> bool:
-    return "platform" in message or "architecture" in message
+    return any(words in message for words in ("the platform ", " built for "))

@@ -203,7 +203,7 @@ class NodeImages:
         if resolved is None:
             async with self._registry(image) as registry:
                 resolved = await registry.fetch_manifest_image(
-                    image.reference, image.manifest_digest
+                    image.reference, image.manifest_digest, platform=_platform_here()
                 )
             registry_bytes += len(resolved.manifest) + len(resolved.config)
         _check_platform(resolved)
@@ -371,7 +371,7 @@ class NodeImages:
             name,
             socket=self._config.containerd_socket,
             namespace=self._client.namespace,
-            platform=f"linux/{_ARCHITECTURES.get(platform.machine(), platform.machine())}",
+            platform=_platform_here(),
             access=image.registry,
             plain_http=plain_http,
             scratch=self._config.agent_dir,
@@ -457,9 +457,13 @@ def _check_platform(resolved: ResolvedImage) -> None:
         wanted = json.loads(resolved.config).get("architecture", "")
     except (ValueError, AttributeError) as error:
         raise ImageError(f"{resolved.reference}: the config is not JSON") from error
-    here = _ARCHITECTURES.get(platform.machine(), platform.machine())
-    if wanted and wanted != here:
+    here = _platform_here()
+    if wanted and f"linux/{wanted}" != here:
         raise ImageError(
-            f"{resolved.reference} is for the platform linux/{wanted}, this node is linux/{here}: "
-            f"push an image for linux/{here}"
+            f"image {resolved.reference} is for the platform linux/{wanted}, and this node is "
+            f"{here}: build it for {here}"
         )
+
+
+def _platform_here() -> str:
+    return f"linux/{_ARCHITECTURES.get(platform.machine(), platform.machine())}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import secrets
 import shutil
@@ -63,10 +64,12 @@ class NodeModels:
             return await self._fetch(artifact, f"{PRIVATE_PREFIX}{secrets.token_hex(16)}")
         name = await artifact_identity(artifact)
         flight = self._flights.get(name)
-        if flight is None:
-            flight = asyncio.create_task(self._fetch(artifact, name))
-            self._flights[name] = flight
-            flight.add_done_callback(lambda _done: self._flights.pop(name, None))
+        if flight is not None:
+            # The bytes are told by the copy that began the download.
+            return dataclasses.replace(await asyncio.shield(flight), fetched_bytes=0)
+        flight = asyncio.create_task(self._fetch(artifact, name))
+        self._flights[name] = flight
+        flight.add_done_callback(lambda _done: self._flights.pop(name, None))
         return await asyncio.shield(flight)
 
     async def close(self) -> None:

@@ -71,6 +71,12 @@ def network_names(instance_id: str, copy_id: str) -> tuple[str, str]:
     return f"zp-{key[:16]}", f"zp{key[:12]}"
 
 
+def hardware_address(address: str) -> str:
+    """A locally administered one that follows from the address: whoever gets the address next has
+    it too, so that no neighbour's ARP entry is ever stale after a restart."""
+    return ":".join(f"{byte:02x}" for byte in (0x02, 0x7A, *ipaddress.ip_address(address).packed))
+
+
 def make_network(network: CopyNetwork) -> None:
     """Make it from nothing; remains of an earlier attempt go first. Blocking."""
     remove_network(network.namespace, network.link)
@@ -83,7 +89,12 @@ def make_network(network: CopyNetwork) -> None:
                 "add",
                 ifname=network.link,
                 kind="veth",
-                peer={"ifname": INTERFACE, "net_ns_fd": namespace.fileno(), "mtu": network.mtu},
+                peer={
+                    "ifname": INTERFACE,
+                    "net_ns_fd": namespace.fileno(),
+                    "mtu": network.mtu,
+                    "address": hardware_address(network.address),
+                },
             )
             (bridge,) = netlink.link_lookup(ifname=network.bridge)
             (link,) = netlink.link_lookup(ifname=network.link)

@@ -160,7 +160,8 @@ async def fleet(registry: Registry) -> AsyncIterator[Fleet]:
 def assignment_of(
     image: ImageAssignment, *copies: CopyAssignment, **others: object
 ) -> NodeAssignment:
-    return NodeAssignment(version=0, instance_id="", images=(image,), copies=copies, **others)  # type: ignore[arg-type]
+    values = {"images": (image,), **others}
+    return NodeAssignment(version=0, instance_id="", copies=copies, **values)  # type: ignore[arg-type]
 
 
 def copy_of(image: ImageAssignment, copy_id: str, **others: object) -> CopyAssignment:
