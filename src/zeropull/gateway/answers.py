@@ -29,7 +29,7 @@ _REASONS = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Refusal(ZeropullError):
     """A request is answered with this AWS error instead of by a container."""
 

@@ -226,6 +226,7 @@ class ClientConnection(asyncio.Protocol):
         request, self.current = self.current, None
         if request is None or self.closed:
             return
+        request.handler = None  # it refers to the request: no work for the collector
         self._throttled = False
         if not (keep_alive and request.keep_alive) or self.gateway.stopping:
             self._ready.clear()

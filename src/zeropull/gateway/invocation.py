@@ -275,7 +275,8 @@ class Invocation:
         target.meter.begin(now_s)
         self._sent_s = now_s
         self._gateway.watch(self, self._streamed)
-        if target.idle:
+        oldest_s = now_s - self._gateway.settings.upstream_idle_s
+        if target.idle and target.idle[-1].idle_since_s > oldest_s:
             self._send(target.idle.pop())
         else:
             self.state = State.CONNECTING

@@ -224,6 +224,7 @@ class RoutingTable:
         self.region = "us-east-1"
         self.keys: dict[str, AccessKey] = {}
         self.endpoints: dict[tuple[str, str], Endpoint] = {}  # (account, name)
+        self._by_name: dict[str, Endpoint] = {}  # for requests that no key gives an account
         self.groups: dict[tuple[str, str, str, str | None], Group] = {}
         self.targets: dict[str, Target] = {}  # by copy_id; those that still finish included
         self.removed: list[Group] = []  # groups whose waiting requests must be refused
@@ -233,7 +234,7 @@ class RoutingTable:
         if account is not None:
             found = self.endpoints.get((account, name))
         else:
-            found = next((e for key, e in self.endpoints.items() if key[1] == name), None)
+            found = self._by_name.get(name)
         return found if found is not None and found.route.status in SERVING else None
 
     def apply(self, routes: Routes, now_s: float) -> None:
@@ -255,6 +256,7 @@ class RoutingTable:
                     self._apply_targets(group, variant, component, now_s, seen)
                     self.groups[key] = groups[variant.name, component] = group
             self.endpoints[route.account, route.name] = Endpoint(route, groups)
+        self._by_name = {key[1]: endpoint for key, endpoint in self.endpoints.items()}
         for target in self.targets.values():
             if target.copy_id not in seen:
                 target.draining = target.gone = True
