@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import platform
+import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ from zeropull.resources.sources import RegistryAccess
 from zeropull.telemetry import get_logger
 
 GENERATION_WAIT_S = 900.0  # the first pull of another node must be published by then
+PLUGIN_PATIENCE_S = 5.0
+PLUGIN_RETRY_S = 0.05
 ADOPT_ATTEMPTS = 3  # each time the layers that the plugin does not take are pulled again
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -296,15 +299,18 @@ class NodeImages:
         return own if own.is_dir() else self._catalog.target(chain_id)
 
     async def _adopt(self, resolved: ResolvedImage) -> list[str]:
-        try:
-            return list(await adopt_image(self._client, SNAPSHOTTER, resolved))
-        except ImageError:
-            raise
-        except ZeropullError as error:
-            await (
-                self._client.version()
-            )  # containerd itself is away: that is not the plugin's fault
-            raise PluginBroken(str(error)) from error
+        deadline_s = time.monotonic() + PLUGIN_PATIENCE_S
+        while True:
+            try:
+                return list(await adopt_image(self._client, SNAPSHOTTER, resolved))
+            except ImageError:
+                raise
+            except ZeropullError as error:
+                await self._client.version()  # containerd itself away is not the plugin's fault
+                if not isinstance(error, Unavailable) or time.monotonic() >= deadline_s:
+                    raise PluginBroken(str(error)) from error
+            # It may only be on its way up, as on a node that has just been started.
+            await asyncio.sleep(PLUGIN_RETRY_S)
 
     async def _wait_for_generation(self, image: ImageAssignment) -> ImageAssignment:
         """Until a volume has the image or nobody asks to wait any more; bounded."""
