@@ -1,0 +1,5 @@
+"""Application Auto Scaling for the sagemaker namespace."""
+
+from zeropull.api.applicationautoscaling.table import autoscaling_table, let_go_of_endpoint
+
+__all__ = ["autoscaling_table", "let_go_of_endpoint"]

@@ -1,0 +1,32 @@
+"""The operations of Application Auto Scaling as one table."""
+
+from __future__ import annotations
+
+from zeropull.api.applicationautoscaling.activities import ActivityOperations
+from zeropull.api.applicationautoscaling.policies import PolicyOperations
+from zeropull.api.applicationautoscaling.schedules import ScheduleOperations
+from zeropull.api.applicationautoscaling.targets import TargetOperations, forget_target
+from zeropull.api.operations import OperationTable
+from zeropull.resources.endpoints import Endpoint
+from zeropull.resources.scaling import ScalableTarget
+from zeropull.statestore import Store
+
+
+def autoscaling_table(store: Store) -> OperationTable:
+    """Targets, policies and schedules in `store`; the reconcilers decide and act."""
+    return OperationTable(
+        "application-autoscaling",
+        (
+            *TargetOperations(store).operations(),
+            *PolicyOperations(store).operations(),
+            *ScheduleOperations(store).operations(),
+            *ActivityOperations(store).operations(),
+        ),
+    )
+
+
+def let_go_of_endpoint(store: Store, endpoint: Endpoint) -> None:
+    """Deregister every target of an endpoint that is being deleted. In a transaction."""
+    for stored in store.select(ScalableTarget, prefix=f"{endpoint.account}/"):
+        if stored.document.endpoint_and_variant[0] == endpoint.name:
+            forget_target(store, stored.document)
