@@ -241,15 +241,15 @@ def _convert(pull: _Pull, index: int, source: BlobSource) -> _Converted:
         with pull.open_blob(source, pull.stop, lambda n: pull.count(registry=n)) as buffers:
             tree, file_bytes = _read_layer(buffers, layer, diff_id, data, pull)
         digests = data.finish()
-        finished, data = data, None
+        data_bytes = data.size
     except OSError as error:
         raise disk_error(error, directory) from error
     finally:
         if data is not None:
-            data.abort()
-    pull.count(data=finished.size)
+            data.close()
+    pull.count(data=data_bytes)
     pull.spend("convert", began_s)
-    return _Converted(directory, tree, digests, finished.size, file_bytes)
+    return _Converted(directory, tree, digests, data_bytes, file_bytes)
 
 
 def _read_layer(

@@ -24,8 +24,9 @@ _BUFFERS = 3
 
 
 class DataFile:
-    """A `zeropull.erofs.tarlayer.DataSink` over a new file. `finish` or `abort` ends it.
+    """A `zeropull.erofs.tarlayer.DataSink` over a new file.
 
+    `finish` completes it; `close`, always and once, gives its thread and descriptor back.
     A thread of its own hashes and writes full buffers while the caller fills the next one.
     """
 
@@ -84,12 +85,10 @@ class DataFile:
             os.fsync(self._descriptor)
         except OSError as error:
             raise disk_error(error, self.path) from error
-        finally:
-            os.close(self._descriptor)
         return bytes(self._digests)
 
-    def abort(self) -> None:
-        """Stop writing; the file is the caller's to remove."""
+    def close(self) -> None:
+        """Stop writing what is not written yet; the file is the caller's to keep or to remove."""
         self._error = self._error or Unavailable("the conversion was stopped")
         self._full.put(None)
         self._thread.join()
