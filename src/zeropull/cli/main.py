@@ -101,13 +101,13 @@ def status(config: Config = None, state_dir: StateDir = None, as_json: Json = Fa
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        show_status(found, Console())
+        show_status(found, _console())
 
 
 @app.command()
 def explain(endpoint: Name, config: Config = None, state_dir: StateDir = None) -> None:
     """Why the endpoint is in its state, and why each instance was wanted."""
-    show_explanation(_admin(_settings(config, state_dir), "status"), endpoint, Console())
+    show_explanation(_admin(_settings(config, state_dir), "status"), endpoint, _console())
 
 
 @app.command()
@@ -128,7 +128,7 @@ def timeline(
     elif html is not None:
         html.write_text(render_page(data, time.time()), encoding="utf-8")
     else:
-        draw_timeline(data, Console(), time.time())
+        draw_timeline(data, _console(), time.time())
 
 
 @app.command()
@@ -164,6 +164,11 @@ def main() -> None:
     """Run the command; an error of ours is one sentence and exit code 1."""
     with _errors_as_sentences():
         app()
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough for whole rows when it is none."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def _settings(config: Path | None, state_dir: Path | None, **flags: Any) -> Settings:

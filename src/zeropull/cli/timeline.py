@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-BAR_CELLS = 48
+MIN_BAR_CELLS, MAX_BAR_CELLS = 16, 48
+DETAIL_CELLS = 62  # of a terminal's width are for names, seconds and details
 COLOURS = {
     "detect": "grey62",
     "provision": "blue",
@@ -24,6 +25,7 @@ def draw_timeline(data: dict[str, Any], console: Console, now_s: float) -> None:
     """One block per launch, a bar per stage, all to the scale of the longest launch."""
     launches = data["launches"]
     longest_s = max((launch_seconds(one, now_s) for one in launches), default=1.0) or 1.0
+    cells = max(MIN_BAR_CELLS, min(MAX_BAR_CELLS, console.width - DETAIL_CELLS))
     for launch in launches:
         seconds = launch_seconds(launch, now_s)
         state = "ready" if launch.get("ready_s") else "not ready"
@@ -34,13 +36,13 @@ def draw_timeline(data: dict[str, Any], console: Console, now_s: float) -> None:
         console.print(f"  {launch['reason']}", markup=False, style="dim")
         table = Table.grid(padding=(0, 1))
         table.add_column(justify="right", min_width=10)
-        table.add_column(width=BAR_CELLS)
+        table.add_column(width=cells)
         table.add_column(justify="right", min_width=9)
         table.add_column(overflow="fold")
         for stage in launch["stages"]:
             table.add_row(
                 stage["stage"],
-                _bar(stage, launch["began_s"], longest_s, now_s),
+                _bar(stage, launch["began_s"], longest_s, now_s, cells),
                 f"{stage_seconds(stage, now_s):.3f} s",
                 Text(stage_note(stage)),
             )
@@ -70,11 +72,11 @@ def stage_note(stage: dict[str, Any]) -> str:
     return ", ".join(f"{n:,} B from {s}" for s, n in stage["bytes_by_source"].items() if n)
 
 
-def _bar(stage: dict[str, Any], began_s: float, longest_s: float, now_s: float) -> Text:
-    start = round((stage["began_s"] - began_s) / longest_s * BAR_CELLS)
-    length = max(1, round(stage_seconds(stage, now_s) / longest_s * BAR_CELLS))
-    start = max(0, min(start, BAR_CELLS - 1))
-    length = min(length, BAR_CELLS - start)
+def _bar(stage: dict[str, Any], began_s: float, longest_s: float, now_s: float, cells: int) -> Text:
+    start = round((stage["began_s"] - began_s) / longest_s * cells)
+    length = max(1, round(stage_seconds(stage, now_s) / longest_s * cells))
+    start = max(0, min(start, cells - 1))
+    length = min(length, cells - start)
     text = Text(" " * start)
     text.append("█" * length, style=COLOURS.get(stage["stage"], "white"))
     return text

@@ -128,7 +128,13 @@ class Supervisor:
         path = self._settings.run_dir / "address"
         while not path.exists():  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(0.05)
-        self._announce(path.read_text(encoding="ascii").strip())
+        address = path.read_text(encoding="ascii").strip()
+        # With port 0 the first gateway has chosen: one that replaces it must listen there again.
+        port = int(address.rpartition(":")[2])
+        serve = replace(self._settings.serve, port=port)
+        self._settings = replace(self._settings, serve=serve)
+        write_settings(self._settings)
+        self._announce(address)
 
     async def _tear_down_if_asked(self) -> None:
         if self._signal is not signal.SIGINT:

@@ -206,6 +206,15 @@ class Controller:
         for view in views:
             self._publish_assignments(view, now_s)
         self._publish_routes(views, now_s)
+        self._forget_what_is_gone(views)
+
+    def _forget_what_is_gone(self, views: list[View]) -> None:
+        instances = {i.instance_id for view in views for i in view.instances}
+        copies = {c.copy_id for view in views for c in view.copies}
+        for instance_id in self._image_paths.keys() - instances:
+            del self._image_paths[instance_id]
+        for copy_id in self._unhealthy_since_s.keys() - copies:
+            del self._unhealthy_since_s[copy_id]
 
     def _observe(self, view: View, now_s: float) -> View:
         """Read the endpoint's documents and fold the newest reports into them."""

@@ -93,11 +93,12 @@ def fold_timeline(
 ) -> TimelineRecord:
     """Everything that is known about a launch by now, in the order of the stages."""
     stages = {s.stage: s for s in record.stages}
-    if instance is not None and instance.launched_s is not None:
-        stages[Stage.PROVISION] = _provision(instance)
     if report is not None:
         for stage in report.stages:
             stages[stage.stage] = stage
+    if instance is not None and instance.launched_s is not None:
+        work = [s.began_s for s in stages.values() if s.stage in (Stage.IMAGE, Stage.MODEL)]
+        stages[Stage.PROVISION] = _provision(instance, min(work, default=None))
     ready_s = record.ready_s
     if copy is not None and copy.routed_s is not None and copy.healthy_s is not None:
         ready_s = ready_s or copy.routed_s
@@ -129,13 +130,14 @@ def is_routable(copy: CopyRecord) -> bool:
     )
 
 
-def _provision(instance: Instance) -> StageRecord:
+def _provision(instance: Instance, first_work_s: float | None) -> StageRecord:
+    """Until the node begins to work: its agent has started and has its assignment."""
     assert instance.launched_s is not None
     volumes = ", ".join(str(v.generation) for v in instance.volumes)
     detail = f"{instance.instance_id}, {instance.instance_type}" + (
         f", image cache generation {volumes} attached" if volumes else ", no image cache attached"
     )
-    return StageRecord(Stage.PROVISION, instance.launched_s, instance.running_s, detail=detail)
+    return StageRecord(Stage.PROVISION, instance.launched_s, first_work_s, detail=detail)
 
 
 def _keep_earliest(into: dict[str, float], times: dict[str, float]) -> None:
