@@ -166,7 +166,8 @@ class Gateway:
             )
         except OSError as error:
             log.info("copy refuses a connection", copy_id=target.copy_id, reason=repr(error))
-            invocation.connect_failed(self.clock())
+            refused = not isinstance(error, TimeoutError)
+            invocation.connect_failed(self.clock(), refused=refused)
             return
         if not invocation.connected(connection):
             self.keep(target, connection)
@@ -174,6 +175,9 @@ class Gateway:
     def keep(self, target: Target, connection: UpstreamConnection) -> None:
         """A connection that is free again, for the next request to this copy."""
         if connection.closed:
+            return
+        # Whoever still waits for a connection of its own takes this one.
+        if target.connecting and next(iter(target.connecting)).connected(connection):
             return
         if target.gone or self.stopping or len(target.idle) >= IDLE_PER_COPY:
             connection.transport.close()

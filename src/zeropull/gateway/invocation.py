@@ -280,17 +280,20 @@ class Invocation:
             self._send(target.idle.pop())
         else:
             self.state = State.CONNECTING
+            target.connecting[self] = None
             self._gateway.connect(self, target)
 
     def connected(self, upstream: UpstreamConnection) -> bool:
-        """A new connection is there; False when nobody needs it any more."""
+        """A connection is there, new or freed by another; False when it is not needed any more."""
         if self.state is not State.CONNECTING:
             return False
+        assert self._target is not None
+        self._target.connecting.pop(self, None)
         self._send(upstream)
         return True
 
-    def connect_failed(self, now_s: float) -> None:
-        """Nothing was sent: another copy may take it."""
+    def connect_failed(self, now_s: float, *, refused: bool) -> None:
+        """Nothing was sent: another copy may take it, or the same one if it was only slow."""
         if self.state is not State.CONNECTING:
             return
         target, group = self._target, self.group
@@ -299,9 +302,13 @@ class Invocation:
         self._tried = (*self._tried, target)
         self._attempts += 1
         untried = any(copy not in self._tried for copy in group.targets)
-        if not untried or self._attempts >= MAX_CONNECT_ATTEMPTS:
+        if self._attempts >= MAX_CONNECT_ATTEMPTS or (refused and not untried):
             self._model_failed(0, answers.PROCESS_EXITED)
             return
+        if not untried:
+            self._gateway.connect(self, target)
+            return
+        target.connecting.pop(self, None)
         target.meter.end(now_s)
         self._gateway.unwatch(self, self._streamed)
         self._target = None
@@ -565,6 +572,8 @@ class Invocation:
         self._answer = []
         self._gateway.body_bytes -= self._body_bytes
         self._body_bytes = 0
+        if self._target is not None:
+            self._target.connecting.pop(self, None)
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.abandon()

@@ -35,6 +35,7 @@ class Target:
     """One copy and what is going on with it."""
 
     __slots__ = (
+        "connecting",
         "copy_id",
         "draining",
         "ejected_until_s",
@@ -57,6 +58,7 @@ class Target:
         self.group = group
         self.meter = meter
         self.idle: list[UpstreamConnection] = []
+        self.connecting: dict[Invocation, None] = {}  # without a connection yet, oldest first
         self.ejected_until_s = 0.0
         self.failures = 0
         self.routed_at_s = 0.0
