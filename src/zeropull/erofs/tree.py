@@ -12,6 +12,7 @@ import stat
 from array import array
 from dataclasses import dataclass, field
 
+from zeropull.erofs.xattrs import ACL_XATTR, acl_after_chmod
 from zeropull.errors import ImageError
 
 WHITEOUT_PREFIX = b".wh."
@@ -276,6 +277,10 @@ def _apply_attributes(node: Node, entry: Entry) -> None:
             continue  # Linux has no user attributes on these
         node.set_xattr(name, value)
     node.mode = kind | (0o777 if kind == stat.S_IFLNK else entry.mode)
+    if node.xattrs and ACL_XATTR in node.xattrs and kind != stat.S_IFLNK:
+        left = acl_after_chmod(node.xattrs.pop(ACL_XATTR), entry.mode)
+        if left is not None:
+            node.xattrs[ACL_XATTR] = left
     node.mtime_s = entry.mtime_s
     node.mtime_ns = entry.mtime_ns
 

@@ -9,6 +9,9 @@ from zeropull.errors import ImageError, IntegrityError
 HEADER_BYTES = 12
 _MAX_BYTES = HEADER_BYTES + (0xFFFF - 1) * 4
 _ENTRY = struct.Struct("<BBH")
+_ACL_ENTRY = struct.Struct("<HHI")
+_ACL_OWNER, _ACL_GROUP, _ACL_MASK, _ACL_OTHER = 0x01, 0x04, 0x10, 0x20
+ACL_XATTR = b"system.posix_acl_access"
 # The two access control lists have no name behind their prefix.
 _PREFIXES = (
     (b"user.", 1),
@@ -46,6 +49,27 @@ def pack_xattrs(xattrs: dict[bytes, bytes] | None) -> bytes:
     if HEADER_BYTES + len(body) > _MAX_BYTES:
         raise ImageError(f"extended attributes of one file take {len(body)} bytes, max. 262136")
     return bytes(HEADER_BYTES) + bytes(body)
+
+
+def acl_after_chmod(acl: bytes, mode: int) -> bytes | None:
+    """The access control list that is left of `acl` once its file gets `mode`, as unpacking does.
+
+    None when the list says no more than the mode: Linux keeps no such list.
+
+    Raises:
+        ImageError: no list in Linux's form (include/uapi/linux/posix_acl_xattr.h, version 2).
+    """
+    if len(acl) < 4 or (len(acl) - 4) % _ACL_ENTRY.size or acl[:4] != b"\x02\0\0\0":
+        raise ImageError("a file has a malformed POSIX access control list")
+    entries = list(_ACL_ENTRY.iter_unpack(acl[4:]))
+    tags = {tag for tag, _, _ in entries}
+    if tags <= {_ACL_OWNER, _ACL_GROUP, _ACL_OTHER}:
+        return None
+    group = _ACL_MASK if _ACL_MASK in tags else _ACL_GROUP
+    bits = {_ACL_OWNER: mode >> 6 & 7, group: mode >> 3 & 7, _ACL_OTHER: mode & 7}
+    return acl[:4] + b"".join(
+        _ACL_ENTRY.pack(tag, bits.get(tag, allowed), who) for tag, allowed, who in entries
+    )
 
 
 def unpack_xattrs(body: bytes) -> dict[bytes, bytes]:

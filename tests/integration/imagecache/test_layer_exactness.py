@@ -39,6 +39,16 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 REG, DIR, SYM, LNK = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
 CHR, BLK, FIFO = tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE
 CAPABILITY = "\x01\x00\x00\x02\x00\x04\x00\x00" + "\x00" * 12
+ACL = "\x02\0\0\0" + "".join(
+    f"{chr(tag)}\0{chr(allowed)}\0" + who
+    for tag, allowed, who in (
+        (1, 6, "\0" * 4),
+        (2, 7, "\x05\0\0\0"),
+        (4, 4, "\0" * 4),
+        (16, 7, "\0" * 4),
+        (32, 0, "\0" * 4),
+    )
+)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -55,6 +65,7 @@ def base_layer() -> bytes:
         member("dev/big", BLK, devmajor=259, devminor=70000),
         member("run/pipe", FIFO, mode=0o600),
         member("bin/ping", data=b"p" * 4096, xattrs={"security.capability": CAPABILITY}),
+        member("acl", mode=0o640, xattrs={"system.posix_acl_access": ACL}),
         member("n" * 200 + "/" + "m" * 255, data=b"long names"),
         member("old", data=b"", mtime=-5),
         member("far", data=b"", mtime=10**11),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import stat
+import struct
 import tarfile
 from collections.abc import Iterator
 
@@ -18,6 +19,7 @@ from zeropull.erofs.reader import Inode, MetadataImage
 from zeropull.erofs.tarlayer import LayerLimits, LayerReader
 from zeropull.erofs.tree import LayerTree, clean_path
 from zeropull.erofs.writer import write_metadata
+from zeropull.erofs.xattrs import acl_after_chmod
 from zeropull.errors import ImageError, IntegrityError
 
 DIR, SYM, LNK = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
@@ -209,6 +211,22 @@ def test_whiteouts_and_opaque_directories_become_overlay_ones() -> None:
     assert found[b"d/x"].is_whiteout
     assert image.xattrs(found[b"d"]) == {b"trusted.overlay.opaque": b"y"}
     assert not any(b".wh." in path for path in found)
+
+
+def test_an_access_control_list_follows_the_mode_as_chmod_makes_it() -> None:
+    def acl(*entries: tuple[int, int, int]) -> bytes:
+        return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+    everyone = 0xFFFFFFFF
+    named = acl((1, 6, everyone), (2, 7, 5), (4, 4, everyone), (16, 7, everyone), (32, 0, everyone))
+    assert acl_after_chmod(named, 0o640) == acl(
+        (1, 6, everyone), (2, 7, 5), (4, 4, everyone), (16, 4, everyone), (32, 0, everyone)
+    )
+    assert (
+        acl_after_chmod(acl((1, 6, everyone), (4, 4, everyone), (32, 0, everyone)), 0o640) is None
+    )
+    with pytest.raises(ImageError, match="malformed"):
+        acl_after_chmod(b"x", 0o640)
 
 
 def test_a_hard_link_without_a_target_is_refused() -> None:
