@@ -31,11 +31,13 @@ class UpstreamConnection(asyncio.Protocol):
     """Carries one exchange at a time. The owner pools it while `exchange` is None."""
 
     __slots__ = (
+        "_answered",
         "_close_delimited",
         "_head_bytes",
         "_head_only",
         "_headers",
         "_in_head",
+        "_out_of_step",
         "_parser",
         "_raw",
         "closed",
@@ -59,6 +61,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._close_delimited = False
         self._head_only = False
+        self._answered = False  # the read being parsed has brought the end of an answer
+        self._out_of_step = False  # and there was more behind it
         self._raw: Callable[[bytes], None] | None = None
 
     # ------------------------------------------------------------------ asyncio's side
@@ -75,6 +79,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._head_bytes += len(data)
         if self._raw is not None:
             self._raw(data)
+        self._answered = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -83,6 +88,10 @@ class UpstreamConnection(asyncio.Protocol):
         except httptools.HttpParserError:
             # A clean answer with bytes behind it has been handed over already: only close.
             self._fail(malformed=self.exchange is not None)
+            return
+        if self._out_of_step:
+            # Never an answer to the exchange that may have taken over the connection just now.
+            self._fail(malformed=True)
             return
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and self.exchange is exchange:
             self._fail(malformed=True)
@@ -133,6 +142,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     # ------------------------------------------------------------------ httptools' side
 
+    def on_message_begin(self) -> None:
+        if self._answered:
+            self._out_of_step = True
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:
             self._headers.append((name.lower(), value))
@@ -141,7 +154,7 @@ class UpstreamConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         headers = self._headers
         self._headers = []
-        if status < 200 or self.exchange is None:
+        if status < 200 or self.exchange is None or self._out_of_step:
             return
         self._in_head = False
         self._close_delimited = status not in (204, 304) and not any(
@@ -154,12 +167,13 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.on_response_complete(False)
 
     def on_body(self, data: bytes) -> None:
-        if self.exchange is not None:
+        if self.exchange is not None and not self._out_of_step:
             self.exchange.on_response_body(data)
 
     def on_message_complete(self) -> None:
         if self._in_head:  # an interim answer, 100 to 199
             return
+        self._answered = True
         self._in_head = True
         self._head_bytes = 0
         exchange, self.exchange = self.exchange, None
@@ -170,6 +184,8 @@ class UpstreamConnection(asyncio.Protocol):
     def _fail(self, *, malformed: bool) -> None:
         exchange, self.exchange = self.exchange, None
         self.closed = True
+        if self in self.pool:
+            self.pool.remove(self)
         self.transport.abort()
         if exchange is not None:
             exchange.on_upstream_lost(malformed)

@@ -315,3 +315,17 @@ async def test_malformed_and_endless_heads_are_refused(raw: bytes) -> None:
         client = await Client.open(served)
         client.writer.write(raw)
         assert (await client.receive()).status in (400, 431)
+
+
+async def test_bytes_behind_an_answer_never_become_the_next_requests_answer() -> None:
+    async def behave(request: Received, writer: Writer) -> None:
+        if request.body == b"first":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na" * 2)
+        else:
+            await answer(writer, request.body)
+
+    async with container(behave) as model, gateway(routes(copy("1", model.port))) as served:
+        client = await Client.open(served)
+        assert (await client.call(b"first")).body == b"a"
+        for number in range(5):
+            assert (await client.call(str(number).encode())).body == str(number).encode()
