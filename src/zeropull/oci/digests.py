@@ -17,7 +17,9 @@ def check_digest(value: str) -> str:
         InvalidInput: anything else, other algorithms included.
     """
     if not _DIGEST.fullmatch(value):
-        raise InvalidInput(f"{value!r} is not a digest: expected sha256: and 64 lower-case hex digits")
+        raise InvalidInput(
+            f"{value!r} is not a digest: expected sha256: and 64 lower-case hex digits"
+        )
     return value
 
 
@@ -32,7 +34,7 @@ def hex_of(digest: str) -> str:
 
 
 def chain_ids(diff_ids: list[str]) -> list[str]:
-    """Chain IDs bottom-up: chain 0 is diff ID 0, chain i hashes chain i-1, a space and diff ID i."""
+    """Chain IDs bottom-up: the first is diff ID 0, chain i hashes chain i-1, a space, diff ID i."""
     chains: list[str] = []
     for diff_id in diff_ids:
         check_digest(diff_id)
