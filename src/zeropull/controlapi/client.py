@@ -83,7 +83,9 @@ class ControlClient:
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.MsgspecError as error:
-            raise Unavailable(f"the control plane's answer to {path} is not ours: {error}") from error
+            raise Unavailable(
+                f"the control plane's answer to {path} is not ours: {error}"
+            ) from error
 
     async def _post(self, path: str, message: NodeReport | GatewayReport) -> None:
         await self._call("POST", path, msgspec.json.encode(message), REPORT_TIMEOUT_S)
