@@ -1,0 +1,1 @@
+"""InvokeEndpoint: authentication, routing, queueing, streaming, exact concurrency."""
