@@ -51,7 +51,7 @@ header .total { margin-left: auto; font-size: 1.15rem; font-weight: 650; }
 .bar:hover .tip, .bar:focus .tip { display: block; }
 .bar.late .tip { left: auto; right: 0; }
 .facts { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin-top: .55rem; font-size: .88rem; }
-.axis { display: flex; justify-content: space-between; font-size: .78rem; color: var(--soft);
+.axis { display: grid; grid-template-columns: repeat(var(--ticks), 1fr); font-size: .78rem; color: var(--soft);
   margin: 0 6.1rem 0 6.1rem; font-variant-numeric: tabular-nums; }
 """
 
@@ -85,7 +85,7 @@ def _card(number: int, launch: dict[str, Any], longest_s: float, now_s: float) -
         f"<span>{stage_seconds(s, now_s):.3f} s</span>"
         for s in launch["stages"]
     )
-    ticks = "".join(f"<span>{longest_s * tick / TICKS:.1f} s</span>" for tick in range(TICKS + 1))
+    ticks = "".join(f"<span>{longest_s * tick / TICKS:.1f} s</span>" for tick in range(TICKS))
     facts = "".join(f"<span>{escape(fact)}</span>" for fact in _facts(launch))
     return (
         f"<article><header><b>{number}. {escape(launch['instance_id'])}</b>"
