@@ -12,10 +12,13 @@ from zeropull.resources.endpoints import Endpoint, EndpointStatus
 
 @dataclass(frozen=True, slots=True)
 class CapacityChange:
-    """None keeps what is."""
+    """None keeps what is. `reason` and `cause_s` (since when it was needed, Unix seconds) go into
+    the timeline of what is launched for it."""
 
     instances: int | None = None
     weight: float | None = None
+    reason: str = ""
+    cause_s: float | None = None
 
 
 def with_capacity(
@@ -51,6 +54,8 @@ def with_capacity(
                     variant.desired_instances if change.instances is None else change.instances
                 ),
                 desired_weight=variant.desired_weight if change.weight is None else change.weight,
+                cause=change.reason,
+                cause_s=change.cause_s,
             )
         )
     return replace(

@@ -89,6 +89,8 @@ class Variant:
     shifted_instances: int = 0  # of an update: new instances that take traffic from the old fleet
     images: tuple[DeployedImage, ...] = ()
     statuses: tuple[VariantStatus, ...] = ()
+    cause: str = ""  # why its capacity was changed last, and since when that was needed
+    cause_s: float | None = None
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 DEFAULT_STATE_DIR = "/var/lib/zeropull"
 RUN_ROOT = "/run/zeropull"
@@ -119,6 +120,13 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ScalingSettings:
+    """[scaling]: how scalable targets are decided for."""
+
+    mode: Literal["aws", "fast"] = "aws"  # unless the target's tag zeropull:scaling says otherwise
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything; also what R/settings.json holds."""
 
@@ -127,6 +135,7 @@ class Settings:
     image_cache: ImageCacheSettings = field(default_factory=ImageCacheSettings)
     endpoints: EndpointSettings = field(default_factory=EndpointSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    scaling: ScalingSettings = field(default_factory=ScalingSettings)
     instance_types: dict[str, InstanceTypeSettings] = field(default_factory=dict)
     registries: dict[str, RegistrySettings] = field(default_factory=dict)
     buckets: dict[str, BucketSettings] = field(default_factory=dict)

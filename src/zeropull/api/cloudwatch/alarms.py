@@ -6,7 +6,6 @@ Source: Amazon CloudWatch API reference, version 2010-08-01. The reconcilers eva
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,14 +16,9 @@ from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.autoscaler.alarms import COMPARISONS
 from zeropull.awsprotocol.faults import ApiFault
 from zeropull.awsprotocol.members import MemberRules
-from zeropull.resources.alarms import (
-    HISTORY_ITEMS,
-    AlarmEvent,
-    AlarmHistory,
-    MetricAlarm,
-    alarm_key,
-)
+from zeropull.resources.alarms import AlarmEvent, AlarmHistory, MetricAlarm, alarm_key
 from zeropull.statestore import Store
+from zeropull.statestore.alarmhistory import add_event, record_transition
 
 MAX_NAMES = 100
 MAX_EVALUATED_S = 7 * 86400
@@ -234,28 +228,6 @@ def change_state(
         state_updated_s=now_s,
         state_transitioned_s=now_s if state != alarm.state else alarm.state_transitioned_s,
     )
-
-
-def record_transition(store: Store, before: MetricAlarm, after: MetricAlarm) -> None:
-    """Into the history, when the state has changed. In a transaction."""
-    if before.state == after.state:
-        return
-    data = {
-        "version": "1.0",
-        "oldState": {"stateValue": before.state, "stateReason": before.state_reason},
-        "newState": {"stateValue": after.state, "stateReason": after.state_reason},
-    }
-    summary = f"Alarm updated from {before.state} to {after.state}"
-    add_event(
-        store, after, AlarmEvent(after.state_updated_s, "StateUpdate", summary, json.dumps(data))
-    )
-
-
-def add_event(store: Store, alarm: MetricAlarm, event: AlarmEvent) -> None:
-    """Keep the newest events of an alarm."""
-    stored = store.get(AlarmHistory, alarm.key)
-    events = stored.document.events if stored is not None else ()
-    store.put(AlarmHistory(alarm.account, alarm.name, (*events, event)[-HISTORY_ITEMS:]))
 
 
 def describe_alarm(alarm: MetricAlarm) -> dict[str, Any]:
