@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -45,6 +46,8 @@ def show_explanation(found: dict[str, Any], name: str, console: Console) -> None
         console.print(f"  {endpoint['failure_reason']}", markup=False)
     if endpoint["image_cache"]["message"]:
         console.print(f"  image cache: {endpoint['image_cache']['message']}", markup=False)
+    for target in endpoint["scaling"]:
+        _explain_scaling(target, console)
     for instance in endpoint["instances"]:
         console.print(f"  {instance['instance_id']} {instance['state']}: {instance['reason']}")
         if instance["failure"]:
@@ -52,3 +55,17 @@ def show_explanation(found: dict[str, Any], name: str, console: Console) -> None
         for copy in instance["copies"]:
             text = f"    {copy['copy_id']} {copy['state']}, {copy['restarts']} restarts"
             console.print(f"{text}: {copy['message']}" if copy["message"] else text, markup=False)
+
+
+def _explain_scaling(target: dict[str, Any], console: Console) -> None:
+    """The reading, the rule and the limit in the way, as the decision has them."""
+    bounds = f"{target['minimum']} to {target['maximum']}"
+    console.print(f"  {target['resource_id']} scales from {bounds}", markup=False)
+    if target["desired"] is None:
+        console.print(f"    {target['reason']}", markup=False)
+        return
+    at = datetime.fromtimestamp(target["decided_s"]).strftime("%H:%M:%S")
+    verdict = target["not_scaled"] or f"wants {target['desired']}"
+    policy = f", policy {target['policy']}" if target["policy"] else ""
+    console.print(f"    {at} {target['mode']}{policy}: {verdict}", markup=False)
+    console.print(f"    {target['reason']}", markup=False)

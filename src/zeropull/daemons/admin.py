@@ -5,16 +5,18 @@ The socket is readable by root only, which is the permission to administer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from zeropull.autoscaler.readings import Decision
 from zeropull.controlapi.exchange import Exchange
 from zeropull.resources.endpoints import Endpoint
 from zeropull.resources.imagecaches import ImageCacheRecord
 from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
+from zeropull.resources.scaling import ScalableTarget
 from zeropull.resources.settings import Settings
 from zeropull.statestore import Store
 
@@ -28,11 +30,13 @@ class AdminApi:
         exchange: Exchange,
         settings: Settings,
         teardown: Callable[[], Awaitable[None]],
+        decisions: Callable[[], Mapping[str, tuple[str, float, Decision]]],
     ) -> None:
         self._store = store
         self._exchange = exchange
         self._settings = settings
         self._teardown = teardown
+        self._decisions = decisions
 
     def add_routes(self, app: web.Application) -> None:
         app.router.add_get("/v1/admin/status", self._status)
@@ -69,6 +73,7 @@ class AdminApi:
                 if record and record.document.generations
                 else "",
             },
+            "scaling": self._scaling(endpoint),
             "instances": [
                 {
                     "instance_id": i.instance_id,
@@ -91,6 +96,30 @@ class AdminApi:
                 for i in (s.document for s in instances)
             ],
         }
+
+    def _scaling(self, endpoint: Endpoint) -> list[dict[str, Any]]:
+        """Every scalable target of the endpoint with its newest decision."""
+        decisions = self._decisions()
+        found = []
+        for stored in self._store.select(ScalableTarget, prefix=f"{endpoint.account}/"):
+            target = stored.document
+            if target.endpoint_and_variant[0] != endpoint.name:
+                continue
+            mode, decided_s, decision = decisions.get(target.key, ("", 0.0, None))
+            found.append(
+                {
+                    "resource_id": target.resource_id,
+                    "minimum": target.minimum,
+                    "maximum": target.maximum,
+                    "mode": mode,
+                    "decided_s": decided_s,
+                    "desired": decision.desired if decision else None,
+                    "policy": decision.policy if decision else None,
+                    "not_scaled": decision.not_scaled if decision else None,
+                    "reason": decision.reason if decision else "no decision yet",
+                }
+            )
+        return found
 
     async def _timeline(self, request: web.Request) -> web.Response:
         """Launches of the newest endpoint of that name, oldest first; others with `uid=`."""

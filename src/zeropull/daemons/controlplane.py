@@ -13,23 +13,33 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
 from zeropull.api import create_api_app, create_api_runner
+from zeropull.api.applicationautoscaling import (
+    autoscaling_table,
+    let_go_of_endpoint,
+    refuse_lost_targets,
+)
+from zeropull.api.cloudwatch import cloudwatch_table
 from zeropull.api.keys import ensure_default_key, write_credentials_file
+from zeropull.api.sagemaker import EndpointHooks
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.server import ControlServer
 from zeropull.daemons.admin import AdminApi
 from zeropull.daemons.registries import Registries
 from zeropull.imagecache.generations import GenerationStore
+from zeropull.metricstore.store import MetricStore
 from zeropull.providers.local.provider import LocalProvider
 from zeropull.providers.shapes import shape_of
 from zeropull.reconcilers.cachecontroller import CacheController
 from zeropull.reconcilers.controller import Controller, Outside
 from zeropull.reconcilers.loopback import loopback_ports
+from zeropull.reconcilers.scaling import ScalingController
 from zeropull.resources.endpoints import Endpoint
 from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
 from zeropull.resources.instancetypes import find_type, make_catalog
@@ -76,7 +86,11 @@ class ControlPlane:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = Store.open(settings.database)
+        self.metrics = MetricStore(settings.metrics_database)
         self.exchange = Exchange()
+        self.scaling = ScalingController(
+            self.store, self.metrics, self.exchange, settings.scaling, time.time
+        )
         self.types = make_catalog(settings.instance_types)
         self.provider = LocalProvider(
             settings.fleet,
@@ -106,7 +120,7 @@ class ControlPlane:
             async with self.registries.client, contextlib.AsyncExitStack() as servers:
                 await self._serve_control(servers)
                 await self._serve_api(servers)
-                self._work = asyncio.create_task(self._controller().run(), name="controller")
+                self._work = asyncio.create_task(self._reconcile(), name="reconcilers")
                 self._work.add_done_callback(self._work_ended)
                 log.info("control plane serves", state=str(settings.state_dir))
                 try:
@@ -115,6 +129,7 @@ class ControlPlane:
                     await self._stop_work()
         finally:
             await self.provider.close()
+            self.metrics.close()
             self.store.close()
 
     async def tear_down(self) -> None:
@@ -136,6 +151,12 @@ class ControlPlane:
             for timeline in (s.document for s in self.store.select(TimelineRecord)):
                 if timeline.ended_s is None:
                     self.store.put(replace(timeline, ended_s=now_s))
+
+    async def _reconcile(self) -> None:
+        """Every loop of the control plane; the end of one is the end of all."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._controller().run(), name="controller")
+            tasks.create_task(self.scaling.run(), name="scaling")
 
     def _controller(self) -> Controller:
         settings = self.settings
@@ -175,13 +196,23 @@ class ControlPlane:
             gateway_token=self.settings.gateway_token,
         )
         app = control.app()
-        AdminApi(self.store, self.exchange, self.settings, self.tear_down).add_routes(app)
+        admin = AdminApi(
+            self.store, self.exchange, self.settings, self.tear_down, self.scaling.decisions
+        )
+        admin.add_routes(app)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await _listen(servers, runner, self.settings.control_socket)
 
     async def _serve_api(self, servers: contextlib.AsyncExitStack) -> None:
         app = create_api_app(
-            self.store, region=self.settings.serve.region, instance_types=self.types
+            self.store,
+            region=self.settings.serve.region,
+            instance_types=self.types,
+            tables=[autoscaling_table(self.store), cloudwatch_table(self.store, self.metrics)],
+            hooks=EndpointHooks(
+                before_update=partial(refuse_lost_targets, self.store),
+                on_delete=partial(let_go_of_endpoint, self.store),
+            ),
         )
         await _listen(servers, create_api_runner(app), self.settings.api_socket)
 
@@ -209,6 +240,7 @@ async def _tear_down_only(settings: Settings) -> None:
         await plane.tear_down()
     finally:
         await plane.provider.close()
+        plane.metrics.close()
         plane.store.close()
 
 

@@ -77,7 +77,7 @@ def ensure_fleet(
                 deployment,
                 variant,
                 reason=_why(draft, variant, len(fleet), wanted),
-                cause_s=cause_s,
+                cause_s=cause_s if variant.cause_s is None else variant.cause_s,
             )
         for victim in _victims(draft, fleet, len(fleet) - wanted):
             draft.drain(victim, f"scale in from {len(fleet)} to {wanted} instances")
@@ -191,5 +191,9 @@ def _why(draft: Draft, variant: Variant, found: int, wanted: int) -> str:
             return f"the endpoint is created with {wanted} of variant {variant.name}"
         case EndpointStatus.UPDATING if draft.endpoint.pending is not None:
             return f"an update of variant {variant.name} needs {wanted}"
+        case _ if variant.cause:
+            return (
+                f"variant {variant.name} is to have {wanted}, there were {found}: {variant.cause}"
+            )
         case _:
             return f"variant {variant.name} is to have {wanted}, there were {found}"

@@ -320,7 +320,8 @@ class ScalingController:
             self._note_not_scaled(target, state, decision.not_scaled, capacity, cause, now_s)
             return
         since_s = state.overload_since_s if decision.desired > capacity else None
-        if not self._change(endpoint, variant, decision, since_s, now_s):
+        is_fast = self._mode(target) == "fast"
+        if not self._change(endpoint, variant, decision, since_s, now_s, is_fast=is_fast):
             self._note_not_scaled(target, state, NotScaled.UNSCALABLE, capacity, cause, now_s)
             return
         state.last_not_scaled = ()
@@ -356,14 +357,19 @@ class ScalingController:
         decision: Decision,
         since_s: float | None,
         now_s: float,
+        *,
+        is_fast: bool = False,
     ) -> bool:
-        """False when the endpoint cannot be scaled now."""
+        """False when the endpoint cannot be scaled now. The fast mode may correct itself while an
+        earlier change is under way."""
         change = CapacityChange(decision.desired, reason=decision.reason, cause_s=since_s)
         try:
             self._store.update(
                 Endpoint,
                 endpoint.key,
-                lambda current: with_capacity(current, {variant.name: change}, now_s),
+                lambda current: with_capacity(
+                    current, {variant.name: change}, now_s, while_scaling=is_fast
+                ),
             )
         except (Conflict, NotFound):
             return False

@@ -22,17 +22,26 @@ class CapacityChange:
 
 
 def with_capacity(
-    endpoint: Endpoint, changes: Mapping[str, CapacityChange], now_s: float
+    endpoint: Endpoint,
+    changes: Mapping[str, CapacityChange],
+    now_s: float,
+    *,
+    while_scaling: bool = False,
 ) -> Endpoint:
     """The endpoint, Updating towards other counts and weights of its current deployment.
+
+    `while_scaling`: an earlier change of capacity may still be under way; the new one replaces it.
 
     Raises:
         Conflict: the endpoint is not InService, with SageMaker's text.
         NotFound: a variant is unknown, with SageMaker's text.
     """
-    if endpoint.status.is_in_progress:
+    is_scaling = endpoint.status is EndpointStatus.UPDATING and endpoint.pending is None
+    may_change = while_scaling and is_scaling
+    if endpoint.status.is_in_progress and not may_change:
         raise Conflict(f'Cannot update in-progress endpoint "{endpoint.arn}".')
-    if endpoint.status is not EndpointStatus.IN_SERVICE or endpoint.current is None:
+    is_serving = endpoint.status is EndpointStatus.IN_SERVICE or may_change
+    if not is_serving or endpoint.current is None:
         raise Conflict(
             f'Cannot update endpoint "{endpoint.arn}" while its status is {endpoint.status}.'
         )

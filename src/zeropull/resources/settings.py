@@ -159,6 +159,10 @@ class Settings:
         return self.state_dir / "zeropull.db"
 
     @property
+    def metrics_database(self) -> Path:
+        return self.state_dir / "metrics.db"
+
+    @property
     def control_socket(self) -> Path:
         return self.run_dir / "control.sock"
 

@@ -7,7 +7,8 @@ from zeropull.api.applicationautoscaling.policies import PolicyOperations
 from zeropull.api.applicationautoscaling.schedules import ScheduleOperations
 from zeropull.api.applicationautoscaling.targets import TargetOperations, forget_target
 from zeropull.api.operations import OperationTable
-from zeropull.resources.endpoints import Endpoint
+from zeropull.errors import InvalidInput
+from zeropull.resources.endpoints import Deployment, Endpoint
 from zeropull.resources.scaling import ScalableTarget
 from zeropull.statestore import Store
 
@@ -30,3 +31,19 @@ def let_go_of_endpoint(store: Store, endpoint: Endpoint) -> None:
     for stored in store.select(ScalableTarget, prefix=f"{endpoint.account}/"):
         if stored.document.endpoint_and_variant[0] == endpoint.name:
             forget_target(store, stored.document)
+
+
+def refuse_lost_targets(store: Store, endpoint: Endpoint, deployment: Deployment) -> None:
+    """Raises InvalidInput when the update removes a variant with a scalable target, or changes its
+    instance type. In a transaction."""
+    for stored in store.select(ScalableTarget, prefix=f"{endpoint.account}/"):
+        name, variant_name = stored.document.endpoint_and_variant
+        if name != endpoint.name:
+            continue
+        old = endpoint.current.variant(variant_name) if endpoint.current is not None else None
+        new = deployment.variant(variant_name)
+        if new is None or old is None or new.spec.instance_type != old.spec.instance_type:
+            raise InvalidInput(
+                f'The variant "{variant_name}" is a scalable target of Application Auto Scaling: '
+                "deregister it before it is removed or gets another instance type."
+            )
