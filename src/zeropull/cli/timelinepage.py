@@ -51,7 +51,8 @@ header .total { margin-left: auto; font-size: 1.15rem; font-weight: 650; }
 .bar:hover .tip, .bar:focus .tip { display: block; }
 .bar.late .tip { left: auto; right: 0; }
 .facts { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin-top: .55rem; font-size: .88rem; }
-.axis { display: grid; grid-template-columns: repeat(var(--ticks), 1fr); font-size: .78rem; color: var(--soft);
+.axis { display: grid; grid-template-columns: repeat(var(--ticks), 1fr); font-size: .78rem;
+  color: var(--soft);
   margin: 0 6.1rem 0 6.1rem; font-variant-numeric: tabular-nums; }
 """
 

@@ -221,7 +221,7 @@ class CacheController:
         self._save(uid, building)
         try:
             images = [await self._image(ref, digest) for digest, ref in build.images.items()]
-            volume = await self._publish(uid, record, build, images)
+            volume = await self._publish(uid, number, record, build, images)
         except DiskFull as error:
             self._save(uid, replace(building, state=GenerationState.REFUSED, message=error.reason))
             log.warning("image cache refused", endpoint=record.endpoint, reason=error.reason)
@@ -255,7 +255,12 @@ class CacheController:
         )
 
     async def _publish(
-        self, uid: str, record: ImageCacheRecord, build: Build, images: list[ResolvedImage]
+        self,
+        uid: str,
+        number: int,
+        record: ImageCacheRecord,
+        build: Build,
+        images: list[ResolvedImage],
     ) -> Volume:
         """Collect what no good generation has, and publish."""
         store = self._generations
@@ -284,7 +289,14 @@ class CacheController:
             for generation in damaged:
                 await asyncio.to_thread(store.remove, uid, generation.number)
             return await asyncio.to_thread(
-                functools.partial(store.build, uid, images, layers, created_at=self._clock())
+                functools.partial(
+                    store.build,
+                    uid,
+                    images,
+                    layers,
+                    created_at=self._clock(),
+                    number=number,
+                )
             )
 
     async def _collect(self, instance_ids: tuple[str, ...], chain_id: str, into: Path) -> None:

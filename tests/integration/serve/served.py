@@ -76,8 +76,13 @@ directory = "{folder}/bucket"
             "endpoint_url": variables["AWS_ENDPOINT_URL_SAGEMAKER"],
             "config": Config(retries={"total_max_attempts": 1}, read_timeout=70),
         }
-        self.sagemaker = boto3.client("sagemaker", **options)
-        self.runtime = boto3.client("sagemaker-runtime", **options)
+        self._options = options
+        self.sagemaker = self.client("sagemaker")
+        self.runtime = self.client("sagemaker-runtime")
+
+    def client(self, service: str, **more: Any) -> Any:
+        """Unmodified boto3, with what `serve` printed."""
+        return boto3.client(service, **(self._options | more))
 
     def _lines(self) -> list[str] | None:
         assert self.process is not None

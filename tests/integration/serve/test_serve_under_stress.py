@@ -161,3 +161,29 @@ def test_a_tag_on_the_endpoint_chooses_the_rung_of_the_ladder(
         stage = image_stage(max(served.launches("rung"), key=lambda one: one["began_s"]))
         assert stage["path"] == path
         assert stage["bytes_by_source"]["registry"] > 1_000_000
+
+
+def test_a_damaged_generation_is_noticed_and_built_again(
+    served: Served, registry: Registry
+) -> None:
+    served.create("hurt", f"{registry.address}/server:1")
+    served.wait_in_service("hurt")
+
+    def generation() -> int:
+        endpoints = json.loads(served.cli("status", "--json"))["endpoints"]
+        return int(endpoints[0]["image_cache"]["generation"] or 0)
+
+    wait_until("the generation is published", lambda: generation() == 1)
+    metadata = max(
+        served.folder.glob("state/caches/*/generations/1/layers/*/meta.erofs"),
+        key=lambda path: path.stat().st_size,
+    )
+    content = bytearray(metadata.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    metadata.unlink()  # a hard link of the first node's own file, which must stay good
+    metadata.write_bytes(content)
+    served.scale("hurt", 2)
+    served.wait_in_service("hurt")
+    stage = image_stage(max(served.launches("hurt"), key=lambda one: one["began_s"]))
+    assert stage["bytes_by_source"]["registry"] > 0
+    wait_until("another generation is published", lambda: generation() > 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from tests.unit.reconcilers.endpoint_world import (
     DIGEST,
     SETTINGS,
@@ -13,7 +14,6 @@ from tests.unit.reconcilers.endpoint_world import (
     endpoint,
     serving,
 )
-
 from zeropull.reconcilers.draft import Effect
 from zeropull.reconcilers.endpointplan import plan_endpoint
 from zeropull.resources.endpointconfigs import (
