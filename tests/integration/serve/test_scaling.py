@@ -90,9 +90,7 @@ def wait_for_count(served: Served, name: str, count: int, timeout_s: float) -> N
     raise AssertionError(f"{count} instances expected after {timeout_s} s: {variant}")
 
 
-def test_a_high_resolution_policy_scales_out_under_load(
-    served: Served, registry: Registry
-) -> None:
+def test_a_high_resolution_policy_scales_out_under_load(served: Served, registry: Registry) -> None:
     served.create("hot", f"{registry.address}/server:1")
     served.wait_in_service("hot")
     resource = register(served, "hot", maximum=2, mode="aws")
