@@ -13,8 +13,6 @@ import os
 import platform
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,143 +20,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
-from botocore.config import Config
 from rich.console import Console
 from rich.table import Table
 
 from demo.image import DemoAssets, prepare_assets
-from demo.launches import PATHS, STAGES, TAG_VALUE, Launch, median_of, read_launch
+from demo.launches import PATHS, STAGES, Launch, median_of, read_launch
 from demo.leftovers import find_leftovers
 from demo.registry import CountedRegistry, running_counted_registry
+from demo.serving import ENDPOINT, WAIT_S, Client, Server
 from tests.fixtures.images import push_image
 from tests.fixtures.s3 import Store, running_s3
 from zeropull import __version__
 
-ENDPOINT = "demo"
 BUCKET = "models"
-INSTANCE_TYPE = "ml.g5.xlarge"
 TCP_GOODPUT = 0.957  # what a rate-limited link leaves for TCP payload
-WAIT_S = 600
 REPOSITORY = Path(__file__).resolve().parents[1]
 console = Console()
-
-
-class Server:
-    """A `zeropull serve` of the demo's own, in a state directory of its own."""
-
-    def __init__(self, state_dir: Path, config: Path) -> None:
-        self.state_dir = state_dir
-        self.config = config
-        self.command = [sys.executable, "-m", "zeropull.cli.main"]
-        self.log = state_dir.with_suffix(".log")
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> dict[str, str]:
-        """Start it and return the variables that a user of boto3 would paste."""
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*self.command, "serve", "--config", str(self.config)],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-        assert self.process.stdout is not None
-        variables: dict[str, str] = {}
-        for raw in self.process.stdout:
-            line = raw.decode().strip()
-            if line.startswith("export "):
-                name, _, value = line.removeprefix("export ").partition("=")
-                variables[name] = value.strip("\"'")
-            if "AWS_ENDPOINT_URL_CLOUDWATCH" in variables and "AWS_ACCESS_KEY_ID" in variables:
-                threading.Thread(target=self.process.stdout.read, daemon=True).start()
-                return variables
-        raise SystemExit(f"zeropull serve ended early; it said:\n{self.log.read_text()[-3000:]}")
-
-    def cli(self, *arguments: str) -> str:
-        return subprocess.run(
-            [*self.command, *arguments, "--config", str(self.config)],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-
-    def timeline(self) -> list[dict[str, Any]]:
-        return list(json.loads(self.cli("timeline", ENDPOINT, "--json"))["launches"])
-
-    def stop(self) -> None:
-        """As Ctrl-C does."""
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(90)
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-
-class Client:
-    """The user: boto3 and nothing else."""
-
-    def __init__(self, variables: dict[str, str]) -> None:
-        os.environ.update(variables)
-        # One attempt only, so that an error is seen as an error.
-        once = Config(retries={"total_max_attempts": 1}, read_timeout=70)
-        self.sagemaker = boto3.client("sagemaker", config=once)
-        self.runtime = boto3.client("sagemaker-runtime", config=once)
-
-    def deploy(self, image: str, model_url: str) -> None:
-        self.sagemaker.create_model(
-            ModelName=ENDPOINT,
-            PrimaryContainer={"Image": image, "ModelDataUrl": model_url},
-            ExecutionRoleArn="arn:aws:iam::000000000000:role/demo",
-        )
-        self.sagemaker.create_endpoint_config(
-            EndpointConfigName=ENDPOINT,
-            ProductionVariants=[
-                {
-                    "VariantName": "main",
-                    "ModelName": ENDPOINT,
-                    "InitialInstanceCount": 1,
-                    "InstanceType": INSTANCE_TYPE,
-                    "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
-                }
-            ],
-        )
-        self.sagemaker.create_endpoint(EndpointName=ENDPOINT, EndpointConfigName=ENDPOINT)
-        self.wait_in_service()
-
-    def wait_in_service(self) -> None:
-        self.sagemaker.get_waiter("endpoint_in_service").wait(
-            EndpointName=ENDPOINT, WaiterConfig={"Delay": 1, "MaxAttempts": WAIT_S}
-        )
-
-    def invoke(self, text: str = "a new instance starts with its image already there") -> Any:
-        answer = self.runtime.invoke_endpoint(
-            EndpointName=ENDPOINT,
-            ContentType="application/json",
-            Body=json.dumps({"inputs": [text]}).encode(),
-        )
-        return json.loads(answer["Body"].read())
-
-    def choose_path(self, path: str) -> None:
-        arn = self.sagemaker.describe_endpoint(EndpointName=ENDPOINT)["EndpointArn"]
-        tags = [{"Key": "zeropull:image-path", "Value": TAG_VALUE[path]}]
-        self.sagemaker.add_tags(ResourceArn=arn, Tags=tags)
-
-    def scale(self, count: int) -> None:
-        self.sagemaker.update_endpoint_weights_and_capacities(
-            EndpointName=ENDPOINT,
-            DesiredWeightsAndCapacities=[{"VariantName": "main", "DesiredInstanceCount": count}],
-        )
-
-    def delete(self) -> None:
-        self.sagemaker.delete_endpoint(EndpointName=ENDPOINT)
-        self.sagemaker.get_waiter("endpoint_deleted").wait(
-            EndpointName=ENDPOINT, WaiterConfig={"Delay": 1, "MaxAttempts": WAIT_S}
-        )
-        self.sagemaker.delete_endpoint_config(EndpointConfigName=ENDPOINT)
-        self.sagemaker.delete_model(ModelName=ENDPOINT)
 
 
 def measure_launch(server: Server, client: Client, registry: CountedRegistry, path: str) -> Launch:
@@ -298,7 +175,7 @@ limit_network = true
 network_bits_per_s = {link_bits_per_s}
 
 [buckets.{BUCKET}]
-endpoint = "{store.endpoint}"
+endpoint = "{store.direct_endpoint}"
 region = "{store.region}"
 access_key_id = "{store.access_key_id}"
 secret_access_key = "{store.secret_access_key}"

@@ -9,8 +9,6 @@ from typing import Any
 
 STAGES = ("provision", "image", "model", "start", "health")
 PATHS = ("containerd", "fallback", "cached")
-TAG_VALUE = {"containerd": "containerd", "fallback": "fallback", "cached": "auto"}
-"""The value of the tag `zeropull:image-path` that makes a launch take each path."""
 
 
 @dataclass(frozen=True)

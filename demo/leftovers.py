@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import psutil
 
 
 def find_leftovers(state_dir: Path, run_dir: Path) -> list[str]:
-    """A line for every mount, process, network namespace, cgroup or file that should be gone."""
+    """A line for every mount, process, network namespace, rule, cgroup or file that should be gone.
+
+    What belongs to another zeropull on this machine is told apart by the name of its run directory.
+    """
     marks = (str(state_dir), str(run_dir))
+    tag = run_dir.name
     return [
         *_mounts(marks),
         *_processes(marks),
-        *_instances_in(Path("/run/netns"), "network namespace", state_dir),
-        *_cgroups(),
+        *(f"network namespace {path.name}" for path in Path("/run/netns").glob(f"zp-{tag}-*")),
+        *(f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"**/zeropull-{tag}*")),
+        *_rules(tag),
         *_files(state_dir),
-        *_runtime_state(),
     ]
 
 
@@ -34,16 +39,10 @@ def _processes(marks: tuple[str, str]) -> list[str]:
     return found
 
 
-def _instances_in(folder: Path, what: str, state_dir: Path) -> list[str]:
-    if not folder.exists():
-        return []
-    known = {path.name for path in (state_dir / "instances").glob("*")}
-    return [f"{what} {entry.name}" for entry in folder.iterdir()
-            if entry.name.startswith("zp") or entry.name in known]  # fmt: skip
-
-
-def _cgroups() -> list[str]:
-    return [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob("**/zeropull*")]
+def _rules(tag: str) -> list[str]:
+    """Tables of ours in the packet filter."""
+    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False)
+    return [f"packet filter {line}" for line in listed.stdout.splitlines() if tag in line]
 
 
 def _files(state_dir: Path) -> list[str]:
@@ -52,7 +51,3 @@ def _files(state_dir: Path) -> list[str]:
     for name in ("instances", "caches"):
         kept += [f"file {path}" for path in (state_dir / name).glob("**/*") if path.is_file()][:5]
     return kept
-
-
-def _runtime_state() -> list[str]:
-    return [f"runc state {path}" for path in Path("/run/containerd/runc").glob("zeropull-*")]

@@ -1,0 +1,190 @@
+"""From a step of load to the decision, and to the new instance's first answer.
+
+    ./run bench detect [--rounds 1] [--modes fast,high_resolution,standard] [--json FILE]
+
+A real endpoint of the local fleet with the demo's image and model, on a 1 Gbit/s link. The load is
+a step from nothing to so many concurrent requests, all the time, by unmodified boto3 clients. Modes:
+`standard` (60-second InvocationsPerInstance), `high_resolution` (10-second concurrency, decided as
+AWS does) and `fast` (ours). The decision's time is the StartTime of the scaling activity; the first
+answer is the gateway's, from the timeline. After each decision the endpoint is scaled back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from rich.console import Console
+
+from demo.__main__ import machine, publish, wait_for_cache, write_config
+from demo.image import prepare_assets
+from demo.registry import running_counted_registry
+from demo.serving import ENDPOINT, WAIT_S, Client, Server
+from tests.fixtures.s3 import running_s3
+from zeropull import __version__
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LINK_BITS_PER_S = 1_000_000_000
+CONCURRENCY = 6
+MODES = ("fast", "high_resolution", "standard")
+PATHS = ("containerd", "cached")
+RESOURCE = {
+    "ServiceNamespace": "sagemaker",
+    "ResourceId": f"endpoint/{ENDPOINT}/variant/main",
+    "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+}
+_METRIC = {
+    "fast": ("SageMakerVariantConcurrentRequestsPerModelHighResolution", 2.0),
+    "high_resolution": ("SageMakerVariantConcurrentRequestsPerModelHighResolution", 2.0),
+    "standard": ("SageMakerVariantInvocationsPerInstance", 60.0),
+}
+console = Console()
+
+
+@contextlib.contextmanager
+def _load(concurrency: int) -> Iterator[float]:
+    """Requests without a pause from so many clients; yields when the step began."""
+    stop = threading.Event()
+    body = json.dumps({"inputs": ["a step of load"] * 8}).encode()
+
+    def work() -> None:
+        runtime = boto3.client("sagemaker-runtime", config=Config(read_timeout=70))
+        while not stop.is_set():
+            with contextlib.suppress(Exception):
+                runtime.invoke_endpoint(
+                    EndpointName=ENDPOINT, ContentType="application/json", Body=body
+                )["Body"].read()
+
+    threads = [threading.Thread(target=work) for _ in range(concurrency)]
+    began_s = time.time()
+    for thread in threads:
+        thread.start()
+    try:
+        yield began_s
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(80)
+
+
+def measure(server: Server, client: Client, mode: str, path: str) -> tuple[float, float]:
+    """(seconds to the decision, seconds to the new instance's first answer)."""
+    autoscaling = boto3.client("application-autoscaling")
+    client.choose_path(path)
+    known = {launch["copy_id"] for launch in server.timeline()}
+    metric, target = _METRIC[mode]
+    autoscaling.register_scalable_target(
+        **RESOURCE,
+        MinCapacity=1,
+        MaxCapacity=2,
+        Tags={"zeropull:scaling": "fast" if mode == "fast" else "aws"},
+    )
+    autoscaling.put_scaling_policy(
+        **RESOURCE,
+        PolicyName=f"bench-{mode}-{path}-{time.time_ns()}",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={
+            "TargetValue": target,
+            "PredefinedMetricSpecification": {"PredefinedMetricType": metric},
+        },
+    )
+    seen_s = time.time()
+    try:
+        with _load(CONCURRENCY) as began_s:
+            decided_s = _wait(f"{mode}: a decision", lambda: _decided(autoscaling, seen_s))
+            launch = _wait(f"{mode}: an answer", lambda: _answered(server, known))
+    finally:
+        autoscaling.deregister_scalable_target(**RESOURCE)
+    client.wait_in_service()
+    client.scale(1)
+    client.wait_in_service()
+    return decided_s - began_s, launch["first_response_s"] - began_s
+
+
+def _decided(autoscaling: Any, since_s: float) -> float | None:
+    found = autoscaling.describe_scaling_activities(**RESOURCE)["ScalingActivities"]
+    times = [one["StartTime"].timestamp() for one in found]
+    return min((at for at in times if at >= since_s), default=None)
+
+
+def _answered(server: Server, known: set[str]) -> dict[str, Any] | None:
+    new = [one for one in server.timeline() if one["copy_id"] not in known]
+    return next((one for one in new if one.get("first_response_s")), None)
+
+
+def _wait(what: str, check: Any) -> Any:
+    deadline = time.monotonic() + WAIT_S
+    with console.status(what):
+        while time.monotonic() < deadline:
+            if found := check():
+                return found
+            threading.Event().wait(0.1)
+    raise SystemExit(f"{what}: not within {WAIT_S} s")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    assets = prepare_assets(console)
+    results: dict[str, Any] = {
+        mode: {"decision_s": [], "first_response_s": {path: [] for path in PATHS}}
+        for mode in options.modes
+    }
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zeropull-bench-")))
+        registry = stack.enter_context(
+            running_counted_registry(REPOSITORY / "build/demo/registry", scratch)
+        )
+        store = stack.enter_context(running_s3(folder=REPOSITORY / "build/demo/buckets"))
+        image, model_url = publish(assets, registry, store)
+        state_dir = scratch / "state"
+        server = Server(state_dir, write_config(scratch, state_dir, store, LINK_BITS_PER_S))
+        stack.callback(server.stop)
+        client = Client(server.start())
+        client.deploy(image, model_url)
+        wait_for_cache(server)
+        for number in range(1, options.rounds + 1):
+            for mode in options.modes:
+                for path in PATHS:
+                    decision_s, answer_s = measure(server, client, mode, path)
+                    results[mode]["decision_s"].append(round(decision_s, 2))
+                    results[mode]["first_response_s"][path].append(round(answer_s, 2))
+                    console.print(
+                        f"round {number}, {mode}, {path}: decided after {decision_s:.1f} s, "
+                        f"first answer of the new instance after {answer_s:.1f} s"
+                    )
+        client.delete()
+    return results
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="bench detect", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--modes", default=",".join(MODES), help="of " + ", ".join(MODES))
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args(argv)
+    options.modes = options.modes.split(",")
+    if unknown := set(options.modes) - set(MODES):
+        raise SystemExit(f"unknown mode {', '.join(unknown)}: choose of {', '.join(MODES)}")
+    if os.geteuid() != 0:
+        raise SystemExit("this benchmark makes network namespaces and mounts: run it as root")
+    console.print(f"zeropull {__version__}; {machine()}; {CONCURRENCY} concurrent requests")
+    results = run(options)
+    for mode, found in results.items():
+        answers = ", ".join(
+            f"{path} {statistics.median(found['first_response_s'][path]):.1f} s" for path in PATHS
+        )
+        decision_s = statistics.median(found["decision_s"])
+        console.print(f"{mode}: decision {decision_s:.1f} s, first answer: {answers} (medians)")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
