@@ -72,6 +72,7 @@ class CacheController:
         self._pullers: dict[str, dict[str, str]] = {}
         self._waits: dict[str, frozenset[str]] = {}
         self._not_before_s: dict[str, float] = {}
+        self._unattachable: set[str] = set()
 
     async def close(self) -> None:
         tasks = list(self._tasks.values())
@@ -117,6 +118,7 @@ class CacheController:
             )
             if leaving:
                 self._start(f"purge {record.endpoint_uid}", self._purge(record))
+        self._unattachable &= {i.instance_id for view in views for i in view.instances}
         self._forget_old_purges()
 
     def _reconcile_endpoint(self, view: View, now_s: float) -> None:
@@ -193,6 +195,7 @@ class CacheController:
             failed=failed,
             dropped=frozenset(dropped),
             bad_layers=frozenset(bad),
+            unattachable=frozenset(self._unattachable),
             before=self._pullers.get(view.endpoint.uid, {}),
             is_building=f"build {view.endpoint.uid}" in self._tasks,
         )
@@ -313,6 +316,7 @@ class CacheController:
         try:
             path = await self._provider.attach(instance_id, volume)
         except ZeropullError as error:
+            self._unattachable.add(instance_id)  # it pulls for itself
             log.warning("generation not attached", instance_id=instance_id, reason=error.reason)
             return
         if self._store.get(Instance, instance_id) is None:

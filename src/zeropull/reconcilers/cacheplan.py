@@ -33,6 +33,7 @@ class CacheView:
     bad_layers: frozenset[str] = frozenset()  # the same of whatever generation
     before: Mapping[str, str] = field(default_factory=dict)
     is_building: bool = False
+    unattachable: frozenset[str] = frozenset()  # instances that did not take a generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def plan_cache(view: CacheView) -> CachePlan:
             and digest not in view.complete.get(instance.instance_id, frozenset())
             and pullers.get(digest, instance.instance_id) != instance.instance_id
             and digest not in hopeless
-        )
+        ) | _about_to_be_attached(view, instance, newest)
         if held:
             waits[instance.instance_id] = held
     return CachePlan(
@@ -160,12 +161,28 @@ def _to_attach(view: CacheView, newest: GenerationRecord | None) -> tuple[str, .
         i.instance_id
         for i in view.instances
         if i.state is InstanceState.RUNNING
+        and i.instance_id not in view.unattachable
         and newest.number not in {v.generation for v in i.volumes}
         and (
             view.uses.get(i.instance_id, frozenset())
             & frozenset(newest.images) - view.complete.get(i.instance_id, frozenset())
         )
     )
+
+
+def _about_to_be_attached(
+    view: CacheView, instance: Instance, newest: GenerationRecord | None
+) -> frozenset[str]:
+    """Published already, but not yet attached here: to pull now would read the layers again."""
+    if (
+        newest is None
+        or instance.state not in _MAY_PULL
+        or instance.instance_id in view.unattachable
+        or newest.number in {v.generation for v in instance.volumes}
+    ):
+        return frozenset()
+    uses = view.uses.get(instance.instance_id, frozenset()) & frozenset(newest.images)
+    return uses - view.complete.get(instance.instance_id, frozenset())
 
 
 def _unused(view: CacheView, record: ImageCacheRecord) -> tuple[int, ...]:

@@ -76,6 +76,13 @@ def test_a_published_generation_is_attached_to_those_who_waited() -> None:
         view(instance("a"), instance("b", 1.0), record=record, complete={"a": frozenset({ONE})})
     )
     assert plan.attach == ("b",)
+    assert plan.waits == {"b": frozenset({ONE})}, "until it is attached"
+
+
+def test_an_instance_that_does_not_take_the_generation_pulls_for_itself() -> None:
+    record = with_generation(RECORD, published(1, ONE))
+    plan = plan_cache(view(instance("b"), record=record, unattachable=frozenset({"b"})))
+    assert plan.attach == ()
     assert not plan.waits
 
 
