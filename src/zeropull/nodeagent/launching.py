@@ -118,7 +118,7 @@ class Launcher:
         copy_id = record.copy_id
         await self.containers.stop(copy_id, grace_s)
         await self.containers.remove(copy_id, record.snapshotter)
-        namespace, link = network_names(self._config.instance_id, copy_id)
+        namespace, link = network_names(node_namespace(self._config), copy_id)
         await asyncio.to_thread(network.remove_network, namespace, link)
         await asyncio.to_thread(remove_cgroups, self._cgroup(copy_id))
         shutil.rmtree(self._files(copy_id), ignore_errors=True)
@@ -237,9 +237,14 @@ class Launcher:
 
     def _wiring(self, copy_id: str, address: str) -> CopyNetwork:
         node = self._config
-        namespace, link = network_names(node.instance_id, copy_id)
+        namespace, link = network_names(node_namespace(node), copy_id)
         prefix = int(node.subnet.partition("/")[2])
         return CopyNetwork(namespace, link, address, prefix, node.gateway, node.bridge, node.mtu)
+
+
+def node_namespace(config: NodeConfig) -> str:
+    """The node's own network namespace; a node that is a machine of its own has no named one."""
+    return config.netns or f"zp-{config.instance_id}"
 
 
 def _model_mounts(models: list[ModelOnNode]) -> tuple[BindMount, ...]:

@@ -65,10 +65,14 @@ def choose_address(subnet: str, first: int, last: int, used: Collection[str]) ->
     )
 
 
-def network_names(instance_id: str, copy_id: str) -> tuple[str, str]:
-    """Name of the namespace and of the link: the same for the same copy, always."""
-    key = hashlib.sha256(f"{instance_id}/{copy_id}".encode()).hexdigest()
-    return f"zp-{key[:16]}", f"zp{key[:12]}"
+def network_names(node_namespace: str, copy_id: str) -> tuple[str, str]:
+    """Name of the namespace and of the link: the same for the same copy, always.
+
+    The namespace's name begins with the node's own, by which the provider finds what an agent that
+    is gone has left. The link needs no such name: both of its ends go with the namespaces.
+    """
+    key = hashlib.sha256(copy_id.encode()).hexdigest()
+    return f"{node_namespace}-{key[:12]}", f"zp{key[:12]}"
 
 
 def hardware_address(address: str) -> str:

@@ -41,7 +41,7 @@ class NodeConfig:
     address: str  # "198.18.3.2", of the bridge
     cgroup_parent: str  # "/zeropull-1f2e3d4c/i-0123456789abcdef0/copies"
     bridge: str = "zp0"
-    netns: str = ""  # name in /run/netns; every process of the node is in it already
+    netns: str = ""  # name in /run/netns, every process of the node is in it; copies add "-<hex>"
     mtu: int = 1500
     first_container_host: int = 10
     last_container_host: int = 250

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,6 +18,7 @@ import pytest
 from aiohttp import web
 
 from tests.fixtures.images import push_image
+from tests.fixtures.localfleet import left_behind
 from tests.fixtures.registry import Registry, running_registry
 from tests.fixtures.serverimage import python_server_image
 from zeropull.controlapi.exchange import Exchange
@@ -33,6 +34,8 @@ from zeropull.controlapi.server import ControlServer
 from zeropull.imagecache.layout import CachedImage, GenerationIndex, encode_index
 from zeropull.oci.digests import digest_of, hex_of
 from zeropull.providers.local import LocalProvider
+from zeropull.providers.local.names import FleetNames, InstanceNames
+from zeropull.providers.local.processes import daemon_pid
 from zeropull.providers.protocol import LaunchRequest, MachineShape, Volume
 from zeropull.resources.settings import FleetSettings
 
@@ -46,7 +49,12 @@ class Node:
     instance_id: str
     provider: LocalProvider
     exchange: Exchange
-    disk: Path
+    root: Path
+    run_dir: Path
+
+    @property
+    def disk(self) -> Path:
+        return self.names.disk_dir
 
     def assign(self, assignment: NodeAssignment) -> None:
         self.exchange.publish_assignment(
@@ -91,14 +99,18 @@ class Node:
         assert found is not None
         return found
 
-    def agent_pid(self) -> int:
-        """PID of the node agent's process."""
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                command = (process / "cmdline").read_bytes()
-                if b"daemons.nodeagent" in command and os.fsencode(self.disk) in command:
-                    return int(process.name)
-        raise AssertionError("no node agent runs")
+    async def kill(self, role: str) -> None:
+        """SIGKILL one of the node's daemons; returns when it is gone.
+
+        A process is listed as alive for a moment after its signal, and a repair in that moment
+        finds nothing to do."""
+        pid = daemon_pid(self.names, role)
+        assert pid is not None, f"no {role} runs"
+        await kill_process(pid)
+
+    @property
+    def names(self) -> InstanceNames:
+        return FleetNames(self.root / "state", self.run_dir).instance(self.instance_id)
 
 
 @dataclass
@@ -108,6 +120,7 @@ class Fleet:
     root: Path
     provider: LocalProvider
     exchange: Exchange
+    run_dir: Path
     count: int = 0
 
     async def launch(self, *volumes: Volume) -> Node:
@@ -115,9 +128,7 @@ class Fleet:
         instance_id = f"i-{os.getpid():08x}{self.count:09x}"
         shape = MachineShape("ml.test", vcpus=2, memory_bytes=2 << 30)
         await self.provider.launch(LaunchRequest(instance_id, shape, TOKEN, volumes))
-        return Node(
-            instance_id, self.provider, self.exchange, self.root / "state/instances" / instance_id
-        )
+        return Node(instance_id, self.provider, self.exchange, self.root, self.run_dir)
 
 
 @pytest.fixture(scope="session")
@@ -146,15 +157,33 @@ async def fleet(registry: Registry) -> AsyncIterator[Fleet]:
     port = int(registry.address.rpartition(":")[2])
     provider = LocalProvider(FleetSettings(loopback_ports=(port,)), root / "state", run_dir)
     try:
-        yield Fleet(root, provider, exchange)
+        yield Fleet(root, provider, exchange, run_dir)
     finally:
         registry.switch_on()
         for instance in await provider.list_instances():
             await provider.terminate(instance.instance_id)
         await provider.close()
         await runner.cleanup()
+        left = await asyncio.to_thread(left_behind, FleetNames(root / "state", run_dir))
         shutil.rmtree(root, ignore_errors=True)
         shutil.rmtree(run_dir, ignore_errors=True)
+    assert left == {}
+
+
+async def kill_process(pid: int) -> None:
+    """SIGKILL, and wait until the process has ended."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(descriptor, ended.set)
+        try:
+            async with asyncio.timeout(10):
+                await ended.wait()
+        finally:
+            asyncio.get_running_loop().remove_reader(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def assignment_of(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 from tests.fixtures.registry import Registry
@@ -19,6 +17,7 @@ from zeropull.controlapi.messages import (
     ImageAssignment,
     VolumeMount,
 )
+from zeropull.providers.local.processes import AGENT, SNAPSHOTTER
 from zeropull.resources.stages import Stage
 
 
@@ -55,8 +54,8 @@ async def test_a_killed_agent_adopts_what_runs_and_stop_leaves_nothing(
     before = await node.until_copy("copy-c", CopyState.HEALTHY)
     started = node.report
     assert started is not None
-    os.kill(node.agent_pid(), signal.SIGKILL)
-    await node.provider.heal(node.instance_id)
+    await node.kill(AGENT)
+    assert await node.provider.heal(node.instance_id)
     again = await node.until(lambda report: report.agent_started_s > started.agent_started_s)
     assert again.copies[0].healthy_at_s == before.healthy_at_s
     assert again.copies[0].restarts == 0
@@ -87,13 +86,7 @@ async def test_without_the_plugin_containerd_pulls_by_itself(
     fleet: Fleet, server_image: ImageAssignment
 ) -> None:
     node = await fleet.launch()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"daemons.snapshotter" in command and os.fsencode(node.disk) in command:
-            os.kill(int(process.name), signal.SIGKILL)
+    await node.kill(SNAPSHOTTER)
     node.assign(assignment_of(server_image, copy_of(server_image, "copy-e")))
     healthy = await node.until_copy("copy-e", CopyState.HEALTHY, CopyState.FAILED)
     assert healthy.state is CopyState.HEALTHY, healthy

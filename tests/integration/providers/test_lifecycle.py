@@ -24,7 +24,7 @@ from zeropull.errors import Conflict, NoCapacity, NotFound, Unavailable
 from zeropull.providers.local.cgroups import find_hierarchies, kill_all, processes_of
 from zeropull.providers.local.mounts import bind
 from zeropull.providers.local.names import SHIM_SOCKETS_DIR
-from zeropull.providers.local.netns import create_netns, delete_netns, in_netns, netns_exists
+from zeropull.providers.local.netns import create_netns, delete_netns, in_netns
 from zeropull.providers.local.processes import daemon_pid, unix_sockets_in_netns
 from zeropull.providers.protocol import MachineShape, Volume
 from zeropull.resources.node import read_node_config
@@ -151,16 +151,25 @@ async def test_a_half_finished_launch_is_swept(fleet: Fleet) -> None:
 async def test_namespaces_of_copies_go_with_their_instance(fleet: Fleet) -> None:
     launched = await fleet.provider.launch(request())
     config = read_node_config(fleet.names.instance(launched.instance_id).node_file)
-    copy = f"zp-{os.urandom(8).hex()}"
+    copy, half_made = f"{config.netns}-{os.urandom(6).hex()}", f"{config.netns}-{'0' * 12}"
     create_netns(copy)
+    (Path("/run/netns") / half_made).touch()
+    lingerer = in_netns(copy, lambda: subprocess.Popen(["sleep", "3600"]))
     try:
-        address = config.address.removesuffix(".2") + ".10/24"
-        await run_command("ip", "-n", copy, "address", "add", address, "dev", "lo")
         await fleet.provider.terminate(launched.instance_id)
-        assert not netns_exists(copy)
-        assert not (Path("/run/netns") / copy).exists()
+        assert await asyncio.to_thread(lingerer.wait, 10) == -signal.SIGKILL
+        assert await fleet.left_behind() == {}
     finally:
         delete_netns(copy)
+
+
+async def test_a_namespace_that_is_left_alone_is_found_by_sweep(fleet: Fleet) -> None:
+    launched = await fleet.provider.launch(request())
+    names = fleet.names.instance(launched.instance_id)
+    await fleet.provider.terminate(launched.instance_id)
+    create_netns(f"{names.copy_netns_prefix}{'1' * 12}")
+    assert await fleet.provider.sweep(()) == [launched.instance_id]
+    assert await fleet.left_behind() == {}
 
 
 async def test_an_agent_that_ends_at_once_is_reported_with_its_log(fleet: Fleet) -> None:

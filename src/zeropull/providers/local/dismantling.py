@@ -12,10 +12,9 @@ import shutil
 import signal
 import time
 from contextlib import suppress
-from ipaddress import IPv4Network
 from pathlib import Path
 
-from zeropull.errors import ConfigurationError, Unavailable
+from zeropull.errors import Unavailable
 from zeropull.providers.local import cgroups, firewall, netns, network
 from zeropull.providers.local.disk import remove_folder
 from zeropull.providers.local.mounts import unmount_below
@@ -26,7 +25,6 @@ from zeropull.providers.local.names import (
     FleetNames,
     InstanceNames,
 )
-from zeropull.providers.local.network import Subnet
 from zeropull.providers.local.processes import (
     AGENT,
     CONTAINERD,
@@ -35,7 +33,6 @@ from zeropull.providers.local.processes import (
     unix_sockets_in_netns,
 )
 from zeropull.providers.local.records import instance_folders, run_folders
-from zeropull.resources.node import read_node_config
 
 _KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.02
@@ -61,8 +58,7 @@ def dismantle(names: InstanceNames) -> None:
         unmount_below(folder)
     cgroups.remove(hierarchies, names.cgroup)
     shutil.rmtree(RUNC_DIR / names.containerd_namespace, ignore_errors=True)
-    subnet = _subnet(names)
-    for namespace in network.namespaces_in(subnet) if subnet else ():
+    for namespace in netns.list_netns(names.copy_netns_prefix):
         netns.delete_netns(namespace)
     network.delete_link(names.link)
     netns.delete_netns(names.netns)
@@ -74,7 +70,9 @@ def find_instances(names: FleetNames) -> set[str]:
     """Ids of all instances of this fleet of which anything is left."""
     groups = cgroups.list_groups(cgroups.find_hierarchies(), names.cgroup)
     spaces = (
-        name.removeprefix(names.netns_prefix) for name in netns.list_netns(names.netns_prefix)
+        # A copy's namespace carries a further part behind the instance's id.
+        "-".join(name.removeprefix(names.netns_prefix).split("-")[:2])
+        for name in netns.list_netns(names.netns_prefix)
     )
     found = {*instance_folders(names), *run_folders(names), *groups, *spaces}
     return {instance_id for instance_id in found if INSTANCE_ID.match(instance_id)}
@@ -86,17 +84,6 @@ def close_fleet(names: FleetNames) -> None:
         network.delete_link(link)
     firewall.close_host(names)
     cgroups.remove_if_empty(cgroups.find_hierarchies(), names.cgroup)
-
-
-def _subnet(names: InstanceNames) -> Subnet | None:
-    found = network.subnet_of_link(names.link)
-    if found is None and names.node_file.exists():
-        with suppress(ConfigurationError):
-            text = read_node_config(names.node_file).subnet
-            # A sub-net that is in use again belongs to another instance now.
-            if IPv4Network(text) not in network.networks_in_use():
-                return Subnet(IPv4Network(text))
-    return found
 
 
 def _shim_sockets(names: InstanceNames) -> set[Path]:
@@ -111,9 +98,10 @@ def _shim_sockets(names: InstanceNames) -> set[Path]:
 
 
 def _kill_in_netns(names: InstanceNames) -> None:
-    """Whatever entered the namespace without being in the cgroup, for example a debugging shell."""
+    """Whatever entered a namespace without being in the cgroup, for example a debugging shell."""
     deadline = time.monotonic() + _KILL_TIMEOUT_S
-    while pids := processes_in_netns(names.netns) - {os.getpid()}:
+    spaces = [names.netns, *netns.list_netns(names.copy_netns_prefix)]
+    while pids := set().union(*map(processes_in_netns, spaces)) - {os.getpid()}:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

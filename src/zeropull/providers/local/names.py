@@ -110,6 +110,11 @@ class InstanceNames:
         return f"{self.fleet.netns_prefix}{self.instance_id}"
 
     @property
+    def copy_netns_prefix(self) -> str:
+        """Of the namespaces that the node agent makes for copies."""
+        return f"{self.netns}-"
+
+    @property
     def link(self) -> str:
         digest = hashlib.sha256(self.instance_id.encode()).hexdigest()
         return f"{self.fleet.link_prefix}{digest[:8]}"

@@ -20,12 +20,11 @@ from pathlib import Path
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from zeropull.errors import NoCapacity, NotFound, Unavailable
+from zeropull.errors import NoCapacity
 from zeropull.providers.local.names import NETNS_DIR
-from zeropull.providers.local.netns import in_netns, list_netns
+from zeropull.providers.local.netns import in_netns
 
 BRIDGE, UPLINK = "zp0", "uplink"
-_NETNS_PREFIX = "zp-"  # of all namespaces that zeropull makes
 _EXISTS = 17  # EEXIST
 _TBF_DEPTH_S = 0.05  # what may wait in the queue
 # 32 bits of bytes per second; faster types are not limited, no veth pair is that fast.
@@ -95,19 +94,6 @@ def subnet_of_link(link: str) -> Subnet | None:
     return None
 
 
-def namespaces_in(subnet: Subnet) -> list[str]:
-    """Named network namespaces that have an address in the sub-net: the instance's and its copies'.
-
-    Found by address and not by name, since the node agent names those of its copies.
-    """
-    found = []
-    for name in list_netns(_NETNS_PREFIX):
-        with suppress(NotFound, NetlinkError, Unavailable):
-            if in_netns(name, lambda: _has_address_in(subnet)):
-                found.append(name)
-    return found
-
-
 def uplink_mtu() -> int:
     """The MTU of the host's default route, so that nothing has to be fragmented on the way out."""
     with IPRoute() as netlink:
@@ -152,12 +138,6 @@ def list_links(prefix: str) -> list[str]:
     with IPRoute() as netlink:
         names = [str(link.get_attr("IFLA_IFNAME")) for link in netlink.get_links()]
     return sorted(name for name in names if name.startswith(prefix))
-
-
-def _has_address_in(subnet: Subnet) -> bool:
-    with IPRoute() as netlink:
-        addresses = [address.get_attr("IFA_ADDRESS") for address in netlink.get_addr(family=2)]
-    return any(ipaddress.IPv4Address(address) in subnet.network for address in addresses)
 
 
 def _create_pair(netlink: IPRoute, link: str, netns: str) -> None:
