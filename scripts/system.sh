@@ -1,17 +1,23 @@
 # Programs from the distribution's packages.
 
+PATH=$PATH:/usr/sbin:/sbin   # a plain user's PATH lacks them on Debian
+export PATH
+
 must_be_root() {
-    [ "$(id -u)" -eq 0 ] || die "'$1' mounts, makes namespaces and starts containers: run it as root (sudo ./run $1)"
+    [ "$(id -u)" -eq 0 ] || die "'$1' mounts, makes namespaces and starts containers: \
+run it as root (sudo ./run $1)"
 }
 
 system_supported() {
-    [ -r /etc/os-release ] || die "this is not Linux as we know it: Debian 12/13 or Ubuntu 24.04 is needed"
-    # shellcheck source=/dev/null
-    system_id=$(. /etc/os-release && echo "${ID:-}")
+    system_id=unknown
+    if [ -r /etc/os-release ]; then
+        # shellcheck source=/dev/null
+        system_id=$(. /etc/os-release && echo "${ID:-unknown}")
+    fi
     case $system_id in
         debian | ubuntu) ;;
-        *) die "packages are installed with apt-get on Debian 12/13 or Ubuntu 24.04, and this is '$system_id': \
-install containerd, runc, iproute2, nftables, python3-venv, erofs-utils, debootstrap and pigz yourself" ;;
+        *) die "packages are installed with apt-get on Debian 12/13 or Ubuntu 24.04, and this is \
+'$system_id': install these programs yourself:$*" ;;
     esac
 }
 
@@ -21,8 +27,6 @@ need() {
 }
 
 system_ready() {
-    PATH=$PATH:/usr/sbin:/sbin
-    export PATH
     missing=
     # Docker's containerd.io brings containerd, ctr and runc too, and conflicts with Debian's
     # packages: what is on PATH is used, and only what is missing is installed.
@@ -30,45 +34,70 @@ system_ready() {
     need runc runc
     need ip iproute2
     need nft nftables
-    need mkfs.erofs erofs-utils
+    need fsck.erofs erofs-utils
+    need mkfs.ext4 e2fsprogs
     need debootstrap debootstrap
     need pigz pigz
     need ldd libc-bin
+    # The tests' image is made of the distribution's own Python.
     [ -x /usr/bin/python3 ] || missing="$missing python3"
     python_has_venv || missing="$missing python3-venv"
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
     [ -z "$missing" ] && return
-    system_supported
+    system_supported "$missing"
     step "packages:$missing"
-    quietly "apt-get update" apt-get update
+    package_lists_ready
     install_without_services
 }
 
-# Installs $missing. Debian's packages start and enable their services when they are installed:
-# a policy forbids the start, and what was newly enabled is disabled again.
+# Once per run: a failure shows when something is to be fetched.
+package_lists_ready() {
+    [ -z "${package_lists_fetched:-}" ] || return 0
+    package_lists_fetched=yes
+    quietly "apt-get update" apt-get update
+}
+
+# Installs $missing. Packages start and enable their services when they are installed: a policy
+# forbids the start, and what was newly enabled is disabled again.
 install_without_services() {
-    wants=/etc/systemd/system/multi-user.target.wants
-    enabled_before=" $(ls "$wants" 2>/dev/null | tr '\n' ' ') "
-    policy=/usr/sbin/policy-rc.d
-    policy_is_ours=no
-    if [ ! -e "$policy" ]; then
-        policy_is_ours=yes
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
-        trap 'rm -f "$policy"' EXIT
-        trap 'exit 130' INT TERM
-    fi
+    links_before=$(service_links)
+    trap 'services_as_before' EXIT
+    trap 'exit 130' INT TERM
+    forbid_starts
     # shellcheck disable=SC2086  # a list of package names
     quietly "installing$missing" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y --no-remove --no-install-recommends $missing
-    for unit in containerd.service docker-registry.service nftables.service; do
-        case $enabled_before in
-            *" $unit "*) ;;
-            *) rm -f "$wants/$unit" ;;
-        esac
-    done
-    if [ "$policy_is_ours" = yes ]; then
-        rm -f "$policy"
-        trap - EXIT INT TERM
+    services_as_before
+    trap - EXIT INT TERM
+}
+
+POLICY=/usr/sbin/policy-rc.d
+POLICY_ASIDE=$POLICY.before-zeropull
+
+forbid_starts() {
+    if [ -x "$POLICY" ]; then
+        policy_answer=0
+        "$POLICY" containerd start >/dev/null 2>&1 || policy_answer=$?
+        [ "$policy_answer" -ne 101 ] || return 0   # it forbids starts itself
+        mv "$POLICY" "$POLICY_ASIDE"
     fi
+    policy_is_ours=yes
+    printf '#!/bin/sh\nexit 101\n' >"$POLICY"
+    chmod 755 "$POLICY"
+}
+
+# What is enabled: links in folders named for the unit that wants them.
+service_links() {
+    find /etc/systemd/system -path '*.wants/*' -type l 2>/dev/null || true
+}
+
+services_as_before() {
+    if [ "${policy_is_ours:-no}" = yes ]; then
+        rm -f "$POLICY"
+        [ ! -e "$POLICY_ASIDE" ] || mv "$POLICY_ASIDE" "$POLICY"
+        policy_is_ours=no
+    fi
+    service_links | while read -r link; do
+        printf '%s\n' "$links_before" | grep -qxF "$link" || rm -f "$link"
+    done
 }
