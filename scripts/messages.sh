@@ -20,7 +20,7 @@ quietly() {
     shift
     mkdir -p build/logs
     if ! "$@" >build/logs/last-step.log 2>&1; then
-        tail -n 30 build/logs/last-step.log >&2
+        tail -n 12 build/logs/last-step.log >&2
         die "$quietly_what failed (the whole output: build/logs/last-step.log). \
 Is the network there, and does this machine reach its package registries?"
     fi
