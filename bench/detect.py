@@ -3,10 +3,10 @@
     ./run bench detect [--rounds 1] [--modes fast,high_resolution,standard] [--json FILE]
 
 A real endpoint of the local fleet with the demo's image and model, on a 1 Gbit/s link. The load is
-a step from nothing to so many concurrent requests, all the time, by unmodified boto3 clients. Modes:
+a step from nothing to six concurrent requests, all the time, by unmodified boto3 clients. Modes:
 `standard` (60-second InvocationsPerInstance), `high_resolution` (10-second concurrency, decided as
 AWS does) and `fast` (ours). The decision's time is the StartTime of the scaling activity; the first
-answer is the gateway's, from the timeline. After each decision the endpoint is scaled back.
+answer is the gateway's, from the timeline. Between the steps the endpoint is scaled back and rests.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ RESOURCE = {
     "ResourceId": f"endpoint/{ENDPOINT}/variant/main",
     "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
 }
+# No load for so long before a step: the windows of the alarms must have forgotten the last one.
+CALM_S = {"fast": 30, "high_resolution": 60, "standard": 270}
 _METRIC = {
     "fast": ("SageMakerVariantConcurrentRequestsPerModelHighResolution", 2.0),
     "high_resolution": ("SageMakerVariantConcurrentRequestsPerModelHighResolution", 2.0),
@@ -83,6 +85,8 @@ def measure(server: Server, client: Client, mode: str, path: str) -> tuple[float
     autoscaling = boto3.client("application-autoscaling")
     client.choose_path(path)
     known = {launch["copy_id"] for launch in server.timeline()}
+    with console.status(f"{mode}: {CALM_S[mode]} s without load"):
+        threading.Event().wait(CALM_S[mode])
     metric, target = _METRIC[mode]
     autoscaling.register_scalable_target(
         **RESOURCE,

@@ -54,8 +54,8 @@ def api_page() -> str:
     lines = [
         "# Operations and their members",
         "",
-        "Written from the code by `scripts/reference.py`. *Accepted* members have no effect here and",
-        "are noted in the log; *refused* ones give an error that names them; all others of each",
+        "Written from the code by `scripts/reference.py`. *Accepted* members have no effect here,",
+        "which the log notes; *refused* ones give an error that names them; all others of each",
         "operation are supported.",
         "",
         "The gateway serves InvokeEndpoint and InvokeEndpointWithResponseStream.",
@@ -82,8 +82,8 @@ def configuration_page() -> str:
         "# Configuration",
         "",
         "Written from the code by `scripts/reference.py`. A flag wins over an environment variable",
-        "(`ZEROPULL_<TABLE>_<KEY>`), that over the TOML file, that over the default. An unknown key",
-        "is an error.",
+        "(`ZEROPULL_<TABLE>_<KEY>`), that over the TOML file, that over the default.",
+        "An unknown key is an error.",
         "",
     ]
     source = inspect.getsource(settings_module)
