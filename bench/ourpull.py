@@ -1,0 +1,68 @@
+"""Our side of the image benchmark, in a process of its own: the node agent's image stage, or its
+model download. Says "ready", begins at a line on standard input, answers with one line of JSON.
+
+    python -m bench.ourpull image NODE_JSON REFERENCE MANIFEST_DIGEST [VOLUME_PATH INDEX_DIGEST]
+    python -m bench.ourpull model ENDPOINT TARGET_FOLDER
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+
+from bench.rig import MODEL_BUCKET, MODEL_KEYS, MODEL_OBJECT, MODEL_REGION
+from zeropull.containerd.client import ContainerdClient
+from zeropull.controlapi.messages import ImageAssignment, NodeAssignment, VolumeMount
+from zeropull.modelstore import fetch_artifact
+from zeropull.nodeagent.catalog import Catalog
+from zeropull.nodeagent.images import NodeImages
+from zeropull.nodeagent.records import AgentRecords
+from zeropull.oci.references import parse_reference
+from zeropull.resources.node import read_node_config
+from zeropull.resources.sources import ModelArtifact, RegistryAccess, StoreAccess
+
+
+async def pull_image(node_json: str, reference: str, digest: str, *volume: str) -> None:
+    config = read_node_config(Path(node_json))
+    access = RegistryAccess(parse_reference(reference).registry, plain_http=True)
+    image = ImageAssignment(reference, digest, registry=access)
+    volumes = (VolumeMount(1, *volume),) if volume else ()
+    assignment = NodeAssignment(1, config.instance_id, volumes=volumes, images=(image,))
+    async with ContainerdClient(config.containerd_socket, config.containerd_namespace) as client:
+        records = AgentRecords(config.agent_dir)
+        catalog = Catalog(config.catalog_dir, config.layers_dir, records)
+        images = NodeImages(
+            config, client, catalog, records, lambda: assignment, asyncio.Condition()
+        )
+        _wait_for_go()
+        began_s = time.monotonic()
+        outcome = await images.ensure(image)
+        seconds = time.monotonic() - began_s
+        _answer(seconds=seconds, path=outcome.path, name=outcome.name, detail=outcome.detail)
+
+
+async def pull_model(endpoint: str, target: str) -> None:
+    key_id, secret = MODEL_KEYS
+    access = StoreAccess(endpoint, MODEL_REGION, key_id, secret)
+    artifact = ModelArtifact(f"s3://{MODEL_BUCKET}/{MODEL_OBJECT}", access=access)
+    _wait_for_go()
+    began_s = time.monotonic()
+    await fetch_artifact(artifact, Path(target))
+    _answer(seconds=time.monotonic() - began_s)
+
+
+def _wait_for_go() -> None:
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
+def _answer(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    work = {"image": pull_image, "model": pull_model}[sys.argv[1]]
+    asyncio.run(work(*sys.argv[2:]))
