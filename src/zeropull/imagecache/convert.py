@@ -260,11 +260,11 @@ def _read_layer(
         with stream:
             reader = LayerReader(iter(stream), data, pull.limits)
             tree = reader.read()
-    except ImageError as error:
+    except (ImageError, IntegrityError) as error:
         # Damaged bytes look like an absurd layer: the digest decides whose fault it is.
         if stream.drain_blob() != layer.digest:
             raise _wrong_blob(layer, stream) from error
-        raise ImageError(f"layer {layer.digest}: {error}") from error
+        raise type(error)(f"layer {layer.digest}: {error}") from error
     if stream.blob_digest != layer.digest:
         raise _wrong_blob(layer, stream)
     if stream.diff_id != diff_id:
@@ -277,7 +277,7 @@ def _read_layer(
 def _wrong_blob(layer: Descriptor, stream: TarStream) -> IntegrityError:
     return IntegrityError(
         f"layer {layer.digest}: the registry sent {stream.blob_bytes} bytes "
-        f"whose digest is {stream.blob_digest}"
+        f"whose digest is {stream.blob_digest}: its copy is damaged, push the image again"
     )
 
 

@@ -85,7 +85,7 @@ async def test_a_blob_with_another_digest_is_refused(tmp_path: Path) -> None:
         b"",
         b"tar?" * 400,
     ):
-        with pytest.raises(IntegrityError):
+        with pytest.raises(IntegrityError, match=f"layer {image.layers[0].digest}: the registry"):
             await pull(image, [blob], tmp_path)
         assert left_in(tmp_path) == []
 
