@@ -92,7 +92,8 @@ async def fetch_artifact(
         try:
             partial.mkdir()
             if artifact.compression == "gzip":
-                files = await _fetch_archive(source, plan, partial, connections, counted)
+                name = _shown(artifact)
+                files = await _fetch_archive(source, plan, name, partial, connections, counted)
             else:
                 files = await _fetch_files(source, plan, partial, connections, counted)
             partial.rename(into)
@@ -180,15 +181,21 @@ async def _fetch_files(
 
 
 async def _fetch_archive(
-    source: ObjectSource, plan: _Plan, folder: Path, connections: int, on_bytes: OnBytes
+    source: ObjectSource,
+    plan: _Plan,
+    name: str,
+    folder: Path,
+    connections: int,
+    on_bytes: OnBytes,
 ) -> int:
+    """`name` is what messages call the archive."""
     facts, _ = plan.objects[0]
     feed = Feed()
 
     def extract() -> int:
         try:
             buffered = io.BufferedReader(feed, 1 << 20)
-            return extract_tar_gz(facts.key, buffered, folder)[0]
+            return extract_tar_gz(name, buffered, folder)[0]
         finally:
             feed.abandon()
 
