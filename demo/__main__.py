@@ -46,9 +46,8 @@ def measure_launch(server: Server, client: Client, registry: CountedRegistry, pa
     client.scale(2)
     record: dict[str, Any] | None = None
     deadline = time.monotonic() + WAIT_S
-    with console.status(f"{path}: scaling out") as status:
+    with client.invoking(), console.status(f"{path}: scaling out") as status:
         while time.monotonic() < deadline:
-            client.invoke()
             record = next((one for one in server.timeline() if one["copy_id"] not in known), None)
             if record is not None:
                 status.update(f"{path}: {_progress(record)}")

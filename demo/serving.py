@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 ENDPOINT = "demo"
 INSTANCE_TYPE = "ml.g5.xlarge"
@@ -118,6 +120,27 @@ class Client:
             Body=json.dumps({"inputs": [text]}).encode(),
         )
         return json.loads(answer["Body"].read())
+
+    @contextlib.contextmanager
+    def invoking(self) -> Iterator[None]:
+        """A light, steady load: about ten requests a second, so that the first answer of a new
+        instance is seen when it can be given."""
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.wait(0.05):
+                with contextlib.suppress(ClientError):
+                    self.invoke()
+
+        workers = [threading.Thread(target=work) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for worker in workers:
+                worker.join(80)
 
     def choose_path(self, path: str) -> None:
         arn = self.sagemaker.describe_endpoint(EndpointName=ENDPOINT)["EndpointArn"]
