@@ -27,6 +27,7 @@ from zeropull.controlapi.messages import (
     NodeReport,
 )
 from zeropull.errors import ZeropullError
+from zeropull.imagecache.convert import clean_layer_store
 from zeropull.nodeagent import logs
 from zeropull.nodeagent.catalog import Catalog
 from zeropull.nodeagent.containers import Containers
@@ -98,6 +99,8 @@ class NodeAgent:
         self._services = CopyServices(self._launcher, self._image_of, self._save, clock)
 
     async def __aenter__(self) -> Self:
+        # A pull that died with the agent before this one: its layers are pulled anew.
+        await asyncio.to_thread(clean_layer_store, self._config.layers_dir)
         await self._client.__aenter__()
         try:
             async with asyncio.timeout(CONTAINERD_WAIT_S):
