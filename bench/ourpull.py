@@ -23,6 +23,7 @@ from zeropull.nodeagent.records import AgentRecords
 from zeropull.oci.references import parse_reference
 from zeropull.resources.node import read_node_config
 from zeropull.resources.sources import ModelArtifact, RegistryAccess, StoreAccess
+from zeropull.telemetry.logs import configure_logging
 
 
 async def pull_image(node_json: str, reference: str, digest: str, *volume: str) -> None:
@@ -64,5 +65,6 @@ def _answer(**facts: object) -> None:
 
 
 if __name__ == "__main__":
+    configure_logging("bench", level="info")  # to standard error
     work = {"image": pull_image, "model": pull_model}[sys.argv[1]]
     asyncio.run(work(*sys.argv[2:]))
