@@ -36,11 +36,12 @@ def create_api_app(
     hooks: EndpointHooks | None = None,
     keys: Callable[[], Mapping[str, StoredKey]] | None = None,
     clock: Callable[[], float] = time.time,
+    metrics: Callable[[], bytes] | None = None,
 ) -> web.Application:
     """SageMaker's operations and those of `tables`, behind SigV4 with the store's keys.
 
-    Serve it with `serve_api` or `create_api_runner`: a server that inflates bodies by itself
-    breaks signatures.
+    `metrics` answers GET /metrics, which the gateway asks for. Serve the application with
+    `serve_api` or `create_api_runner`: a server that inflates bodies by itself breaks signatures.
     """
     sagemaker = sagemaker_table(
         store, instance_types=instance_types, with_components=with_components, hooks=hooks
@@ -59,7 +60,12 @@ def create_api_app(
         )
         return _response(answer)
 
+    async def scrape(request: web.Request) -> web.Response:
+        return web.Response(body=metrics() if metrics else b"", content_type="text/plain")
+
     app = web.Application(client_max_size=MAX_BODY_BYTES)
+    if metrics is not None:
+        app.router.add_get("/metrics", scrape)
     app.router.add_route("*", "/{path:.*}", serve)
     return app
 

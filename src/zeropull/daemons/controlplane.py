@@ -31,6 +31,7 @@ from zeropull.api.sagemaker import EndpointHooks
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.server import ControlServer
 from zeropull.daemons.admin import AdminApi
+from zeropull.daemons.prometheus import ControlPlaneMetrics
 from zeropull.daemons.registries import Registries
 from zeropull.imagecache.generations import GenerationStore
 from zeropull.metricstore.store import MetricStore
@@ -209,6 +210,7 @@ class ControlPlane:
             region=self.settings.serve.region,
             instance_types=self.types,
             tables=[autoscaling_table(self.store), cloudwatch_table(self.store, self.metrics)],
+            metrics=ControlPlaneMetrics(self.store, self.exchange).render,
             hooks=EndpointHooks(
                 before_update=partial(refuse_lost_targets, self.store),
                 on_delete=partial(let_go_of_endpoint, self.store),
