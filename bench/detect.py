@@ -60,15 +60,20 @@ def _load(concurrency: int) -> Iterator[float]:
     stop = threading.Event()
     body = json.dumps({"inputs": ["a step of load"] * 8}).encode()
 
-    def work() -> None:
-        runtime = boto3.client("sagemaker-runtime", config=Config(read_timeout=70))
+    # Made before the step: a boto3 client takes longer to make than the fast mode to decide.
+    clients = [
+        boto3.client("sagemaker-runtime", config=Config(read_timeout=70))
+        for _ in range(concurrency)
+    ]
+
+    def work(runtime: Any) -> None:
         while not stop.is_set():
             with contextlib.suppress(Exception):
                 runtime.invoke_endpoint(
                     EndpointName=ENDPOINT, ContentType="application/json", Body=body
                 )["Body"].read()
 
-    threads = [threading.Thread(target=work) for _ in range(concurrency)]
+    threads = [threading.Thread(target=work, args=[runtime]) for runtime in clients]
     began_s = time.time()
     for thread in threads:
         thread.start()
