@@ -15,7 +15,8 @@ attributes. Secrets never appear in either. Translation to AWS error codes happe
     ├── IntegrityError          bytes are not what their digest says: drop them, fetch again
     ├── Unavailable             the other side does not answer: retry with backoff
     ├── AccessDenied            credentials missing, wrong or insufficient
-    ├── ImageError              this image can never run here (platform, format, absurd layer)
+    ├── ImageError              this image can never run here (format, absurd layer)
+    │   └── PlatformError       it is built for another platform: build it for this one
     ├── ArtifactError           this model artifact can never be used (missing, truncated, unsafe)
     └── ContainerError          the container exited, or never became healthy
 """
@@ -73,6 +74,10 @@ class AccessDenied(ZeropullError):
 
 class ImageError(ZeropullError):
     """The image itself can not be used here, now or later."""
+
+
+class PlatformError(ImageError):
+    """The image is built for another operating system or processor."""
 
 
 class ArtifactError(ZeropullError):

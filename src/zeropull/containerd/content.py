@@ -51,6 +51,15 @@ class ContentClient:
         )
         return [_info_from_message(info) async for answer in answers for info in answer.info]
 
+    async def arriving(self) -> dict[str, int]:
+        """Bytes that are here of every blob that is being written now, by its ingest's name."""
+        answer = await self._connection.call(
+            f"{SERVICE}/ListStatuses",
+            content_pb2.ListStatusesRequest(),
+            content_pb2.ListStatusesResponse,
+        )
+        return {status.ref: status.offset for status in answer.statuses}
+
     async def read(self, digest: str) -> bytes:
         """The whole blob, held to its digest.
 

@@ -37,6 +37,7 @@ from zeropull.nodeagent.images import NodeImages
 from zeropull.nodeagent.launching import Launcher
 from zeropull.nodeagent.models import NodeModels
 from zeropull.nodeagent.plan import Action, ActionKind, plan_node
+from zeropull.nodeagent.readings import Readings, agent_counters
 from zeropull.nodeagent.records import AgentRecords, CopyRecord, check_copy_id
 from zeropull.nodeagent.scrubbing import Scrubber
 from zeropull.resources.node import NodeConfig
@@ -96,6 +97,7 @@ class NodeAgent:
         )
         self._image_reports = ImageReports(self._catalog, self._images)
         self._scrubber = Scrubber(self._catalog, self._images, self._replace_users_of)
+        self._readings = Readings(config, self._images.disk)
         self._services = CopyServices(self._launcher, self._image_of, self._save, clock)
 
     async def __aenter__(self) -> Self:
@@ -133,6 +135,7 @@ class NodeAgent:
             group.create_task(self._report())
             group.create_task(self._rotate_logs())
             group.create_task(self._scrubber.run())
+            group.create_task(self._readings.run())
 
     # ------------------------------------------------------------------ the loops
 
@@ -217,10 +220,16 @@ class NodeAgent:
             copies=tuple(report_of(record) for _, record in sorted(self._records.items())),
             images=self._image_reports.reports(self._assignment),
             counters={
-                "registry_bytes": float(self._images.registry_bytes),
-                "model_store_bytes": float(self._models.fetched_bytes),
-                "verification_failures": float(self._catalog.failures),
+                **self._readings.plugin_counters,
+                **agent_counters(
+                    registry_bytes=self._images.registry_bytes,
+                    model_store_bytes=self._models.fetched_bytes,
+                    verification_failures=self._catalog.failures,
+                    image_paths=self._images.paths,
+                    fallbacks=self._images.fallbacks,
+                ),
             },
+            utilization=self._readings.utilization,
         )
 
     # ------------------------------------------------------------------ acting
@@ -255,6 +264,8 @@ class NodeAgent:
             # Its container ended while no agent was there to see it.
             record = dataclasses.replace(record, restarts=record.restarts + 1)
         adopt = adopt and ran
+        if adopt:
+            self._images.remember(record)
         life = CopyLife(record, self._services)
         self._lives[copy_id] = life
         self._tasks[copy_id] = asyncio.create_task(self._live(life, adopt=adopt))

@@ -24,6 +24,7 @@ from zeropull.imagecache.layout import (
     read_layer_index,
 )
 from zeropull.imagecache.verify import verify_metadata
+from zeropull.nodeagent.disk import touch
 from zeropull.nodeagent.records import AgentRecords
 from zeropull.oci.digests import digest_of
 from zeropull.telemetry import get_logger
@@ -49,6 +50,7 @@ class Catalog:
         self.layers = layers
         self.dropped = records.load_dropped()
         self.failures = 0
+        self.damaged_volumes: set[Path] = set()
         self._folder = folder
         self._records = records
         self._verified: dict[Path, FoundLayer] = {}
@@ -88,6 +90,14 @@ class Catalog:
         self.dropped.add(chain_id)
         self._records.save_dropped(self.dropped)
 
+    def forget(self, layer: Path) -> None:
+        """The node's own `layer` is about to go: no entry may lead there."""
+        self._verified.pop(layer, None)
+        link = self._folder / layer.name
+        with contextlib.suppress(FileNotFoundError):
+            if link.readlink() == layer:
+                link.unlink()
+
     def prune(self, volumes: Sequence[VolumeMount]) -> None:
         """Forget entries that lead to volumes which are assigned no more. Blocking."""
         kept = [self.layers, *(Path(volume.path) for volume in volumes)]
@@ -116,6 +126,7 @@ class Catalog:
             )
         except (IntegrityError, NotFound) as error:
             self._note_damage(Path(volume.path), str(error))
+            self.damaged_volumes.add(Path(volume.path))
             return None
 
     async def _find(
@@ -125,6 +136,7 @@ class Catalog:
         if own.is_dir():
             layer = await self._verify(chain_id, own, None, from_volume=False)
             if layer is not None:
+                await asyncio.to_thread(touch, own)
                 return layer
         if chain_id in self.dropped:
             return None

@@ -23,7 +23,7 @@ from zeropull.controlapi.messages import (
 from zeropull.errors import ZeropullError
 from zeropull.nodeagent import health
 from zeropull.nodeagent.failures import Failure, failure_of
-from zeropull.nodeagent.images import ImageOnNode
+from zeropull.nodeagent.imageonnode import ImageOnNode
 from zeropull.nodeagent.launching import Launcher, StartedWithout
 from zeropull.nodeagent.models import ModelOnNode
 from zeropull.nodeagent.plan import BACKOFF_FORGOTTEN_AFTER_S, backoff_s, first_start_given_up
@@ -32,6 +32,7 @@ from zeropull.resources.stages import Stage, StageRecord
 from zeropull.telemetry import get_logger
 
 PREPARE_RETRY_S = 120.0  # a registry or store that is away this long fails the copy
+PROGRESS_INTERVAL_S = 1.0
 START_ATTEMPTS = 3  # of a container that runc refuses
 
 _T = TypeVar("_T")
@@ -117,10 +118,14 @@ class CopyLife:
         if assignment is None:
             message = f"the assignment has no image {self.record.assignment.image}"
             raise StageFailed(Failure(FailureKind.INTERNAL, message, retry=True))
+        teller = asyncio.create_task(self._tell_progress(assignment.manifest_digest))
         try:
             image, shared = await self._services.launcher.image(assignment)
         except (ZeropullError, OSError) as error:
             raise StageFailed(failure_of(error, Stage.IMAGE)) from error
+        finally:
+            teller.cancel()
+            await asyncio.gather(teller, return_exceptions=True)
         self._update(image_name=image.name)
         self._end(
             Stage.IMAGE,
@@ -135,6 +140,16 @@ class CopyLife:
             detail=image.detail,
         )
         return image
+
+    async def _tell_progress(self, manifest_digest: str) -> None:
+        """Keep the image stage's detail at what has arrived so far."""
+        while True:
+            await asyncio.sleep(PROGRESS_INTERVAL_S)
+            detail = self._services.launcher.image_progress(manifest_digest)
+            known = self.record.stages.get(Stage.IMAGE)
+            if known and known.ended_s is None and detail and detail != known.detail:
+                told = dataclasses.replace(known, detail=detail)
+                self._update(stages={**self.record.stages, Stage.IMAGE: told})
 
     async def _models(self) -> list[ModelOnNode]:
         copy = self.record.assignment

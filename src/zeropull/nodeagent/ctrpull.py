@@ -19,7 +19,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from zeropull.errors import AccessDenied, DiskFull, ImageError, NotFound, Unavailable, ZeropullError
+from zeropull.errors import (
+    AccessDenied,
+    DiskFull,
+    ImageError,
+    NotFound,
+    PlatformError,
+    Unavailable,
+    ZeropullError,
+)
 from zeropull.resources.sources import RegistryAccess
 
 SNAPSHOTTER = "overlayfs"
@@ -31,7 +39,8 @@ _MEANINGS: tuple[tuple[str, type[ZeropullError]], ...] = (
     (r"no space left on device", DiskFull),
     (r"401 Unauthorized|403 Forbidden|authorization failed|access denied", AccessDenied),
     (r"not found|404", NotFound),
-    (r"no match for platform|unsupported media type", ImageError),
+    (r"no match for platform", PlatformError),
+    (r"unsupported media type", ImageError),
 )
 
 
@@ -48,7 +57,7 @@ async def pull_with_ctr(
     """Pull `reference` (repository@digest) and unpack it with overlayfs. Idempotent.
 
     Raises:
-        NotFound, AccessDenied, ImageError, DiskFull: as ctr's words say.
+        NotFound, AccessDenied, ImageError, PlatformError, DiskFull: as ctr's words say.
         Unavailable: anything else that went wrong, ctr's last words in the message.
     """
     command = ["ctr", "-a", str(socket), "-n", namespace, "images", "pull"]

@@ -15,6 +15,7 @@ from zeropull.errors import (
     InvalidInput,
     NoCapacity,
     NotFound,
+    PlatformError,
     Unavailable,
     ZeropullError,
 )
@@ -36,6 +37,7 @@ _IMAGE: tuple[tuple[type[ZeropullError], FailureKind, bool], ...] = (
     (NotFound, FailureKind.IMAGE_NOT_FOUND, False),
     (AccessDenied, FailureKind.REGISTRY_DENIED, False),
     (IntegrityError, FailureKind.IMAGE_INTEGRITY, False),
+    (PlatformError, FailureKind.IMAGE_PLATFORM, False),
     (ImageError, FailureKind.IMAGE_INVALID, False),
     (DiskFull, FailureKind.DISK_FULL, True),
     (Unavailable, FailureKind.REGISTRY_UNREACHABLE, True),
@@ -69,12 +71,6 @@ def failure_of(error: Exception, stage: Stage) -> Failure:
         return Failure(FailureKind.DISK_FULL, f"the node's disk is full: {message}", retry=True)
     for kind, failure, retry in _TABLES.get(stage, ()):
         if isinstance(error, kind):
-            if failure is FailureKind.IMAGE_INVALID and _is_about_platform(message):
-                failure = FailureKind.IMAGE_PLATFORM
             return Failure(failure, message, retry)
     text = message if isinstance(error, ZeropullError) else f"{type(error).__name__}: {message}"
     return Failure(FailureKind.INTERNAL, text, retry=True)
-
-
-def _is_about_platform(message: str) -> bool:
-    return any(words in message for words in ("the platform ", " built for "))

@@ -27,11 +27,12 @@ class ImageReports:
         return tuple(self._report(image.manifest_digest) for image in images)
 
     def _report(self, digest: str) -> ImageReport:
-        chains = self._chains.get(digest) or self._images.known_chain_ids(digest)
+        chains = self._chains.get(digest) or self._images.documents.chain_ids(digest)
         if chains:
             self._chains[digest] = chains
         known = self._images.ready.get(digest)
         complete = bool(chains) and all(self._catalog.target(each) is not None for each in chains)
+        failure = self._images.failures.get(digest)
         plain = known is not None and known.snapshotter != SNAPSHOTTER
         return ImageReport(
             manifest_digest=digest,
@@ -41,5 +42,7 @@ class ImageReports:
             layers_total=len(chains),
             registry_bytes=known.registry_bytes if known else 0,
             path=known.path if known else "",
+            failure=failure.kind if failure else None,
+            message=failure.message if failure else "",
             dropped_layers=tuple(each for each in chains if each in self._catalog.dropped),
         )

@@ -20,7 +20,8 @@ from zeropull.errors import (
 from zeropull.nodeagent import logs, network
 from zeropull.nodeagent.containers import ContainerPlan, Containers, host_limits, remove_cgroups
 from zeropull.nodeagent.ctrpull import SNAPSHOTTER as OVERLAYFS
-from zeropull.nodeagent.images import ImageOnNode, NodeImages
+from zeropull.nodeagent.imageonnode import ImageOnNode
+from zeropull.nodeagent.images import NodeImages
 from zeropull.nodeagent.models import ModelOnNode, NodeModels
 from zeropull.nodeagent.network import CopyNetwork, choose_address, make_network, network_names
 from zeropull.nodeagent.ocispec import BindMount, SpecInputs, build_spec, parse_image_config
@@ -69,6 +70,10 @@ class Launcher:
         """The image, and whether another copy's flight brought it."""
         shared = self._images.in_flight(assignment, plain=plain)
         return await self._images.ensure(assignment, plain=plain), shared
+
+    def image_progress(self, manifest_digest: str) -> str:
+        """How far the image is that is on its way, "" when nothing is known."""
+        return self._images.progress.get(manifest_digest, "")
 
     async def start(
         self,

@@ -71,7 +71,8 @@ class RegistryClient:
             InvalidInput: not a reference.
             NotFound: the registry has no such repository, tag or digest.
             AccessDenied, Unavailable: it does not let us in, or cannot be reached.
-            ImageError: it is not an image, or not one for this platform.
+            ImageError: it is not an image.
+            PlatformError: it is not one for this platform.
             IntegrityError: bytes that do not match their digest.
         """
         parsed = parse_reference(reference)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from zeropull.errors import ImageError, InvalidInput
+from zeropull.errors import ImageError, InvalidInput, PlatformError
 from zeropull.oci.digests import check_digest
 from zeropull.oci.images import Descriptor
 
@@ -150,14 +150,14 @@ def choose(reference: str, index: Index, wanted: Platform) -> Descriptor:
     """The first manifest of the index that fits.
 
     Raises:
-        ImageError: with what is offered instead.
+        PlatformError: with what is offered instead.
     """
     for platform, descriptor in index.entries:
         if wanted.fits(platform):
             return descriptor
     # Attestations stand in indexes as unknown/unknown.
     offered = sorted({str(platform) for platform, _ in index.entries if platform.os != "unknown"})
-    raise ImageError(
+    raise PlatformError(
         f"image {reference} is not built for {wanted}, only for {', '.join(offered) or 'nothing'}: "
         f"build it for {wanted}"
     )
@@ -169,12 +169,13 @@ def read_diff_ids(
     """The diff IDs of a config that fits the platform and the manifest's layers.
 
     Raises:
-        ImageError: another platform, or another number of layers.
+        PlatformError: another platform.
+        ImageError: another number of layers.
     """
     config = _decode(reference, "config", content, _Config)
     platform = Platform(config.os, config.architecture, config.variant)
     if not wanted.fits(Platform(platform.os, platform.architecture, wanted.variant)):
-        raise ImageError(
+        raise PlatformError(
             f"image {reference} is built for {platform}, and this needs {wanted}: "
             f"build it for {wanted}"
         )

@@ -64,6 +64,11 @@ class NodeConfig:
         return Path(self.run_dir) / "snapshotter.sock"
 
     @property
+    def snapshotter_status_socket(self) -> Path:
+        """HTTP: what the plugin has counted."""
+        return Path(self.run_dir) / "status.sock"
+
+    @property
     def mounts_dir(self) -> Path:
         """Mount points of layers, made by the snapshotter."""
         return Path(self.run_dir) / "m"

@@ -35,7 +35,7 @@ AGENT_COMMAND = (sys.executable, "-m", "zeropull.daemons.nodeagent", "--config",
 SNAPSHOTTER_COMMAND = (
     sys.executable, "-m", "zeropull.daemons.snapshotter", "--socket", "{socket}",
     "--state", "{state}", "--catalog", "{catalog}", "--mounts", "{mounts}",
-    "--namespace", "{namespace}", "--log-level", "{level}",
+    "--namespace", "{namespace}", "--status-socket", "{status}", "--log-level", "{level}",
 )  # fmt: skip
 _LOG_TAIL_BYTES = 2000
 
@@ -214,6 +214,7 @@ def _commands(
         "{state}": config.snapshotter_dir,
         "{catalog}": config.catalog_dir,
         "{mounts}": config.mounts_dir,
+        "{status}": config.snapshotter_status_socket,
         "{namespace}": names.containerd_namespace,
         "{level}": programs.log_level,
     }

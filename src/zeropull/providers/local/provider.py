@@ -46,8 +46,8 @@ class LocalProvider:
     """Implements `zeropull.providers.protocol.Provider` on this machine; needs root.
 
     `agent_command` and `snapshotter_command` replace the daemons' command lines; `{config}`, and
-    for the snapshotter `{socket}`, `{state}`, `{catalog}`, `{mounts}` and `{namespace}`, are filled
-    in.
+    for the snapshotter `{socket}`, `{state}`, `{catalog}`, `{mounts}`, `{namespace}` and
+    `{status}`, are filled in.
     """
 
     def __init__(
