@@ -28,8 +28,7 @@ from zeropull.daemons.supervisor import (
     Supervisor,
     admin_call,
     supervisor_pid,
-    with_token,
-    write_settings,
+    tear_down_without_supervisor,
 )
 from zeropull.errors import Unavailable, ZeropullError
 from zeropull.resources.settings import Settings
@@ -88,10 +87,7 @@ def stop(config: Config = None, state_dir: StateDir = None) -> None:
         return
     if not settings.database.exists():
         return
-    from zeropull.daemons import controlplane
-
-    write_settings(with_token(settings))
-    controlplane.main(["--settings", str(settings.settings_file), "--teardown"])
+    tear_down_without_supervisor(settings)
 
 
 @app.command()

@@ -169,6 +169,22 @@ async def admin_call(settings: Settings, method: str, path: str, *, timeout_s: f
         ) from error
 
 
+def tear_down_without_supervisor(settings: Settings) -> None:
+    """End every instance that a crash has left, and remove R as the end of `run` does.
+
+    Raises:
+        Conflict: a supervisor has started meanwhile.
+    """
+    settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _only_one(settings.run_dir / "supervisor.pid"):
+        write_settings(with_token(settings))
+        # Only here: `zeropull serve` itself never loads what its children do.
+        from zeropull.daemons import controlplane
+
+        controlplane.main(["--settings", str(settings.settings_file), "--teardown"])
+        shutil.rmtree(settings.run_dir, ignore_errors=True)
+
+
 def with_token(settings: Settings) -> Settings:
     """The settings with the gateway's token, which is kept in S/gateway.token."""
     path = settings.state_dir / "gateway.token"
