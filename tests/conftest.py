@@ -21,7 +21,7 @@ from tests.fixtures.leftovers import (
 def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Set up before every other fixture, so that its end comes after theirs."""
     mark = uuid.uuid4().hex
-    is_exclusive = bool(os.environ.get("CI") or os.environ.get("ZEROPULL_EXCLUSIVE"))
+    is_exclusive = bool(os.environ.get("CI") or os.environ.get("TESTS_EXCLUSIVE"))
     before = everything_on_host() if is_exclusive else {}
     os.environ[MARK] = mark
     yield
