@@ -20,7 +20,9 @@ from zeropull.api.requests import (
     too_large,
 )
 from zeropull.api.sagemaker import EndpointHooks, sagemaker_table
+from zeropull.placement.capacity import Shape
 from zeropull.resources.accounts import StoredKey
+from zeropull.resources.components import InferenceComponent
 from zeropull.statestore import Store
 
 SHUTDOWN_S = 5.0
@@ -34,6 +36,8 @@ def create_api_app(
     tables: Sequence[OperationTable] = (),
     with_components: bool = False,
     hooks: EndpointHooks | None = None,
+    component_shape: Callable[[str], Shape | None] = lambda instance_type: None,
+    on_component_delete: Callable[[InferenceComponent], None] = lambda component: None,
     keys: Callable[[], Mapping[str, StoredKey]] | None = None,
     clock: Callable[[], float] = time.time,
     metrics: Callable[[], bytes] | None = None,
@@ -44,7 +48,12 @@ def create_api_app(
     `serve_api` or `create_api_runner`: a server that inflates bodies by itself breaks signatures.
     """
     sagemaker = sagemaker_table(
-        store, instance_types=instance_types, with_components=with_components, hooks=hooks
+        store,
+        instance_types=instance_types,
+        with_components=with_components,
+        hooks=hooks,
+        component_shape=component_shape,
+        on_component_delete=on_component_delete,
     )
     handler = RequestHandler(
         (sagemaker, *tables), keys or KeyRing(store).current, region=region, clock=clock

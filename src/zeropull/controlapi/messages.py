@@ -237,6 +237,7 @@ class EndpointRoute:
     variants: tuple[VariantRoute, ...] = ()
     components: tuple[str, ...] = ()  # names of all its inference components
     hold_from_zero: bool = False  # `fast` mode: hold requests while the first copy starts
+    held_components: tuple[str, ...] = ()  # the same for some of its components only
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from aiohttp import web
 from zeropull.api import create_api_app, create_api_runner
 from zeropull.api.applicationautoscaling import (
     autoscaling_table,
+    let_go_of_component,
     let_go_of_endpoint,
     refuse_lost_targets,
 )
@@ -35,12 +36,15 @@ from zeropull.daemons.prometheus import ControlPlaneMetrics
 from zeropull.daemons.registries import Registries
 from zeropull.imagecache.generations import GenerationStore
 from zeropull.metricstore.store import MetricStore
+from zeropull.placement.capacity import Shape
 from zeropull.providers.local.provider import LocalProvider
 from zeropull.providers.shapes import shape_of
 from zeropull.reconcilers.cachecontroller import CacheController
+from zeropull.reconcilers.componentslots import placing_shape
 from zeropull.reconcilers.controller import Controller, Outside
 from zeropull.reconcilers.loopback import loopback_ports
 from zeropull.reconcilers.scaling import ScalingController
+from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Endpoint
 from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
 from zeropull.resources.instancetypes import find_type, make_catalog
@@ -182,9 +186,16 @@ class ControlPlane:
 
     async def _open_loopback(self, endpoint: Endpoint) -> None:
         """Registries and model stores on this host's loopback are within the nodes' reach."""
-        for port in loopback_ports(endpoint, self.settings.buckets) - self._allowed:
+        stored = self.store.select(InferenceComponent, endpoint_uid=endpoint.uid)
+        components = [each.document for each in stored]
+        ports = loopback_ports(endpoint, self.settings.buckets, components)
+        for port in ports - self._allowed:
             await self.provider.allow_loopback_port(port)
             self._allowed.add(port)
+
+    def _component_shape(self, instance_type: str) -> Shape | None:
+        found = self.types.get(instance_type)
+        return placing_shape(shape_of(found)) if found is not None else None
 
     def _node_token(self, instance_id: str) -> str | None:
         stored = self.store.get(Instance, instance_id)
@@ -211,6 +222,9 @@ class ControlPlane:
             instance_types=self.types,
             tables=[autoscaling_table(self.store), cloudwatch_table(self.store, self.metrics)],
             metrics=ControlPlaneMetrics(self.store, self.exchange).render,
+            with_components=True,
+            component_shape=self._component_shape,
+            on_component_delete=partial(let_go_of_component, self.store),
             hooks=EndpointHooks(
                 before_update=partial(refuse_lost_targets, self.store),
                 on_delete=partial(let_go_of_endpoint, self.store),

@@ -117,7 +117,7 @@ class Group:
         self.update(endpoint, variant)
 
     def update(self, endpoint: EndpointRoute, variant: VariantRoute) -> None:
-        self.hold = endpoint.hold_from_zero
+        self.hold = endpoint.hold_from_zero or self.component in endpoint.held_components
         self.least_outstanding = variant.strategy != "RANDOM"
         self.queue_limit = variant.queue_limit
         self.container = variant.container_name

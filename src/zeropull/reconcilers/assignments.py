@@ -95,15 +95,9 @@ def _copy(
         copy_id=copy.copy_id,
         image=copy.manifest_digest,
         desired="stop" if copy.intent is CopyIntent.STOP else "run",
-        environment={
-            "AWS_REGION": region,
-            "AWS_DEFAULT_REGION": region,
-            "SAGEMAKER_BIND_TO_PORT": str(FIRST_PORT),
-            "SAGEMAKER_SAFE_PORT_RANGE": SAFE_PORT_RANGE,
-            **container.environment,
-        },
+        environment=environment_of(container, region),
         hostname=container.hostname,
-        artifacts=tuple(_artifact(s, buckets) for s in container.sources),
+        artifacts=tuple(artifact_of(s, buckets) for s in container.sources),
         limits=_limits(instance, shape, simulate_accelerators),
         model_download_timeout_s=variant.spec.model_download_timeout_s,
         health_timeout_s=variant.spec.health_timeout_s,
@@ -125,7 +119,19 @@ def _limits(
     )
 
 
-def _artifact(source: ModelSource, buckets: Mapping[str, StoreAccess]) -> ModelArtifact:
+def environment_of(container: ContainerSpec, region: str) -> dict[str, str]:
+    """SageMaker's variables and the container's own."""
+    return {
+        "AWS_REGION": region,
+        "AWS_DEFAULT_REGION": region,
+        "SAGEMAKER_BIND_TO_PORT": str(FIRST_PORT),
+        "SAGEMAKER_SAFE_PORT_RANGE": SAFE_PORT_RANGE,
+        **container.environment,
+    }
+
+
+def artifact_of(source: ModelSource, buckets: Mapping[str, StoreAccess]) -> ModelArtifact:
+    """Where the node finds the files, with the bucket's credentials."""
     url = urlsplit(source.url)
     access = buckets.get(url.netloc, StoreAccess()) if url.scheme == "s3" else None
     return ModelArtifact(

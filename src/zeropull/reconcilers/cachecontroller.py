@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from zeropull.reconcilers.cacheplan import (
     without_generations,
 )
 from zeropull.reconcilers.view import View
+from zeropull.resources.components import ComponentStatus, InferenceComponent
 from zeropull.resources.endpoints import EndpointStatus
 from zeropull.resources.imagecaches import (
     CacheState,
@@ -160,6 +161,7 @@ class CacheController:
             for variant in deployment.variants if deployment else ():
                 if self._all_instance_types or self._has_accelerators(variant.spec.instance_type):
                     wanted.update({i.manifest_digest: i.reference for i in variant.images})
+                    wanted.update(component_images(view.components))
         return wanted
 
     def _observe(self, view: View, record: ImageCacheRecord, wanted: dict[str, str]) -> CacheView:
@@ -403,6 +405,17 @@ class CacheController:
         ]
         for record in sorted(purged, key=lambda r: r.purged_s or 0.0)[:-PURGED_RECORDS]:
             self._store.delete(ImageCacheRecord, record.key)
+
+
+def component_images(components: Iterable[InferenceComponent]) -> dict[str, str]:
+    """Reference by manifest digest: every image that a copy runs or is about to run."""
+    return {
+        version.image.manifest_digest: version.image.reference
+        for component in components
+        if component.status is not ComponentStatus.DELETING
+        for version in component.versions
+        if version.image is not None
+    }
 
 
 def link_layer(source: Path, into: Path) -> None:

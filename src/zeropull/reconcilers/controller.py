@@ -18,13 +18,18 @@ from zeropull.controlapi.messages import (
 )
 from zeropull.errors import NotFound, ZeropullError
 from zeropull.oci.images import ResolvedImage
+from zeropull.placement.capacity import Shape
 from zeropull.providers.protocol import MachineShape, Provider
 from zeropull.reconcilers.assignments import IMAGE_PATH_TAG, build_assignment
 from zeropull.reconcilers.cachecontroller import CacheController
+from zeropull.reconcilers.componentassignments import build_component_assignment
+from zeropull.reconcilers.componentplan import plan_component_endpoint
+from zeropull.reconcilers.componentslots import placing_shape
 from zeropull.reconcilers.draft import Draft
 from zeropull.reconcilers.effects import Effects
 from zeropull.reconcilers.endpointplan import plan_endpoint
 from zeropull.reconcilers.observations import (
+    ended,
     fold_copy,
     fold_gateways,
     fold_timeline,
@@ -34,6 +39,7 @@ from zeropull.reconcilers.observations import (
 from zeropull.reconcilers.routing import MAX_CONCURRENCY_TAG, build_routes
 from zeropull.reconcilers.view import View
 from zeropull.resources.accounts import StoredKey
+from zeropull.resources.components import InferenceComponent
 from zeropull.resources.documents import Document
 from zeropull.resources.endpoints import Endpoint, EndpointStatus
 from zeropull.resources.instances import (
@@ -42,6 +48,12 @@ from zeropull.resources.instances import (
     Instance,
     InstanceState,
     TimelineRecord,
+)
+from zeropull.resources.scaling import (
+    COMPONENT_DIMENSION,
+    SCALING_TAG,
+    ScalableTarget,
+    component_of,
 )
 from zeropull.resources.settings import Settings
 from zeropull.resources.tags import ResourceTags
@@ -137,11 +149,10 @@ class Controller:
             self._wake.set()
 
     async def _watch_store(self) -> None:
-        seen = self._store.revision_of(Endpoint.kind, StoredKey.kind, ResourceTags.kind)
+        kinds = (Endpoint.kind, InferenceComponent.kind, StoredKey.kind, ResourceTags.kind)
+        seen = self._store.revision_of(*kinds)
         while True:
-            now = await self._store.wait_for_change(
-                seen, Endpoint.kind, StoredKey.kind, ResourceTags.kind, timeout_s=60.0
-            )
+            now = await self._store.wait_for_change(seen, *kinds, timeout_s=60.0)
             if now > seen:
                 seen = now
                 self._wake.set()
@@ -194,7 +205,7 @@ class Controller:
         views = []
         for stored in self._store.select(Endpoint):
             view = self._observe(View(stored.document, gateways=gateways), now_s)
-            draft = plan_endpoint(view, now_s, self._settings.endpoints)
+            draft = self._plan(view, now_s)
             self._write(view, draft)
             for decision in draft.decisions:
                 log.info(decision.message, subject=decision.subject, reason=decision.reason)
@@ -207,6 +218,17 @@ class Controller:
             self._publish_assignments(view, now_s)
         self._publish_routes(views, now_s)
         self._forget_what_is_gone(views)
+
+    def _plan(self, view: View, now_s: float) -> Draft:
+        newest = view.endpoint.newest
+        if newest is None or not newest.is_component_based:
+            return plan_endpoint(view, now_s, self._settings.endpoints)
+
+        def shape_of(instance_type: str) -> Shape | None:
+            shape = self._shape_or_none(instance_type)
+            return placing_shape(shape) if shape is not None else None
+
+        return plan_component_endpoint(view, now_s, self._settings.endpoints, shape_of)
 
     def _forget_what_is_gone(self, views: list[View]) -> None:
         instances = {i.instance_id for view in views for i in view.instances}
@@ -250,6 +272,18 @@ class Controller:
             resolve_failures=self._effects.resolve_failures,
             stopped=frozenset(stopped),
             has_cache=self._caches.has_files(uid),
+            components=tuple(
+                s.document for s in self._store.select(InferenceComponent, endpoint_uid=uid)
+            ),
+            cached={
+                i.instance_id: frozenset(
+                    image.manifest_digest
+                    for image in self._exchange.nodes[i.instance_id].report.images
+                    if image.complete
+                )
+                for i in instances
+                if i.instance_id in self._exchange.nodes
+            },
         )
 
     def _fold_timelines(
@@ -331,7 +365,17 @@ class Controller:
         before = {(d.kind, d.key): d for d in read}
         after: list[Document] = [*draft.instances.values()]
         after += [*draft.copies.values(), *draft.timelines.values()]
+        before |= {(c.kind, c.key): c for c in view.components}
+        after += draft.components.values()
         with self._store.transaction():
+            for copy_id in draft.gone_copies:
+                self._store.delete(CopyRecord, copy_id)
+                if (timeline := draft.timelines.get(copy_id)) is not None:
+                    after.append(ended(timeline, draft.now_s))
+            for component in view.components:
+                if component.name not in draft.components:
+                    self._store.delete(ResourceTags, component.arn)
+                    self._store.delete(InferenceComponent, component.key)
             for document in after:
                 if before.get((document.kind, document.key)) != document:
                     self._store.put(document)
@@ -348,6 +392,9 @@ class Controller:
         known = {
             d.deployment_id for d in (view.endpoint.current, view.endpoint.pending) if d is not None
         }
+        if view.endpoint.newest is not None and view.endpoint.newest.is_component_based:
+            self._publish_component_assignments(view, now_s)
+            return
         for instance in view.instances:
             if instance.state is InstanceState.WANTED:
                 continue
@@ -375,6 +422,22 @@ class Controller:
             )
             self._exchange.publish_assignment(assignment, now_s)
 
+    def _publish_component_assignments(self, view: View, now_s: float) -> None:
+        for instance in view.instances:
+            if instance.state is InstanceState.WANTED:
+                continue
+            assignment = build_component_assignment(
+                view,
+                instance,
+                region=self._settings.serve.region,
+                simulate_accelerators=self._settings.fleet.simulate_accelerators,
+                image_path=self._image_path(view.endpoint, instance),
+                waits=self._caches.waits_for(instance),
+                registry_access=self._outside.registry_access,
+                buckets=self._buckets(),
+            )
+            self._exchange.publish_assignment(assignment, now_s)
+
     def _publish_routes(self, views: list[View], now_s: float) -> None:
         keys = [
             AccessKey(k.access_key_id, k.secret_access_key, k.account)
@@ -387,6 +450,8 @@ class Controller:
             region=self._settings.serve.region,
             queue_limit=self._settings.gateway.queue_limit,
             max_concurrency=self._max_concurrency(views),
+            component_concurrency=self._component_concurrency(views),
+            held=self._held_components(),
         )
         self._routes_version = self._exchange.publish_routes(routes, now_s)
 
@@ -417,6 +482,24 @@ class Controller:
                         limits[(view.endpoint.account, model)] = int(value)
         return limits
 
+    def _component_concurrency(self, views: list[View]) -> dict[tuple[str, str], int]:
+        limits = {}
+        for component in (c for view in views for c in view.components):
+            value = self._tags(component.arn).get(MAX_CONCURRENCY_TAG, "")
+            if value.isdecimal() and int(value) > 0:
+                limits[(component.account, component.name)] = int(value)
+        return limits
+
+    def _held_components(self) -> dict[str, frozenset[str]]:
+        """Those that the fast mode scales: it starts a copy for the first request that waits."""
+        held: dict[str, set[str]] = {}
+        for stored in self._store.select(ScalableTarget, dimension=COMPONENT_DIMENSION):
+            target = stored.document
+            mode = self._tags(target.arn).get(SCALING_TAG, self._settings.scaling.mode)
+            if mode == "fast" and target.maximum > 0 and not target.scale_out_suspended:
+                held.setdefault(target.account, set()).add(component_of(target.resource_id))
+        return {account: frozenset(names) for account, names in held.items()}
+
     def _tags(self, arn: str) -> Mapping[str, str]:
         stored = self._store.get(ResourceTags, arn)
         return stored.document.tags if stored else {}
@@ -442,4 +525,5 @@ def _after(view: View, draft: Draft) -> View:
         endpoint=draft.endpoint,
         instances=tuple(draft.instances.values()),
         copies=tuple(draft.copies.values()),
+        components=tuple(draft.components.values()),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from zeropull.reconcilers.view import View
+from zeropull.resources.components import InferenceComponent
 from zeropull.resources.documents import new_copy_id, new_instance_id, new_uid
 from zeropull.resources.endpoints import Deployment, Endpoint, Variant
 from zeropull.resources.instances import (
@@ -26,6 +27,7 @@ class Effect(StrEnum):
     """Slow, idempotent, one at a time per target."""
 
     RESOLVE = "resolve"  # target: deployment ID
+    RESOLVE_COMPONENT = "resolve_component"  # target: ID of the component's version
     LAUNCH = "launch"  # target: instance ID
     TERMINATE = "terminate"  # target: instance ID
 
@@ -59,8 +61,11 @@ class Draft:
     actions: list[Action] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     is_gone: bool = False  # the endpoint's record goes
+    components: dict[str, InferenceComponent] = field(init=False)  # by name
+    gone_copies: set[str] = field(default_factory=set)  # their records go, their instance stays
 
     def __post_init__(self) -> None:
+        self.components = {c.name: c for c in self.view.components}
         self.endpoint = self.view.endpoint
         self.instances = {i.instance_id: i for i in self.view.instances}
         self.copies = {c.copy_id: c for c in self.view.copies}
@@ -109,7 +114,7 @@ class Draft:
         cause_s: float,
         attempts: int = 0,
         not_before_s: float | None = None,
-    ) -> None:
+    ) -> Instance:
         """One more instance with its copies and their timelines, all to be written together."""
         instance = Instance(
             instance_id=new_instance_id(),
@@ -156,6 +161,7 @@ class Draft:
                 stages=(StageRecord(Stage.DETECT, cause_s, self.now_s, detail=reason),),
             )
         self.decide("instance wanted", instance.instance_id, reason)
+        return instance
 
     def drain(self, instance: Instance, reason: str) -> None:
         """No new requests for it; what runs may finish. Idempotent."""

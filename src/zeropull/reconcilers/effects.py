@@ -11,6 +11,7 @@ from zeropull.errors import NoCapacity, Unavailable, ZeropullError
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.protocol import LaunchRequest, MachineShape, Provider, Volume
 from zeropull.reconcilers import failures
+from zeropull.reconcilers.componentimages import resolve_version
 from zeropull.reconcilers.draft import Action, Effect
 from zeropull.reconcilers.observations import ended
 from zeropull.resources.endpoints import DeployedImage, Deployment, Endpoint
@@ -82,6 +83,8 @@ class Effects:
         match action.effect:
             case Effect.RESOLVE:
                 work = self._resolve_deployment(endpoint_key, action.target)
+            case Effect.RESOLVE_COMPONENT:
+                work = self._resolve_component(endpoint_key, action.target)
             case Effect.LAUNCH:
                 work = self._launch(endpoint_key, action.target)
             case Effect.TERMINATE:
@@ -220,6 +223,19 @@ class Effects:
                 self._store.update(
                     Endpoint, endpoint_key, lambda e: _with_images(e, deployment_id, resolved)
                 )
+
+    async def _resolve_component(self, endpoint_key: str, version_id: str) -> None:
+        # Its registry and its model store may be new to nodes that run already.
+        await self._prepare(self._store.require(Endpoint, endpoint_key).document)
+        failure = await resolve_version(
+            self._store,
+            version_id,
+            self._resolve,
+            retry_s=self._settings.retry_s,
+            clock=self._clock,
+        )
+        if failure is not None:
+            self.resolve_failures[version_id] = failure
 
     async def _resolve_once(self, reference: str) -> ResolvedImage:
         for attempt in range(RESOLVE_ATTEMPTS - 1):

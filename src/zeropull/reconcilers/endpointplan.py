@@ -30,8 +30,8 @@ def plan_endpoint(view: View, now_s: float, settings: EndpointSettings) -> Draft
                 draft.stop(instance, "the endpoint has failed")
         case _:
             _plan_deployments(draft, settings)
-    _plan_leaving(draft, settings)
-    _plan_launches(draft)
+    plan_leaving(draft, settings)
+    plan_launches(draft)
     _count_current(draft)
     if view.endpoint.status is EndpointStatus.DELETING and not draft.instances:
         draft.is_gone = not view.has_cache
@@ -152,7 +152,7 @@ def _fail(draft: Draft, reason: str) -> None:
 # --------------------------------------------------------------------------- leaving and launching
 
 
-def _plan_leaving(draft: Draft, settings: EndpointSettings) -> None:
+def plan_leaving(draft: Draft, settings: EndpointSettings) -> None:
     view = draft.view
     deleting = view.endpoint.status is EndpointStatus.DELETING
     limit_s = settings.delete_drain_s if deleting else settings.drain_s
@@ -181,7 +181,7 @@ def _plan_leaving(draft: Draft, settings: EndpointSettings) -> None:
                 draft.act(Effect.TERMINATE, instance.instance_id, "its containers have stopped")
 
 
-def _plan_launches(draft: Draft) -> None:
+def plan_launches(draft: Draft) -> None:
     for instance in draft.instances.values():
         due = instance.next_attempt_s is None or instance.next_attempt_s <= draft.now_s
         if instance.state is InstanceState.LAUNCHING or (

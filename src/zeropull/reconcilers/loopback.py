@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from zeropull.errors import InvalidInput
 from zeropull.oci.references import parse_reference
+from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Endpoint
 from zeropull.resources.settings import BucketSettings
 
 
-def loopback_ports(endpoint: Endpoint, buckets: Mapping[str, BucketSettings]) -> frozenset[int]:
+def loopback_ports(
+    endpoint: Endpoint,
+    buckets: Mapping[str, BucketSettings],
+    components: Iterable[InferenceComponent] = (),
+) -> frozenset[int]:
     """TCP ports of registries and model stores that are on 127.0.0.1 or localhost."""
+    containers = [
+        container
+        for deployment in (endpoint.current, endpoint.pending)
+        for variant in (deployment.variants if deployment else ())
+        for container in variant.containers
+    ]
+    containers += [v.spec.container for c in components for v in c.versions]
     found: set[int | None] = set()
-    for deployment in (endpoint.current, endpoint.pending):
-        for variant in deployment.variants if deployment else ():
-            for container in variant.containers:
-                found.add(_registry_port(container.image))
-                for source in container.sources:
-                    url = urlsplit(source.url)
-                    bucket = buckets.get(url.netloc)
-                    if url.scheme != "s3":
-                        found.add(_url_port(source.url))
-                    elif bucket is not None and bucket.endpoint:
-                        found.add(_url_port(bucket.endpoint))
+    for container in containers:
+        found.add(_registry_port(container.image))
+        for source in container.sources:
+            url = urlsplit(source.url)
+            bucket = buckets.get(url.netloc)
+            if url.scheme != "s3":
+                found.add(_url_port(source.url))
+            elif bucket is not None and bucket.endpoint:
+                found.add(_url_port(bucket.endpoint))
     return frozenset(port for port in found if port)
 
 

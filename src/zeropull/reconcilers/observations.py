@@ -96,7 +96,7 @@ def fold_timeline(
     if report is not None:
         for stage in report.stages:
             stages[stage.stage] = stage
-    if instance is not None and instance.launched_s is not None:
+    if instance is not None and instance.launched_s is not None and record.new_instance:
         work = [s.began_s for s in stages.values() if s.stage in (Stage.IMAGE, Stage.MODEL)]
         stages[Stage.PROVISION] = _provision(instance, min(work, default=None))
     ready_s = record.ready_s

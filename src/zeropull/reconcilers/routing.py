@@ -12,6 +12,7 @@ from zeropull.controlapi.messages import (
     Target,
     VariantRoute,
 )
+from zeropull.reconcilers.componentrouting import component_endpoint_route
 from zeropull.reconcilers.observations import is_routable
 from zeropull.reconcilers.rollout import instances_in_rotation
 from zeropull.reconcilers.view import View
@@ -28,9 +29,21 @@ def build_routes(
     region: str,
     queue_limit: int,
     max_concurrency: Mapping[tuple[str, str], int],
+    component_concurrency: Mapping[tuple[str, str], int] | None = None,
+    held: Mapping[str, frozenset[str]] | None = None,
 ) -> Routes:
-    """All endpoints of all accounts. `max_concurrency` by (account, model name)."""
-    endpoints = [_endpoint_route(view, queue_limit, max_concurrency) for view in views]
+    """All endpoints of all accounts. `max_concurrency` by (account, model name),
+    `component_concurrency` by (account, component name). `held`: by account, the components whose
+    requests wait while their first copy starts."""
+    endpoints = []
+    for view in views:
+        newest = view.endpoint.newest
+        if newest is not None and newest.is_component_based:
+            held_here = (held or {}).get(view.endpoint.account, frozenset())
+            limits = component_concurrency or {}
+            endpoints.append(component_endpoint_route(view, queue_limit, limits, held_here))
+        else:
+            endpoints.append(_endpoint_route(view, queue_limit, max_concurrency))
     return Routes(
         version=0,
         region=region,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from zeropull.controlapi.messages import CopyState
+from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Deployment, Endpoint, Variant
 from zeropull.resources.instances import (
     CopyIntent,
@@ -51,6 +52,8 @@ class View:
     stopped: frozenset[str] = frozenset()
     alarms: frozenset[str] = frozenset()  # names of alarms in ALARM
     has_cache: bool = False  # files of its image cache are still there
+    components: tuple[InferenceComponent, ...] = ()
+    cached: dict[str, frozenset[str]] = field(default_factory=dict)  # image digests by instance
 
     def copies_on(self, instance: Instance) -> list[CopyRecord]:
         return [c for c in self.copies if c.instance_id == instance.instance_id]

@@ -60,6 +60,8 @@ class Instance:
     volumes: tuple[AttachedVolume, ...] = ()
     reported_s: float | None = None
     failure: str = ""
+    leaving: str = ""  # why its components' copies are to move elsewhere before it is drained
+    idle_since_s: float | None = None  # since when it holds no component's copy
 
     @property
     def key(self) -> str:
@@ -103,6 +105,7 @@ class CopyRecord:
     next_start_s: float | None = None
     failure: str | None = None
     message: str = ""
+    accelerators: tuple[int, ...] = ()  # of a component's copy: which of the instance's are its own
 
     @property
     def key(self) -> str:

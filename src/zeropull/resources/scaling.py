@@ -128,6 +128,12 @@ def variant_resource(endpoint: str, variant: str) -> str:
     return f"endpoint/{endpoint}/variant/{variant}"
 
 
+def component_of(resource_id: str) -> str:
+    """The component's name in inference-component/<name>; "" for anything else."""
+    kind, _, name = resource_id.partition("/")
+    return name if kind == "inference-component" and "/" not in name else ""
+
+
 def variant_of(resource_id: str) -> tuple[str, str]:
     """(endpoint, variant) of a variant's resource id; ("", "") when it is none."""
     parts = resource_id.split("/")

@@ -97,6 +97,7 @@ class EndpointSettings:
     node_start_s: float = 60.0  # a fresh instance's first report must come within
     unhealthy_s: float = 60.0  # a copy that fails /ping this long is replaced with its instance
     provision_timeout_s: float = 1800.0  # waiting for capacity, unless the variant says otherwise
+    idle_release_s: float = 120.0  # an instance without a component's copy this long is released
     retry_s: float = 2.0  # first delay of the replacement backoff; doubles up to retry_max_s
     retry_max_s: float = 120.0
     timeline_launches: int = 200  # launches remembered per endpoint, the oldest go first
@@ -115,6 +116,7 @@ class GatewaySettings:
     upstream_idle_s: float = 1.5  # idle connections go before any container closes them (2-5 s)
     max_body_bytes: int = 25 * 1024 * 1024  # SageMaker's limit; more is refused with 413
     max_buffered_bytes: int = 1 << 30  # request bodies in memory, all together; then 503
+    max_connections: int = 10_000  # of clients, open at the same time; more are closed at once
     stop_grace_s: float = 30.0  # requests in flight may finish this long when it stops
     verify_signatures: bool = True  # false: anyone may invoke anything (private networks, tests)
 

@@ -8,8 +8,9 @@ from zeropull.api.applicationautoscaling.schedules import ScheduleOperations
 from zeropull.api.applicationautoscaling.targets import TargetOperations, forget_target
 from zeropull.api.operations import OperationTable
 from zeropull.errors import InvalidInput
+from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Deployment, Endpoint
-from zeropull.resources.scaling import ScalableTarget
+from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget, target_key
 from zeropull.statestore import Store
 
 
@@ -31,6 +32,17 @@ def let_go_of_endpoint(store: Store, endpoint: Endpoint) -> None:
     for stored in store.select(ScalableTarget, prefix=f"{endpoint.account}/"):
         if stored.document.endpoint_and_variant[0] == endpoint.name:
             forget_target(store, stored.document)
+    for component in store.select(InferenceComponent, endpoint_uid=endpoint.uid):
+        let_go_of_component(store, component.document)
+
+
+def let_go_of_component(store: Store, component: InferenceComponent) -> None:
+    """Deregister the target of a component that is being deleted. In a transaction."""
+    resource_id = f"inference-component/{component.name}"
+    key = target_key(component.account, resource_id, COMPONENT_DIMENSION)
+    stored = store.get(ScalableTarget, key)
+    if stored is not None:
+        forget_target(store, stored.document)
 
 
 def refuse_lost_targets(store: Store, endpoint: Endpoint, deployment: Deployment) -> None:

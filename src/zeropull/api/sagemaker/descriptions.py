@@ -28,7 +28,7 @@ def describe_endpoint(endpoint: Endpoint) -> dict[str, Any]:
         "EndpointArn": endpoint.arn,
         "EndpointConfigName": shown.config_name if shown else None,
         "EndpointStatus": endpoint.status.value,
-        "FailureReason": _shortened(endpoint.failure_reason) or None,
+        "FailureReason": shortened(endpoint.failure_reason) or None,
         "CreationTime": endpoint.created_s,
         "LastModifiedTime": endpoint.modified_s,
         "LastDeploymentConfig": endpoint.last_deployment_config,
@@ -64,14 +64,14 @@ def _summary(variant: Variant, deployment: Deployment) -> dict[str, Any]:
     statuses = [
         {
             "Status": status.phase.value,
-            "StatusMessage": _shortened(status.message) or None,
+            "StatusMessage": shortened(status.message) or None,
             "StartTime": status.began_s,
         }
         for status in variant.statuses
     ]
     return {
         "VariantName": variant.name,
-        "DeployedImages": [_image(image) for image in variant.images] or None,
+        "DeployedImages": [describe_image(image) for image in variant.images] or None,
         "CurrentWeight": variant.current_weight,
         "DesiredWeight": variant.desired_weight,
         "CurrentInstanceCount": variant.current_instances,
@@ -81,7 +81,8 @@ def _summary(variant: Variant, deployment: Deployment) -> dict[str, Any]:
     }
 
 
-def _image(image: DeployedImage) -> dict[str, Any]:
+def describe_image(image: DeployedImage) -> dict[str, Any]:
+    """A DeployedImage of SageMaker's."""
     return {
         "SpecifiedImage": image.reference,
         "ResolvedImage": f"{_repository(image.reference)}@{image.manifest_digest}",
@@ -96,5 +97,6 @@ def _repository(reference: str) -> str:
     return head + slash + last.partition(":")[0]
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """At most as long as a FailureReason may be."""
     return text if len(text) <= MAX_REASON else text[: MAX_REASON - 3] + "..."

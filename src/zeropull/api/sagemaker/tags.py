@@ -8,6 +8,7 @@ from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.awsprotocol.arns import parse_arn
 from zeropull.errors import InvalidInput, NotFound
+from zeropull.resources.components import InferenceComponent
 from zeropull.resources.documents import Document
 from zeropull.resources.endpointconfigs import EndpointConfig
 from zeropull.resources.endpoints import Endpoint, endpoint_key
@@ -17,11 +18,17 @@ from zeropull.statestore import Store
 
 MAX_TAGS = 50
 PAGE_SIZE = 50
-_WORDS = {"model": "model", "endpoint-config": "endpoint configuration", "endpoint": "endpoint"}
+_WORDS = {
+    "model": "model",
+    "endpoint-config": "endpoint configuration",
+    "endpoint": "endpoint",
+    "inference-component": "inference component",
+}
 _TYPES: dict[str, type[Document]] = {
     "model": Model,
     "endpoint-config": EndpointConfig,
     "endpoint": Endpoint,
+    "inference-component": InferenceComponent,
 }
 
 
@@ -88,7 +95,7 @@ class TagOperations:
         found = self._store.get(document_type, key)
         if found is None:
             raise missing
-        assert isinstance(found.document, Model | EndpointConfig | Endpoint)
+        assert isinstance(found.document, Model | EndpointConfig | Endpoint | InferenceComponent)
         return found.document.arn
 
 
