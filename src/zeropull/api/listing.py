@@ -22,8 +22,9 @@ def page(
     *,
     descending: bool,
     default_size: int,
+    token_fault: str = VALIDATION,
 ) -> tuple[list[T], str | None]:
-    """One page and the token of the next.
+    """One page and the token of the next; `token_fault` is the service's code for a wrong token.
 
     A token holds the place of the page's last item, not its number: what is created or deleted
     meanwhile neither repeats nor hides the others. It is good only for the same filters.
@@ -36,7 +37,7 @@ def page(
     digest = hashlib.sha256(json.dumps(filters, sort_keys=True).encode()).hexdigest()[:16]
     token = members.get("NextToken")
     if token is not None:
-        after = _place_of(token, digest)
+        after = _place_of(token, digest, token_fault)
         try:
             ordered = [
                 item
@@ -44,7 +45,7 @@ def page(
                 if (sort_key(item) < after if descending else sort_key(item) > after)
             ]
         except TypeError as error:
-            raise _invalid_token() from error
+            raise _invalid_token(token_fault) from error
     size = int(members.get("MaxResults", default_size))
     chosen = ordered[:size]
     if len(ordered) <= size:
@@ -86,19 +87,19 @@ def _is_wanted(name: str, created_s: float, members: Mapping[str, Any]) -> bool:
     )
 
 
-def _place_of(token: str, digest: str) -> SortKey:
+def _place_of(token: str, digest: str, token_fault: str) -> SortKey:
     try:
         found, value, name = json.loads(base64.urlsafe_b64decode(token.encode()))
     except (ValueError, TypeError) as error:
-        raise _invalid_token() from error
+        raise _invalid_token(token_fault) from error
     if found != digest or not isinstance(value, str | float | int) or not isinstance(name, str):
-        raise _invalid_token()
+        raise _invalid_token(token_fault)
     return value, name
 
 
-def _invalid_token() -> ApiFault:
+def _invalid_token(code: str) -> ApiFault:
     return ApiFault(
-        VALIDATION,
+        code,
         "The NextToken is not valid for this request: use the one that the previous page returned, "
         "with the same filters.",
     )

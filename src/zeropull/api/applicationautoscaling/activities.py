@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zeropull.api.applicationautoscaling.targets import target_filter
+from zeropull.api.applicationautoscaling.targets import WRONG_PAGE, target_filter
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.resources.scaling import NAMESPACE, ScalingActivity
@@ -38,6 +38,7 @@ class ActivityOperations:
             lambda activity: (activity.began_s, activity.activity_id),
             descending=True,
             default_size=PAGE_SIZE,
+            token_fault=WRONG_PAGE,
         )
         return {"ScalingActivities": [_describe(each) for each in chosen], "NextToken": token}
 

@@ -11,6 +11,7 @@ import uuid
 from typing import Any
 
 from zeropull.api.applicationautoscaling.targets import (
+    WRONG_PAGE,
     forget_policy,
     require_target,
     target_filter,
@@ -88,6 +89,7 @@ class PolicyOperations:
             lambda policy: (policy.resource_id, f"{policy.dimension} {policy.name}"),
             descending=False,
             default_size=PAGE_SIZE,
+            token_fault=WRONG_PAGE,
         )
         return {"ScalingPolicies": [self._describe(p) for p in chosen], "NextToken": token}
 

@@ -6,7 +6,7 @@ import re
 import uuid
 from typing import Any
 
-from zeropull.api.applicationautoscaling.targets import require_target, target_filter
+from zeropull.api.applicationautoscaling.targets import WRONG_PAGE, require_target, target_filter
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.autoscaler.schedules import check_schedule
@@ -86,6 +86,7 @@ class ScheduleOperations:
             lambda action: (action.resource_id, action.name),
             descending=False,
             default_size=PAGE_SIZE,
+            token_fault=WRONG_PAGE,
         )
         return {"ScheduledActions": [_describe(each) for each in chosen], "NextToken": token}
 

@@ -28,6 +28,7 @@ from zeropull.resources.tags import ResourceTags
 from zeropull.statestore import Store
 
 PAGE_SIZE = 50
+WRONG_PAGE = "InvalidNextTokenException"
 MAX_TAGS = 50
 _DIMENSIONS = frozenset({VARIANT_DIMENSION})
 
@@ -84,6 +85,7 @@ class TargetOperations:
             lambda target: (target.resource_id, target.dimension),
             descending=False,
             default_size=PAGE_SIZE,
+            token_fault=WRONG_PAGE,
         )
         return {"ScalableTargets": [_describe(target) for target in chosen], "NextToken": token}
 
