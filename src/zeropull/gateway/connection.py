@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES = 64 * 1024
 IDLE_S = 75.0  # a connection without a request is closed after this long
 SILENCE_S = 60.0  # so is one that stays silent in the middle of a request
+# Nor may a client keep a connection by sending a byte now and then.
+HEAD_S = 30.0  # a request's head arrives within this
+REQUEST_S = 600.0  # and the whole request within this: 25 MB take 400 s at 0.5 Mbit/s
 LINGER_BYTES = 64 << 20  # of a refused body are read and dropped, so that the refusal arrives
 LINGER_S = 5.0
 _CHUNKED_OVERHEAD = 64 << 10
@@ -73,6 +76,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing",
+        "_began_s",
         "_bytes",
         "_lingering_s",
         "_parser",
@@ -102,6 +106,7 @@ class ClientConnection(asyncio.Protocol):
         self._throttled = False  # the handler cannot take more of the body for the moment
         self._advancing = False
         self._bytes = 0  # read since the last request began
+        self._began_s = 0.0  # when its first byte came; 0 = none has come
         self._lingering_s = 0.0
 
     # ------------------------------------------------------------------ asyncio's side
@@ -109,9 +114,15 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's derive from no such class
         self.gateway.connections.add(self)
+        if len(self.gateway.connections) > self.gateway.settings.max_connections:
+            # No answer: whoever opens that many would be given as many buffers.
+            self.gateway.connections_refused += 1
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self.active_s = self.gateway.now_s
+        if not self._bytes:
+            self._began_s = self.active_s
         self._bytes += len(data)
         if self._lingering_s:
             if self._bytes > LINGER_BYTES:
@@ -248,9 +259,15 @@ class ClientConnection(asyncio.Protocol):
             return
         else:
             limit_s = IDLE_S if self._reading is None and not self._bytes else SILENCE_S
-            silent = now_s - self.active_s > limit_s
+            silent = now_s - self.active_s > limit_s or self._is_too_slow(now_s)
         if silent:
             self.transport.abort()
+
+    def _is_too_slow(self, now_s: float) -> bool:
+        if not self._bytes:
+            return False
+        has_head = self._reading is not None and self._reading.method
+        return now_s - self._began_s > (REQUEST_S if has_head else HEAD_S)
 
     def close_if_idle(self) -> None:
         if self.current is None and not self._ready:

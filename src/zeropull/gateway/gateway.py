@@ -59,6 +59,7 @@ class Gateway:
         self.readings: deque[CopyReading] = deque(maxlen=MAX_READINGS)
         self.table = RoutingTable(self.readings.append)
         self.connections: set[ClientConnection] = set()
+        self.connections_refused = 0  # beyond `settings.max_connections`
         self.relay_idle: list[UpstreamConnection] = []
         self.stopping = False
         self.drained = asyncio.Event()  # the last connection of a client has gone

@@ -148,6 +148,9 @@ class Invocation:
         self._gateway.body_bytes += len(data)
         if self._body_bytes > self._gateway.settings.max_body_bytes:
             self._refuse(answers.too_large(self._gateway.settings.max_body_bytes))
+        elif not self._gateway.has_room_for(0):
+            # Many bodies that were let in while there was room, or that came in chunks.
+            self._refuse(answers.service_unavailable("Too many request bodies are in memory."))
         elif self._gateway.signed:
             if self._hash is None:
                 self._hash = hashlib.sha256(data)

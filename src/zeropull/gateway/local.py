@@ -100,6 +100,8 @@ def metrics_lines(gateway: Gateway) -> Iterator[str]:
         yield from _histogram(group)
     yield from _family("client_connections", "gauge", "Open connections of clients.")
     yield _sample("client_connections", {}, len(gateway.connections))
+    yield from _family("refused_connections_total", "counter", "Connections beyond the limit.")
+    yield _sample("refused_connections_total", {}, gateway.connections_refused)
     yield from _family("request_body_bytes", "gauge", "Request bodies in memory.")
     yield _sample("request_body_bytes", {}, gateway.body_bytes)
     yield from _family("cancelled_requests_total", "counter", "Clients that went away early.")
