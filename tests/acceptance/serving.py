@@ -123,11 +123,20 @@ class Server(Served):
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log()}") from None
 
-    def delete_definitions(self, name: str) -> None:
+    def delete_endpoint(self, name: str) -> None:
+        """Returns once it is gone."""
+        self.sagemaker.delete_endpoint(EndpointName=name)
+        self.wait_deleted(name)
+
+    def delete_all(self, name: str) -> None:
+        """The endpoint with its config and its model, so that the name is free again."""
+        self.delete_endpoint(name)
         self.sagemaker.delete_endpoint_config(EndpointConfigName=name)
         self.sagemaker.delete_model(ModelName=name)
 
     def wait_deleted(self, name: str) -> None:
+        """The control plane may be away meanwhile."""
+
         def gone() -> bool:
             try:
                 self.sagemaker.describe_endpoint(EndpointName=name)

@@ -164,12 +164,10 @@ def test_it_fails_with_a_reason_that_tells_what_to_do(
 @pytest.fixture(scope="module")
 def mended(server: Server, cases: dict[str, Bad]) -> Server:
     """Every endpoint deleted, its cause mended, and made again under the same name."""
-    for name, case in cases.items():
-        server.sagemaker.delete_endpoint(EndpointName=name)
+    for case in cases.values():
         case.mend()
     for name, case in cases.items():
-        server.delete_definitions(name)
-        server.wait_deleted(name)
+        server.delete_all(name)
         server.deploy(name, case.better_image or case.image, model=case.model)
     return server
 

@@ -1,0 +1,149 @@
+"""The end and the return of `zeropull serve`: detached, stopped, crashed, and after a reboot."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.acceptance.serving import GPU, Server, running_server, wait_until
+from tests.fixtures.localfleet import is_running, runc_folder
+from tests.fixtures.mounting import detach, mounts_under
+from tests.fixtures.registry import Registry
+from zeropull.providers.local import cgroups, network
+from zeropull.providers.local.netns import delete_netns, list_netns
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Iterator[Server]:
+    """A server with the endpoint `kept`, whose image is in its cache."""
+    with running_server(tmp_path_factory.mktemp("zp")) as server:
+        server.deploy("kept", f"{registry.address}/server:1", GPU)
+        server.wait_served("kept")
+        server.wait_cached("kept")
+        yield server
+
+
+@pytest.fixture
+def server(kept: Server) -> Server:
+    """Running and serving, whatever the test before has done."""
+    assert kept.process is not None
+    if kept.process.poll() is not None:
+        kept.start()
+    come_back(kept)
+    return kept
+
+
+def come_back(server: Server) -> None:
+    server.wait_served("kept")
+    wait_until("it answers", lambda: server.answers("kept"))
+
+
+def kill_everything(server: Server) -> None:
+    while pids := {pid for pid in server.everything() if is_running(pid)}:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert server.process is not None
+    server.process.wait(10)
+
+
+def forget_like_a_reboot(server: Server) -> None:
+    """Take away what only lives in the kernel and in /run. The disk stays as it is."""
+    names = server.names
+    for folder in (names.run_dir, names.state_dir):
+        for target in mounts_under(folder):
+            detach(target)
+    for path in names.instances_dir.glob("i-*"):
+        shutil.rmtree(runc_folder(path.name), ignore_errors=True)
+    for namespace in list_netns(names.netns_prefix):
+        delete_netns(namespace)
+    for link in network.list_links(names.link_prefix):
+        network.delete_link(link)
+    subprocess.run(["nft", "delete", "table", "ip", names.nft_table], check=True)
+    hierarchies = cgroups.find_hierarchies()
+    cgroups.remove(hierarchies, names.cgroup)
+    shutil.rmtree(names.run_dir)
+    left = server.left_behind()
+    assert set(left) == {"folders"}, left
+
+
+def test_sigterm_detaches_and_the_next_start_adopts_every_container(server: Server) -> None:
+    instances, containers = server.instances("kept"), server.container_pids("kept")
+    assert len(containers) == 1
+    server.end(signal.SIGTERM)
+    assert all(is_running(pid) for pid in containers)
+    server.start()
+    come_back(server)
+    assert server.instances("kept") == instances
+    assert server.container_pids("kept") == containers
+    assert server.endpoint("kept")["instances"][0]["copies"][0]["restarts"] == 0
+
+
+def test_a_killed_supervisor_leaves_the_containers_to_the_next_start(server: Server) -> None:
+    containers = server.container_pids("kept")
+    children = [server.child_pid(name) for name in ("controlplane", "gateway")]
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait(10)
+    wait_until("its children are gone", lambda: not any(is_running(pid) for pid in children))
+    server.start()
+    come_back(server)
+    assert server.container_pids("kept") == containers
+
+
+def test_endpoints_come_back_after_everything_was_killed(
+    server: Server, registry: Registry
+) -> None:
+    containers = server.container_pids("kept")
+    kill_everything(server)
+    registry.reset()
+    server.start()
+    come_back(server)
+    assert server.container_pids("kept").isdisjoint(containers)
+    assert registry.counts.requests == [], "what the node has, and its cache, are enough"
+
+
+def test_endpoints_come_back_after_a_reboot(server: Server, registry: Registry) -> None:
+    kill_everything(server)
+    forget_like_a_reboot(server)
+    registry.reset()
+    server.start()
+    come_back(server)
+    assert len(server.instances("kept")) == 1
+    assert registry.counts.requests == [], "what the node has, and its cache, are enough"
+    assert {path.name for path in server.names.instances_dir.glob("i-*")} == set(
+        server.instances("kept")
+    )
+
+
+@pytest.mark.parametrize("way", ["ctrl-c", "zeropull stop", "zeropull stop after a crash"])
+def test_it_leaves_nothing_on_the_machine_and_comes_back_from_its_cache(
+    server: Server, registry: Registry, way: str
+) -> None:
+    assert set(server.left_behind()) >= {"folders", "mounts", "netns", "links", "cgroups", "rules"}
+    if way == "ctrl-c":
+        server.end(signal.SIGINT)
+    elif way == "zeropull stop":
+        server.cli("stop")
+    else:
+        kill_everything(server)
+        server.cli("stop")
+    assert server.process is not None
+    server.process.wait(10)
+    assert server.left_behind() == {}
+    assert server.everything() == set()
+    assert not server.names.run_dir.exists()
+    registry.switch_off()
+    try:
+        server.start()
+        come_back(server)
+    finally:
+        registry.switch_on()
+    stage = server.image_stage("kept")
+    assert stage["layers_from_cache"] == stage["layers_total"]
