@@ -22,7 +22,7 @@ def collect_directory(source: Path, into: Path) -> None:
 
     Raises:
         NotFound: there is no such directory.
-        DiskFull: no room for a copy.
+        DiskFull: no room for a copy, with the arithmetic.
     """
     if not source.is_dir():
         raise NotFound(f"layer {source.name} is not in the node's layer store")
@@ -36,7 +36,11 @@ def collect_directory(source: Path, into: Path) -> None:
     except OSError as error:
         shutil.rmtree(into, ignore_errors=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no room to collect layer {source.name} into {into}") from error
+            needed, free = used_bytes(source), shutil.disk_usage(into.parent).free
+            raise DiskFull(
+                f"no room for layer {source.name} in {into.parent}: it has {needed} bytes, "
+                f"{free} bytes are free: make room"
+            ) from error
         raise
 
 
