@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from zeropull.erofs.reader import MetadataImage
@@ -46,7 +47,7 @@ def verify_metadata(layer_dir: Path, *, digest: str | None = None) -> LayerIndex
     return index
 
 
-def verify_blocks(layer_dir: Path, block_range: range | None = None) -> int:
+def verify_blocks(layer_dir: Path, block_range: Sequence[int] | None = None) -> int:
     """Check 256 KiB blocks of the data file, all of them or those of `block_range`, against
     blocks.sha256, which `verify_metadata` has checked; returns how many.
 
