@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tests.fixtures.servers import BUILD
 from tests.fixtures.wheelimages import (
     LayerFolder,
     WriteLayer,
+    bytecode_layer,
     debian_root,
     download_wheels,
     file_layer,
@@ -108,6 +110,8 @@ def prepare_image(name: str, say: Callable[[str], None]) -> BenchImage:
         say("wheels of torch from PyPI")
         wheels = download_wheels(FOLDER / f"wheels-{version}", version, _TORCH)
         add("torch", wheel_layer(wheels, version))
+        if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+            add("bytecode", bytecode_layer(wheels, version))  # pip would have written it
     else:
         for number in range(_MANY_LAYERS):
             add(f"files-{number:02}", _small_files(number, _MANY_FILES // _MANY_LAYERS))
