@@ -117,7 +117,7 @@ class ClientConnection(asyncio.Protocol):
         if len(self.gateway.connections) > self.gateway.settings.max_connections:
             # No answer: whoever opens that many would be given as many buffers.
             self.gateway.connections_refused += 1
-            transport.abort()
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self.active_s = self.gateway.now_s

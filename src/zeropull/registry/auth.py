@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from zeropull.errors import AccessDenied, Unavailable
-from zeropull.registry.http import is_loopback, request
+from zeropull.registry.http import is_loopback, request, split_host
 from zeropull.resources.sources import RegistryAccess
 
 _CHALLENGE = re.compile(r"\s*(Bearer|Basic)\b(.*)", re.IGNORECASE)
@@ -106,8 +106,13 @@ class Authorizer:
         refused: str | None,
     ) -> _Kept:
         realm = parameters.get("realm", "")
-        parts = urlsplit(realm)
-        plain_allowed = is_loopback(parts.hostname or "") or (access and access.plain_http)
+        try:
+            parts = urlsplit(realm)
+        except ValueError:
+            parts = urlsplit("")
+        # A registry elsewhere must not have us ask services of this machine's loopback.
+        both_here = is_loopback(split_host(self._host)) and is_loopback(parts.hostname or "")
+        plain_allowed = both_here or (access and access.plain_http)
         if parts.scheme != "https" and not (parts.scheme == "http" and plain_allowed):
             raise AccessDenied(
                 f"registry {self._host} asks for a token from {realm[:200]!r}: https is needed"

@@ -9,15 +9,24 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+)
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from zeropull.errors import AccessDenied, Unavailable
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
+REQUEST_TIMEOUT_S = 120.0  # a small answer is whole within this, however often bytes arrive
+_READ_BYTES = 64 << 10
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -63,8 +72,10 @@ def redirect_target(url: str, location: str | None) -> str:
     """
     if not location:
         raise Unavailable(f"{_shown(url)} answered with a redirect that leads nowhere")
-    target = urljoin(url, location)
-    parts = urlsplit(target)
+    with translated(url):
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        origin_of(target)  # refuses a port that is no number
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise Unavailable(f"{_shown(url)} redirects to {_shown(target)}, which is not HTTP")
     if urlsplit(url).scheme == "https" and parts.scheme == "http":
@@ -80,7 +91,8 @@ def connect(url: str) -> HTTPConnection:
     Raises:
         Unavailable: with the host, the port and the operating system's reason.
     """
-    scheme, host, port = origin_of(url)
+    with translated(url):
+        scheme, host, port = origin_of(url)
     connection: HTTPConnection
     if scheme == "https":
         connection = HTTPSConnection(
@@ -124,6 +136,7 @@ def request(
         Unavailable: not reached, broke off, or more than `max_bytes`.
     """
     at, sent = url, dict(headers)
+    deadline_s = time.monotonic() + REQUEST_TIMEOUT_S
     for _ in range(MAX_REDIRECTS):
         with contextlib.closing(connect(at)) as connection:
             response = send(connection, method, at, sent, body)
@@ -134,7 +147,7 @@ def request(
                 at = target
                 continue
             with translated(at):
-                content = response.read(max_bytes + 1)
+                content = _read(response, max_bytes + 1, deadline_s)
             if len(content) > max_bytes:
                 raise Unavailable(f"{_shown(at)} answered with more than {max_bytes:,} bytes")
             fields = {name.lower(): value for name, value in response.getheaders()}
@@ -145,7 +158,10 @@ def request(
 @contextlib.contextmanager
 def translated(url: str) -> Iterator[None]:
     """Turn what sockets, TLS and HTTP parsing raise into errors of ours that say what to do."""
-    _, host, port = origin_of(url)
+    try:
+        _, host, port = origin_of(url)
+    except ValueError as error:
+        raise Unavailable(f"{_shown(url)[:200]!r} is no address: {error}") from error
     try:
         yield
     except ssl.SSLCertVerificationError as error:
@@ -169,6 +185,22 @@ def translated(url: str) -> Iterator[None]:
         raise Unavailable(
             f"{host}:{port} broke off or does not speak HTTP: {type(error).__name__} {error}"
         ) from error
+    except ValueError as error:
+        # Of the standard library, for addresses and header fields that cannot be sent.
+        raise Unavailable(
+            f"{host}:{port} leads to an address, or asks for a header, that is not valid: {error}"
+        ) from error
+
+
+def _read(response: HTTPResponse, limit: int, deadline_s: float) -> bytes:
+    content = bytearray()
+    while len(content) < limit and (part := response.read1(min(_READ_BYTES, limit - len(content)))):
+        content += part
+        if time.monotonic() > deadline_s:
+            raise TimeoutError
+    if len(content) < limit and response.length:
+        raise IncompleteRead(bytes(content), response.length)
+    return bytes(content)
 
 
 def _target(parts: SplitResult) -> str:
@@ -177,5 +209,8 @@ def _target(parts: SplitResult) -> str:
 
 def _shown(url: str) -> str:
     """A URL for messages: queries may carry signatures, so they are left out."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.partition("?")[0].rpartition("@")[2]
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -218,5 +218,5 @@ def _checked(reference: str, digest: str) -> str:
 def _decode(reference: str, what: str, content: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(content, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ImageError(f"image {reference}: its {what} is not valid: {error}") from error

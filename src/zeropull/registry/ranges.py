@@ -127,7 +127,7 @@ class RangeReader:
                 challenged = True
                 self._authorizer.answer(self._source.repository, challenge, authorization)
             else:
-                if retry_after.isdigit():
+                if retry_after.isdecimal() and retry_after.isascii():
                     self._retry_after_s = min(float(retry_after), _MAX_RETRY_AFTER_S)
                 raise self._refused(response.status)
         raise Unavailable(f"{self._source.host} redirects {self._source.digest} in a circle")
@@ -161,14 +161,14 @@ class RangeReader:
                 )
             if match[3] != "*" and int(match[3]) != size:
                 self.close()
-                raise self._wrong_length(int(match[3]))
+                raise self._wrong_length(match[3])
             self._position, self._remaining = offset, int(match[2]) + 1 - offset
             self._on_open(True)
             return
         length = response.getheader("Content-Length")
-        if length is not None and int(length) != size:
+        if length is not None and length.strip() != str(size):
             self.close()
-            raise self._wrong_length(int(length))
+            raise self._wrong_length(length)
         self._position, self._remaining = 0, size
         self._on_open(False)
         self._skip_to(offset, response)
@@ -191,9 +191,10 @@ class RangeReader:
         if not response.isclosed():
             self.close()
 
-    def _wrong_length(self, offered: int) -> IntegrityError:
+    def _wrong_length(self, offered: str) -> IntegrityError:
+        shown = f"{int(offered):,}" if re.fullmatch(r"[0-9]{1,20}", offered) else offered[:20]
         return IntegrityError(
-            f"{self._source.host} has {offered:,} bytes for {self._source.digest}, "
+            f"{self._source.host} has {shown} bytes for {self._source.digest}, "
             f"and the manifest says {self._source.size:,}"
         )
 

@@ -13,7 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from zeropull.errors import AccessDenied, IntegrityError, Unavailable
-from zeropull.registry import BlobSource, open_blob
+from zeropull.registry import BlobSource, http, open_blob
+from zeropull.registry.auth import Authorizer
+from zeropull.registry.http import request
 from zeropull.resources.sources import RegistryAccess
 
 CONTENT = hashlib.shake_256(b"content").digest(1_000_000)
@@ -241,3 +243,65 @@ def test_a_server_that_is_no_http_server_is_unavailable() -> None:
 
     with running(answer) as server, pytest.raises(Unavailable, match="does not speak HTTP"):
         read(server)
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://127.0.0.1:99999/", "http://[::1/", "http://127.0.0.1:80a/", "/caf\xe9", "/a b"],
+)
+def test_a_redirect_to_nonsense_is_unavailable(location: str) -> None:
+    def answer(handler: Handler) -> None:
+        handler.reply(302, Location=location)
+
+    with running(answer) as server, pytest.raises(Unavailable):
+        request("GET", server.url, {}, max_bytes=1000)
+
+
+def test_a_length_that_is_no_number_is_an_integrity_error() -> None:
+    def answer(handler: Handler) -> None:
+        handler.reply(200, Content_Length="lots")
+
+    with running(answer) as server, pytest.raises(IntegrityError, match="lots bytes"):
+        read(server)
+
+
+def test_an_answer_that_drips_in_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "REQUEST_TIMEOUT_S", 0.05)
+    ended = threading.Event()
+
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            while not ended.wait(0.02):
+                handler.wfile.write(b"x")
+
+    with running(answer) as server:
+        try:
+            with pytest.raises(Unavailable, match="in time"):
+                request("GET", server.url, {}, max_bytes=1 << 20)
+        finally:
+            ended.set()
+
+
+def test_an_answer_that_is_cut_off_is_unavailable() -> None:
+    def answer(handler: Handler) -> None:
+        handler.reply(200, b"short", Content_Length="100")
+        handler.close_connection = True
+
+    with running(answer) as server, pytest.raises(Unavailable, match="broke off"):
+        request("GET", server.url, {}, max_bytes=1000)
+
+
+def test_a_registry_elsewhere_cannot_send_us_to_our_own_loopback() -> None:
+    def answer(handler: Handler) -> None:
+        handler.reply(200, b'{"token": "t"}')
+
+    with running(answer) as server:
+        challenge = f'Bearer realm="{server.url}/token"'
+        with pytest.raises(AccessDenied, match="https is needed"):
+            Authorizer("registry.example.org", lambda: None, "test").answer("a", challenge, None)
+        assert server.seen == []
+        near = Authorizer("localhost:5000", lambda: None, "test")
+        assert near.answer("a", challenge, None) == "Bearer t"

@@ -85,3 +85,9 @@ def test_an_artifact_is_not_an_image() -> None:
     document["config"]["mediaType"] = "application/vnd.cncf.helm.config.v1+json"
     with pytest.raises(ImageError, match="artifact"):
         read_manifest("r/a", json.dumps(document).encode(), "")
+
+
+def test_a_manifest_of_endless_brackets_is_refused() -> None:
+    content = b'{"schemaVersion": 2, "x": ' + b"[" * 1_000_000
+    with pytest.raises(ImageError, match="manifest is not valid"):
+        read_manifest("a", content, "application/json")
