@@ -23,7 +23,7 @@ from zeropull.autoscaler.schedules import next_run, utc_text
 from zeropull.autoscaler.stepscaling import propose_step
 from zeropull.autoscaler.targettracking import propose
 from zeropull.controlapi.exchange import Exchange
-from zeropull.errors import Conflict, NotFound, ZeropullError
+from zeropull.errors import ZeropullError
 from zeropull.metricstore.alarmspecs import alarm_spec
 from zeropull.metricstore.scalingmetrics import (
     concurrency_target,
@@ -38,16 +38,18 @@ from zeropull.reconcilers.publishing import (
     publish_readings,
     publish_utilization,
 )
+from zeropull.reconcilers.scaled import Scaled, scaled_by
 from zeropull.resources.alarms import MetricAlarm, alarm_key
-from zeropull.resources.capacity import CapacityChange, with_capacity
-from zeropull.resources.endpoints import Endpoint, EndpointStatus, Variant, endpoint_key
-from zeropull.resources.instances import CopyIntent, CopyRecord, Instance, TimelineRecord
+from zeropull.resources.capacity import CapacityChange
+from zeropull.resources.instances import Instance, TimelineRecord
 from zeropull.resources.scaling import (
+    COMPONENT_DIMENSION,
     SCALING_TAG,
     ScalableTarget,
     ScalingActivity,
     ScalingPolicy,
     ScheduledAction,
+    component_of,
 )
 from zeropull.resources.settings import ScalingSettings
 from zeropull.resources.tags import ResourceTags
@@ -152,26 +154,26 @@ class ScalingController:
         state = self._targets.setdefault(target.key, TargetState())
         self._feed(target, state, loads)
         target = self._run_schedules(target, now_s)
-        found = self._variant_of(target)
-        if found is None:
+        scaled = scaled_by(self._store, target)
+        if scaled is None:
             return
-        endpoint, variant = found
-        if self._keep_bounds(target, endpoint, variant, now_s):
+        with self._store.transaction():
+            self._finish_activities(target, scaled, now_s)
+        if self._keep_bounds(target, scaled, now_s):
             return
         policies = [
             stored.document for stored in self._store.select(ScalingPolicy, prefix=f"{target.key}/")
         ]
         if self._mode(target) == "fast":
-            self._decide_fast(target, state, endpoint, variant, policies, now_s)
+            self._decide_fast(target, state, scaled, policies, now_s)
         else:
-            self._decide_as_aws(target, state, endpoint, variant, policies, due, now_s)
+            self._decide_as_aws(target, state, scaled, policies, due, now_s)
 
     def _decide_as_aws(
         self,
         target: ScalableTarget,
         state: TargetState,
-        endpoint: Endpoint,
-        variant: Variant,
+        scaled: Scaled,
         policies: list[ScalingPolicy],
         due: set[str],
         now_s: float,
@@ -180,7 +182,7 @@ class ScalingController:
         proposals: list[Decision] = []
         alarms: dict[str, MetricAlarm] = {}
         for policy in policies:
-            proposal, alarm = self._proposal(policy, variant, due)
+            proposal, alarm = self._proposal(policy, scaled, due)
             if proposal is not None:
                 proposals.append(proposal)
             if alarm is not None:
@@ -189,7 +191,7 @@ class ScalingController:
             return
         decision = combine(
             proposals,
-            capacity=variant.desired_instances,
+            capacity=scaled.desired,
             limits=_limits(target),
             last=LastScaling(
                 target.out_at_s, target.out_from, target.out_to, target.out_cooldown_s,
@@ -203,14 +205,14 @@ class ScalingController:
         cause = _cause(decision, alarms)
         policy_of = {policy.name: policy for policy in policies}
         chosen = policy_of.get(decision.policy or "")
-        self._carry_out(target, state, endpoint, variant, decision, cause, chosen, now_s)
+        self._carry_out(target, state, scaled, decision, cause, chosen, now_s)
 
     def _proposal(
-        self, policy: ScalingPolicy, variant: Variant, due: set[str]
+        self, policy: ScalingPolicy, scaled: Scaled, due: set[str]
     ) -> tuple[Decision | None, MetricAlarm | None]:
         """What the policy would do, and the alarm in ALARM that asks for it."""
         if policy.policy_type == "StepScaling":
-            return self._step_proposal(policy, variant, due)
+            return self._step_proposal(policy, scaled, due)
         found = [self._store.get(MetricAlarm, alarm_key(policy.account, n)) for n in policy.alarms]
         alarms = [stored.document for stored in found if stored is not None]
         if len(alarms) != 2 or not any(alarm.key in due for alarm in alarms):
@@ -224,13 +226,13 @@ class ScalingController:
             high=AlarmState(high.state) if high.actions_enabled else AlarmState.OK,
             low=AlarmState(low.state) if low.actions_enabled else AlarmState.OK,
             metric=None if newest is None else series[newest],
-            capacity=variant.desired_instances,
+            capacity=scaled.desired,
         )
         alarming = high if high.state == AlarmState.ALARM else low
         return proposal, alarming if alarming.state == AlarmState.ALARM else None
 
     def _step_proposal(
-        self, policy: ScalingPolicy, variant: Variant, due: set[str]
+        self, policy: ScalingPolicy, scaled: Scaled, due: set[str]
     ) -> tuple[Decision | None, MetricAlarm | None]:
         for stored in self._store.select(MetricAlarm, prefix=f"{policy.account}/"):
             alarm = stored.document
@@ -250,7 +252,7 @@ class ScalingController:
                 step_policy(policy),
                 metric=metric,
                 threshold=spec.rule.threshold,
-                capacity=variant.desired_instances,
+                capacity=scaled.desired,
             )
             return proposal, alarm
         return None, None
@@ -259,8 +261,7 @@ class ScalingController:
         self,
         target: ScalableTarget,
         state: TargetState,
-        endpoint: Endpoint,
-        variant: Variant,
+        scaled: Scaled,
         policies: list[ScalingPolicy],
         now_s: float,
     ) -> None:
@@ -272,7 +273,7 @@ class ScalingController:
         if not tracked:
             return
         policy, goal = min(tracked, key=lambda each: each[1])
-        fleet = self._fleet(endpoint, variant, now_s)
+        fleet = self._fleet(scaled, now_s)
         sustained = state.window.sustained(1)
         overloaded = sustained is not None and sustained > fleet.ready * goal
         if not overloaded:
@@ -297,10 +298,10 @@ class ScalingController:
                 not_scaled=decision.not_scaled,
                 reason=decision.reason,
             )
-        if decision.desired == variant.desired_instances:
+        if decision.desired == scaled.desired:
             return
         cause = f"policy {policy.name} in the fast mode: {decision.reason}"
-        self._carry_out(target, state, endpoint, variant, decision, cause, policy, now_s)
+        self._carry_out(target, state, scaled, decision, cause, policy, now_s)
 
     # ------------------------------------------------------------------------------------ acting
 
@@ -308,20 +309,19 @@ class ScalingController:
         self,
         target: ScalableTarget,
         state: TargetState,
-        endpoint: Endpoint,
-        variant: Variant,
+        scaled: Scaled,
         decision: Decision,
         cause: str,
         policy: ScalingPolicy | None,
         now_s: float,
     ) -> None:
-        capacity = variant.desired_instances
+        capacity = scaled.desired
         if decision.not_scaled is not None:
             self._note_not_scaled(target, state, decision.not_scaled, capacity, cause, now_s)
             return
         since_s = state.overload_since_s if decision.desired > capacity else None
         is_fast = self._mode(target) == "fast"
-        if not self._change(endpoint, variant, decision, since_s, now_s, is_fast=is_fast):
+        if not self._change(scaled, decision, since_s, now_s, is_fast=is_fast):
             self._note_not_scaled(target, state, NotScaled.UNSCALABLE, capacity, cause, now_s)
             return
         state.last_not_scaled = ()
@@ -352,40 +352,27 @@ class ScalingController:
 
     def _change(
         self,
-        endpoint: Endpoint,
-        variant: Variant,
+        scaled: Scaled,
         decision: Decision,
         since_s: float | None,
         now_s: float,
         *,
         is_fast: bool = False,
     ) -> bool:
-        """False when the endpoint cannot be scaled now. The fast mode may correct itself while an
+        """False when it cannot be scaled now. The fast mode may correct itself while an
         earlier change is under way."""
         change = CapacityChange(decision.desired, reason=decision.reason, cause_s=since_s)
-        try:
-            self._store.update(
-                Endpoint,
-                endpoint.key,
-                lambda current: with_capacity(
-                    current, {variant.name: change}, now_s, while_scaling=is_fast
-                ),
-            )
-        except (Conflict, NotFound):
-            return False
-        return True
+        return scaled.change(self._store, change, now_s, while_scaling=is_fast)
 
-    def _keep_bounds(
-        self, target: ScalableTarget, endpoint: Endpoint, variant: Variant, now_s: float
-    ) -> bool:
+    def _keep_bounds(self, target: ScalableTarget, scaled: Scaled, now_s: float) -> bool:
         """Move a capacity that is outside of the target's bounds; True when it was."""
-        allowed = _limits(target).clamp(variant.desired_instances)
-        if allowed == variant.desired_instances:
+        allowed = _limits(target).clamp(scaled.desired)
+        if allowed == scaled.desired:
             return False
-        which = "minimum" if allowed > variant.desired_instances else "maximum"
-        bound = target.minimum if allowed > variant.desired_instances else target.maximum
+        which = "minimum" if allowed > scaled.desired else "maximum"
+        bound = target.minimum if allowed > scaled.desired else target.maximum
         cause = f"{which} capacity was set to {bound}"
-        if self._change(endpoint, variant, Decision(allowed, cause), None, now_s):
+        if self._change(scaled, Decision(allowed, cause), None, now_s):
             with self._store.transaction():
                 self._record(target, allowed, cause, now_s)
             log.info("capacity moved into its bounds", target=target.resource_id, desired=allowed)
@@ -413,6 +400,7 @@ class ScalingController:
 
     def _record(self, target: ScalableTarget, desired: int, cause: str, now_s: float) -> None:
         """In a transaction. An activity that was still in progress has been overtaken."""
+        what = "copy count" if target.dimension == COMPONENT_DIMENSION else "instance count"
         for stored in self._activities(target):
             if stored.status == "InProgress":
                 self._store.put(replace(stored, status="Overridden", ended_s=now_s))
@@ -422,13 +410,13 @@ class ScalingController:
                 account=target.account,
                 resource_id=target.resource_id,
                 dimension=target.dimension,
-                description=f"Setting desired instance count to {desired}.",
+                description=f"Setting desired {what} to {desired}.",
                 cause=cause,
                 began_s=now_s,
                 status="InProgress",
                 message=(
-                    f"Successfully set desired instance count to {desired}. Waiting for change to "
-                    "be fulfilled by sagemaker."
+                    f"Successfully set desired {what} to {desired}. Waiting for change to be "
+                    "fulfilled by sagemaker."
                 ),
                 desired=desired,
             )
@@ -472,20 +460,19 @@ class ScalingController:
             )
             self._bound_activities(target)
 
-    def _finish_activities(
-        self, target: ScalableTarget, endpoint: Endpoint, variant: Variant, now_s: float
-    ) -> None:
-        """Give activities in progress their end, as the endpoint shows it."""
+    def _finish_activities(self, target: ScalableTarget, scaled: Scaled, now_s: float) -> None:
+        """Give activities in progress their end, as the endpoint or the component shows it."""
         for activity in self._activities(target):
-            if activity.status != "InProgress" or endpoint.status.is_in_progress:
+            if activity.status != "InProgress" or scaled.is_in_progress:
                 continue
-            done = variant.current_instances == activity.desired
+            done = scaled.current == activity.desired
+            what = f"{scaled.unit} count"
             message = (
-                f"Successfully set desired instance count to {activity.desired}. Change "
-                "successfully fulfilled by sagemaker."
+                f"Successfully set desired {what} to {activity.desired}. Change successfully "
+                "fulfilled by sagemaker."
                 if done
-                else f"The instance count is {variant.current_instances}, not {activity.desired}: "
-                f"{endpoint.failure_reason or 'the change was rolled back'}"
+                else f"The {what} is {scaled.current}, not {activity.desired}: "
+                f"{scaled.failure_reason or 'the change was rolled back'}"
             )
             status = "Successful" if done else "Failed"
             self._store.put(replace(activity, status=status, ended_s=now_s, message=message))
@@ -498,60 +485,34 @@ class ScalingController:
         state: TargetState,
         loads: dict[tuple[Resource, int], LoadSecond],
     ) -> None:
-        endpoint, variant = target.endpoint_and_variant
         mine = [
-            (second, load)
-            for (resource, second), load in loads.items()
-            if (resource.account, resource.endpoint, resource.variant)
-            == (target.account, endpoint, variant)
+            (second, load) for (resource, second), load in loads.items() if _is_of(resource, target)
         ]
         for second, load in sorted(mine, key=lambda each: each[0]):
             if second > state.newest_second:
                 state.window.add(second, load.load)
                 state.newest, state.newest_second = load, second
 
-    def _variant_of(self, target: ScalableTarget) -> tuple[Endpoint, Variant] | None:
-        """The endpoint and variant as they serve; None while there is nothing to scale."""
-        name, variant_name = target.endpoint_and_variant
-        stored = self._store.get(Endpoint, endpoint_key(target.account, name))
-        if stored is None or stored.document.current is None:
-            return None
-        endpoint = stored.document
-        assert endpoint.current is not None
-        variant = endpoint.current.variant(variant_name)
-        if variant is None or endpoint.status is EndpointStatus.DELETING:
-            return None
-        with self._store.transaction():
-            self._finish_activities(target, endpoint, variant, self._clock())
-        return endpoint, variant
-
-    def _fleet(self, endpoint: Endpoint, variant: Variant, now_s: float) -> Fleet:
-        assert endpoint.current is not None
-        copies = [
-            stored.document
-            for stored in self._store.select(CopyRecord, endpoint_uid=endpoint.uid)
-            if stored.document.variant == variant.name
-            and stored.document.intent is CopyIntent.RUN
-            and stored.document.deployment_id == endpoint.current.deployment_id
-        ]
-        ready = min(sum(copy.routed_s is not None for copy in copies), variant.desired_instances)
-        startup_s = self._startup_s(endpoint)
-        waiting = max(0, variant.desired_instances - ready)
-        instances = sorted(
-            stored.document.created_s
-            for stored in self._store.select(Instance, endpoint_uid=endpoint.uid)
-            if stored.document.variant == variant.name
-        )
-        newest = instances[-waiting:] if waiting else []
+    def _fleet(self, scaled: Scaled, now_s: float) -> Fleet:
+        serving, began_s = scaled.units(self._store)
+        ready = min(serving, scaled.desired)
+        startup_s = self._startup_s(scaled)
+        waiting = max(0, scaled.desired - ready)
+        newest = list(began_s)[-waiting:] if waiting else []
         began = newest + [now_s] * (waiting - len(newest))
         return Fleet(ready, tuple(max(now_s, at + startup_s) for at in began), startup_s)
 
-    def _startup_s(self, endpoint: Endpoint) -> float:
-        """The median of the newest launches of new instances."""
+    def _startup_s(self, scaled: Scaled) -> float:
+        """The median of the newest launches: of new instances, or of the component's copies."""
         records = [
             stored.document
-            for stored in self._store.select(TimelineRecord, endpoint_uid=endpoint.uid)
-            if stored.document.ready_s is not None and stored.document.new_instance
+            for stored in self._store.select(TimelineRecord, endpoint_uid=scaled.endpoint_uid)
+            if stored.document.ready_s is not None
+            and (
+                stored.document.new_instance
+                if scaled.component is None
+                else stored.document.component == scaled.component
+            )
         ]
         newest = sorted(records, key=lambda record: record.began_s)[-STARTS_REMEMBERED:]
         seconds = [record.ready_s - record.began_s for record in newest if record.ready_s]
@@ -601,6 +562,15 @@ _RECORDED = frozenset(
         NotScaled.AT_DESIRED,
     }
 )
+
+
+def _is_of(resource: Resource, target: ScalableTarget) -> bool:
+    if resource.account != target.account:
+        return False
+    if target.dimension == COMPONENT_DIMENSION:
+        return resource.component == component_of(target.resource_id)
+    here = (resource.endpoint, resource.variant)
+    return resource.component is None and here == target.endpoint_and_variant
 
 
 def _limits(target: ScalableTarget) -> Limits:

@@ -14,13 +14,16 @@ from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.awsprotocol.faults import ApiFault
 from zeropull.errors import InvalidInput, NotFound
 from zeropull.resources.alarms import MetricAlarm, alarm_key
+from zeropull.resources.components import InferenceComponent, component_key
 from zeropull.resources.endpoints import Endpoint, endpoint_key
 from zeropull.resources.scaling import (
+    COMPONENT_DIMENSION,
     NAMESPACE,
     VARIANT_DIMENSION,
     ScalableTarget,
     ScalingPolicy,
     ScheduledAction,
+    component_of,
     target_key,
     variant_of,
 )
@@ -30,7 +33,7 @@ from zeropull.statestore import Store
 PAGE_SIZE = 50
 WRONG_PAGE = "InvalidNextTokenException"
 MAX_TAGS = 50
-_DIMENSIONS = frozenset({VARIANT_DIMENSION})
+_DIMENSIONS = frozenset({VARIANT_DIMENSION, COMPONENT_DIMENSION})
 
 
 class TargetOperations:
@@ -130,7 +133,7 @@ def check_namespace(members: Members) -> None:
 
 
 def check_resource(store: Store, call: Call, members: Members) -> None:
-    """Raises InvalidInput when no such variant can be scaled."""
+    """Raises InvalidInput when no such variant or component can be scaled."""
     check_namespace(members)
     dimension, resource_id = members["ScalableDimension"], members["ResourceId"]
     if dimension not in _DIMENSIONS:
@@ -138,6 +141,9 @@ def check_resource(store: Store, call: Call, members: Members) -> None:
             f"The scalable dimension {dimension!r} is not served here: "
             f"{', '.join(sorted(_DIMENSIONS))}."
         )
+    if dimension == COMPONENT_DIMENSION:
+        _check_component(store, call, resource_id)
+        return
     endpoint_name, variant = variant_of(resource_id)
     if not endpoint_name:
         raise InvalidInput(
@@ -148,6 +154,17 @@ def check_resource(store: Store, call: Call, members: Members) -> None:
     newest = stored.document.newest if stored is not None else None
     if newest is None or newest.variant(variant) is None:
         raise InvalidInput(f"There is no variant {variant!r} of an endpoint {endpoint_name!r}.")
+
+
+def _check_component(store: Store, call: Call, resource_id: str) -> None:
+    name = component_of(resource_id)
+    if not name:
+        raise InvalidInput(
+            f"Unsupported resource ID {resource_id!r} for {COMPONENT_DIMENSION}: expected "
+            "inference-component/<inference component name>."
+        )
+    if store.get(InferenceComponent, component_key(call.account, name)) is None:
+        raise InvalidInput(f"There is no inference component {name!r}.")
 
 
 def require_target(store: Store, call: Call, members: Members) -> ScalableTarget:
