@@ -40,6 +40,7 @@ from zeropull.nodeagent.plan import Action, ActionKind, plan_node
 from zeropull.nodeagent.readings import Readings, agent_counters
 from zeropull.nodeagent.records import AgentRecords, CopyRecord, check_copy_id
 from zeropull.nodeagent.scrubbing import Scrubber
+from zeropull.nodeagent.startprofiles import StartProfiles
 from zeropull.resources.node import NodeConfig
 from zeropull.telemetry import get_logger
 
@@ -88,15 +89,23 @@ class NodeAgent:
         )
         self._models = NodeModels(
             config.models_dir,
-            budget_bytes=config.disk_bytes // 2 if config.disk_bytes else None,
+            disk=self._images.disk,
             in_use=lambda: {name for each in self._records.values() for name in each.models},
         )
         self._containers = Containers(self._client, runc=config.runc)
+        self._scrubber = Scrubber(self._catalog, self._images, self._replace_users_of)
+        self._profiles = StartProfiles(
+            config, self._catalog, lambda: self._assignment, self._scrubber.condemn
+        )
         self._launcher = Launcher(
-            config, self._containers, self._images, self._models, self._addresses_of_others
+            config,
+            self._containers,
+            self._images,
+            self._models,
+            self._profiles,
+            self._addresses_of_others,
         )
         self._image_reports = ImageReports(self._catalog, self._images)
-        self._scrubber = Scrubber(self._catalog, self._images, self._replace_users_of)
         self._readings = Readings(config, self._images.disk)
         self._services = CopyServices(self._launcher, self._image_of, self._save, clock)
 
@@ -123,6 +132,7 @@ class NodeAgent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._profiles.close()
         await self._images.close()
         await self._models.close()
         await self._client.__aexit__(kind, error, trace)

@@ -154,14 +154,20 @@ class CopyLife:
     async def _models(self) -> list[ModelOnNode]:
         copy = self.record.assignment
         found: list[ModelOnNode] = []
+        claimed: list[str] = []
+
+        def claim(name: str) -> None:
+            if name not in claimed:
+                claimed.append(name)
+                self._update(models=tuple(claimed))
+
         try:
             async with asyncio.timeout(copy.model_download_timeout_s):
                 for artifact in copy.artifacts:
                     model = await self._services.launcher.models.ensure(
-                        artifact, enable_caching=copy.enable_caching
+                        artifact, enable_caching=copy.enable_caching, claim=claim
                     )
                     found.append(model)
-                    self._update(models=tuple(each.name for each in found))
         except TimeoutError as error:
             message = (
                 f"the model artifacts did not arrive within {copy.model_download_timeout_s:g} s: "
@@ -263,6 +269,7 @@ class CopyLife:
     # ------------------------------------------------------------------ decisions and records
 
     def _became_healthy(self, now_s: float) -> None:
+        self._services.launcher.profiles.healthy(self.copy_id)
         self._end(Stage.HEALTH)
         self._update(
             state=CopyState.HEALTHY,

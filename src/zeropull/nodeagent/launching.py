@@ -27,6 +27,7 @@ from zeropull.nodeagent.network import CopyNetwork, choose_address, make_network
 from zeropull.nodeagent.ocispec import BindMount, SpecInputs, build_spec, parse_image_config
 from zeropull.nodeagent.records import CopyRecord
 from zeropull.nodeagent.rootfs import layer_directories, read_root_file
+from zeropull.nodeagent.startprofiles import StartProfiles
 from zeropull.nodeagent.users import resolve_user
 from zeropull.resources.cdi import apply_cdi, read_specs
 from zeropull.resources.node import NodeConfig
@@ -53,10 +54,12 @@ class Launcher:
         containers: Containers,
         images: NodeImages,
         models: NodeModels,
+        profiles: StartProfiles,
         addresses: Callable[[str], Collection[str]],
     ) -> None:
         self.containers = containers
         self.models = models
+        self.profiles = profiles
         self._images = images
         self._config = config
         self._addresses = addresses
@@ -69,7 +72,9 @@ class Launcher:
     ) -> tuple[ImageOnNode, bool]:
         """The image, and whether another copy's flight brought it."""
         shared = self._images.in_flight(assignment, plain=plain)
-        return await self._images.ensure(assignment, plain=plain), shared
+        image = await self._images.ensure(assignment, plain=plain)
+        self.profiles.warm_up(image)
+        return image, shared
 
     def image_progress(self, manifest_digest: str) -> str:
         """How far the image is that is on its way, "" when nothing is known."""
@@ -121,6 +126,7 @@ class Launcher:
     async def tear_down(self, record: CopyRecord, *, grace_s: float) -> None:
         """Leave nothing of the copy's container: process, task, snapshot, network, cgroups."""
         copy_id = record.copy_id
+        self.profiles.ended(copy_id)
         await self.containers.stop(copy_id, grace_s)
         await self.containers.remove(copy_id, record.snapshotter)
         namespace, link = network_names(node_namespace(self._config), copy_id)
@@ -147,6 +153,7 @@ class Launcher:
             for mount in root
             for each in layer_directories(mount.type, mount.source, mount.options)
         ]
+        await self.profiles.record(copy_id, image, layers[1:])
         spec = await asyncio.to_thread(self._spec, record, image, models, wiring, layers)
         log_file = logs.log_file(self._config.logs_dir, copy_id)
         logs.make_log_file(log_file)

@@ -17,7 +17,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from zeropull.errors import DiskFull
 from zeropull.modelstore import artifact_identity, fetch_artifact
+from zeropull.nodeagent.disk import NodeDisk
 from zeropull.resources.sources import ModelArtifact
 from zeropull.telemetry import get_logger
 
@@ -41,36 +43,49 @@ class NodeModels:
     """Artifacts below `folder`. `in_use` names those that copies of this node need now."""
 
     def __init__(
-        self, folder: Path, *, budget_bytes: int | None, in_use: Callable[[], Collection[str]]
+        self, folder: Path, *, disk: NodeDisk, in_use: Callable[[], Collection[str]]
     ) -> None:
         self.fetched_bytes = 0
         self._folder = folder
-        self._budget_bytes = budget_bytes
+        self._disk = disk
+        # The other half is for images: neither may push the other out.
+        self._budget_bytes = disk.budget_bytes // 2 if disk.budget_bytes else None
         self._in_use = in_use
         self._flights: dict[str, asyncio.Task[ModelOnNode]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    async def ensure(self, artifact: ModelArtifact, *, enable_caching: bool) -> ModelOnNode:
+    async def ensure(
+        self, artifact: ModelArtifact, *, enable_caching: bool, claim: Callable[[str], None]
+    ) -> ModelOnNode:
         """The artifact on this node's disk; copies that ask at the same time share one download.
 
         Without `enable_caching` the copy gets one of its own, which goes when the copy has gone.
+        `claim` is told the artifact's name before it is there: from then on `in_use` has to
+        name it, or it may be evicted as soon as it is.
 
         Raises:
             NotFound, AccessDenied, ArtifactError, IntegrityError, Unavailable, DiskFull.
         """
         if not enable_caching:
-            return await self._fetch(artifact, f"{PRIVATE_PREFIX}{secrets.token_hex(16)}")
+            name = f"{PRIVATE_PREFIX}{secrets.token_hex(16)}"
+            claim(name)
+            return await self._fetch(artifact, name)
         name = await artifact_identity(artifact)
+        claim(name)
         flight = self._flights.get(name)
         if flight is not None:
             # The bytes are told by the copy that began the download.
-            return dataclasses.replace(await asyncio.shield(flight), fetched_bytes=0)
+            shared = dataclasses.replace(await asyncio.shield(flight), fetched_bytes=0)
+            claim(shared.name)
+            return shared
         flight = asyncio.create_task(self._fetch(artifact, name))
         self._flights[name] = flight
         flight.add_done_callback(lambda _done: self._flights.pop(name, None))
-        return await asyncio.shield(flight)
+        fetched = await asyncio.shield(flight)
+        claim(fetched.name)
+        return fetched
 
     async def close(self) -> None:
         flights = list(self._flights.values())
@@ -88,7 +103,7 @@ class NodeModels:
             await asyncio.to_thread(os.utime, path)  # what eviction goes by
             return ModelOnNode(name, path, artifact.target, 0)
         await self.evict()
-        fetched = await fetch_artifact(artifact, path)
+        fetched = await fetch_artifact(artifact, path, on_bytes=await self._limit(artifact))
         if fetched.identity != name and not name.startswith(PRIVATE_PREFIX):
             # It changed between the question for its identity and the download.
             name = fetched.identity
@@ -100,7 +115,25 @@ class NodeModels:
         path.chmod(0o755)
         self.fetched_bytes += fetched.bytes
         log.info("model artifact is here", url=artifact.url.partition("?")[0], bytes=fetched.bytes)
+        await self.evict()
         return ModelOnNode(name, path, artifact.target, fetched.bytes)
+
+    async def _limit(self, artifact: ModelArtifact) -> Callable[[int], None]:
+        """Counts a download and ends it when the node's disk budget is used up."""
+        budget, received = self._disk.budget_bytes, 0
+        used = await self._disk.used_bytes() if budget is not None else 0
+
+        def count(arrived: int) -> None:
+            nonlocal received
+            received += arrived
+            if budget is not None and used + received > budget:
+                raise DiskFull(
+                    f"model artifact {artifact.url.partition('?')[0]}: {received:,} bytes have "
+                    f"arrived, and the node's disk budget is {budget:,} bytes, of which {used:,} "
+                    "were in use before: allow the nodes more disk"
+                )
+
+        return count
 
     def _evict(self, in_use: Collection[str]) -> None:
         unused: list[tuple[float, int, Path]] = []

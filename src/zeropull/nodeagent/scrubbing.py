@@ -60,6 +60,16 @@ class Scrubber:
                     continue
                 await self._scrub(chain_id)
 
+    def condemn(self, chain_id: str, reason: str) -> None:
+        """The volume's copy of the layer is damaged: nothing runs on it from now on."""
+        log.error("a layer of the cache volume is damaged", chain_id=chain_id, reason=reason)
+        self._catalog.drop(chain_id, reason)
+        for image in list(self._images.ready.values()):
+            if chain_id in image.chain_ids:
+                self._images.spoil(image.manifest_digest)
+                why = f"layer {chain_id} of the cache volume is damaged: {reason}"
+                self._replace_users_of(image.manifest_digest, why)
+
     async def _scrub(self, chain_id: str) -> None:
         path = self._catalog.target(chain_id)
         if path is None:
@@ -69,15 +79,7 @@ class Scrubber:
         except NotFound:
             return
         except (IntegrityError, OSError) as error:
-            log.error(
-                "a layer of the cache volume is damaged", chain_id=chain_id, reason=str(error)
-            )
-            self._catalog.drop(chain_id, str(error))
-            for image in list(self._images.ready.values()):
-                if chain_id in image.chain_ids:
-                    self._images.spoil(image.manifest_digest)
-                    reason = f"layer {chain_id} of the cache volume is damaged: {error}"
-                    self._replace_users_of(image.manifest_digest, reason)
+            self.condemn(chain_id, str(error))
             return
         self._clean.add(chain_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,14 +11,16 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.fixtures.images import push_image
+from tests.fixtures.images import Entry, Image, make_image, make_layer, push_image
 from tests.fixtures.localfleet import left_behind
 from tests.fixtures.registry import Registry, running_registry
 from tests.fixtures.serverimage import python_server_image
@@ -40,6 +43,8 @@ from zeropull.providers.protocol import LaunchRequest, MachineShape, Volume
 from zeropull.resources.settings import FleetSettings
 
 TOKEN = "token-of-the-tests"
+DEVICE_KIND = "tests.invalid/probe"
+FIGURES_S = 0.5
 
 
 @dataclass
@@ -80,7 +85,10 @@ class Node:
                     self.exchange.reported.clear()
                     if self.report is not None and holds(self.report):
                         return self.report
-                    await self.exchange.reported.wait()
+                    # Figures alone wake nobody up.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(FIGURES_S):
+                            await self.exchange.reported.wait()
         except TimeoutError:
             logs = self.disk / "logs"
             said = [p.read_text(errors="replace")[-3000:] for p in logs.glob("*agent*.log")]
@@ -123,11 +131,19 @@ class Fleet:
     run_dir: Path
     count: int = 0
 
-    async def launch(self, *volumes: Volume) -> Node:
+    async def launch(
+        self,
+        *volumes: Volume,
+        disk_bytes: int | None = None,
+        bits_per_s: int | None = None,
+        devices: int = 0,
+    ) -> Node:
+        """A node of two cores and 2 GiB. `devices`: how many of `DEVICE_KIND` it gets."""
         self.count += 1
         instance_id = f"i-{os.getpid():08x}{self.count:09x}"
-        shape = MachineShape("ml.test", vcpus=2, memory_bytes=2 << 30)
-        await self.provider.launch(LaunchRequest(instance_id, shape, TOKEN, volumes))
+        shape = MachineShape("ml.test", 2, 2 << 30, devices, DEVICE_KIND, bits_per_s)
+        request = LaunchRequest(instance_id, shape, TOKEN, volumes, disk_bytes)
+        await self.provider.launch(request)
         return Node(instance_id, self.provider, self.exchange, self.root, self.run_dir)
 
 
@@ -143,8 +159,58 @@ def server_image(registry: Registry) -> ImageAssignment:
     return ImageAssignment(f"{registry.address}/server:v1", digest)
 
 
+@pytest.fixture(scope="session")
+def probe_image(registry: Registry) -> ImageAssignment:
+    return push(registry, "probe", probe())
+
+
+def probe(
+    *, config: dict[str, object] | None = None, extra: Sequence[Entry] = (), tag: str = ""
+) -> Image:
+    """The tests' server image with the probe in place of the server. `config` and `extra` files
+    on top; `tag` makes it another image."""
+    base = python_server_image()
+    interpreter = str(Path("/usr/bin/python3").resolve())
+    script = Path(__file__).parents[2] / "fixtures" / "probe.py"
+    entries = [Entry("srv/probe.py", script.read_bytes()), *_ctypes(Path(interpreter)), *extra]
+    layer = make_layer(entries)
+    settings: dict[str, object] = {
+        "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "OF_THE_IMAGE=1", f"TAG={tag}"],
+        "Entrypoint": [interpreter, "-I", "/srv/probe.py"],
+        "WorkingDir": "/srv",
+    }
+    return make_image([*base.layers, layer], {**settings, **(config or {})})
+
+
+def _ctypes(interpreter: Path) -> list[Entry]:
+    """The module by which the probe makes system calls; the server's image has no need of it."""
+    modules = Path(f"/usr/lib/{interpreter.name}/lib-dynload").glob("_ctypes.*.so")
+    libraries = Path("/usr/lib").glob("*-linux-gnu/libffi.so.?")
+    found = [*modules, *libraries]
+    return [Entry(str(path)[1:], path.resolve().read_bytes(), mode=0o755) for path in found]
+
+
+def push(
+    registry: Registry,
+    name: str,
+    image: Image,
+    credentials: tuple[str, str] | None = None,
+) -> ImageAssignment:
+    digest = push_image(registry.direct, name, "v1", image, credentials=credentials)
+    return ImageAssignment(f"{registry.address}/{name}:v1", digest)
+
+
 @pytest.fixture
 async def fleet(registry: Registry) -> AsyncIterator[Fleet]:
+    async with running_fleet(registry) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def running_fleet(
+    registry: Registry, *, snapshotter_command: Sequence[str] | None = None
+) -> AsyncIterator[Fleet]:
+    """A fleet and the control plane's side of it; nothing of it may be left afterwards."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     root = Path(tempfile.mkdtemp(prefix="zp-agent-"))
@@ -155,7 +221,12 @@ async def fleet(registry: Registry) -> AsyncIterator[Fleet]:
     await runner.setup()
     await web.UnixSite(runner, str(run_dir / "control.sock")).start()
     port = int(registry.address.rpartition(":")[2])
-    provider = LocalProvider(FleetSettings(loopback_ports=(port,)), root / "state", run_dir)
+    settings = FleetSettings(
+        loopback_ports=(port,), limit_network=True, cdi_dirs=(str(root / "cdi"),)
+    )
+    provider = LocalProvider(
+        settings, root / "state", run_dir, snapshotter_command=snapshotter_command
+    )
     try:
         yield Fleet(root, provider, exchange, run_dir)
     finally:
@@ -168,6 +239,16 @@ async def fleet(registry: Registry) -> AsyncIterator[Fleet]:
         shutil.rmtree(root, ignore_errors=True)
         shutil.rmtree(run_dir, ignore_errors=True)
     assert left == {}
+
+
+async def ask(copy: CopyReport, **what: object) -> Any:
+    """What the probe in the copy's container answers."""
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.post(f"http://{copy.host}:{copy.port}/invocations", json=what) as answer,
+    ):
+        return await answer.json(content_type=None)
 
 
 async def kill_process(pid: int) -> None:
