@@ -1,0 +1,181 @@
+"""Start profiles on a node: recorded at an image's first start, read ahead at later ones.
+
+Where a cache volume, or the node itself, has the image's profile, its pages are read ahead as soon
+as the image is available, beside the model's download and the container's set-up. Otherwise the
+first container's start is recorded, to N/agent/profiles/<manifest hex>.json, from where the profile
+gets into the next generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from zeropull.controlapi.messages import NodeAssignment
+from zeropull.errors import IntegrityError, NotFound
+from zeropull.imagecache.layout import generation_profile, write_durably
+from zeropull.imagecache.profile import StartProfile, encode_profile, read_profile
+from zeropull.imagecache.recording import TRACEFS, MountedLayer, StartRecorder
+from zeropull.imagecache.warming import warm
+from zeropull.nodeagent.catalog import Catalog
+from zeropull.nodeagent.imageonnode import ImageOnNode
+from zeropull.oci.digests import hex_of
+from zeropull.resources.node import SNAPSHOTTER, NodeConfig
+from zeropull.telemetry import get_logger
+
+log = get_logger(__name__)
+
+
+def profile_file(agent_dir: Path, manifest_digest: str) -> Path:
+    """Where a node keeps the profile that it has recorded."""
+    return agent_dir / "profiles" / f"{hex_of(manifest_digest)}.json"
+
+
+class StartProfiles:
+    """One for a node. Nothing here fails a start: what goes wrong is logged and left out.
+
+    `condemn(chain_id, reason)` is called for a layer with a bad block."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        catalog: Catalog,
+        assignment: Callable[[], NodeAssignment | None],
+        condemn: Callable[[str, str], None],
+        *,
+        tracefs: Path = TRACEFS,
+    ) -> None:
+        self._config = config
+        self._catalog = catalog
+        self._assignment = assignment
+        self._condemn = condemn
+        self._tracefs = tracefs
+        self._warmed: set[str] = set()
+        self._recorders: dict[str, tuple[str, StartRecorder]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop = threading.Event()
+
+    def warm_up(self, image: ImageOnNode) -> None:
+        """Begin to read the image's profile ahead, once in an agent's life; returns at once."""
+        if image.snapshotter == SNAPSHOTTER and image.manifest_digest not in self._warmed:
+            self._warmed.add(image.manifest_digest)
+            self._begin(self._warm(image))
+
+    async def record(self, copy_id: str, image: ImageOnNode, lowers: Sequence[Path]) -> None:
+        """Watch the start of the copy's container, if nobody knows the image's profile yet.
+        `lowers` are its mounted layers, the uppermost first."""
+        digest = image.manifest_digest
+        known = any(path.exists() for path in self._places(digest))
+        watched = any(each == digest for each, _ in self._recorders.values())
+        if image.snapshotter != SNAPSHOTTER or known or watched:
+            return
+        if len(lowers) != len(image.chain_ids):
+            return
+        layers = []
+        for chain_id, mount in zip(image.chain_ids, reversed(lowers), strict=True):
+            directory = self._catalog.target(chain_id)
+            if directory is None:
+                return
+            layers.append(MountedLayer(chain_id, directory, mount))
+        name = f"zeropull-{self._config.instance_id}-{hex_of(digest)[:12]}"
+        recorder = StartRecorder(name, digest, layers, tracefs=self._tracefs)
+        self._recorders[copy_id] = (digest, recorder)
+        await asyncio.to_thread(recorder.begin)
+
+    def healthy(self, copy_id: str) -> None:
+        """The copy answers: what it has read until now is the profile."""
+        watched = self._recorders.pop(copy_id, None)
+        if watched is not None:
+            self._begin(self._keep(*watched))
+
+    def ended(self, copy_id: str) -> None:
+        """The copy's container is gone; a recording of its start is worth nothing."""
+        watched = self._recorders.pop(copy_id, None)
+        if watched is not None:
+            watched[1].cancel()
+
+    async def close(self) -> None:
+        self._stop.set()
+        for copy_id in list(self._recorders):
+            self.ended(copy_id)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ------------------------------------------------------------------ in the background
+
+    async def _warm(self, image: ImageOnNode) -> None:
+        began_s = time.monotonic()
+        profile = await asyncio.to_thread(self._find, image)
+        if profile is None:
+            return
+        done = await asyncio.to_thread(warm, profile, self._catalog.target, self._stop)
+        for chain_id, reason in done.bad.items():
+            if not self._catalog.is_own(chain_id):
+                self._condemn(chain_id, reason)
+        log.info(
+            "start profile is warm",
+            image=image.name,
+            profile_bytes=done.read_bytes,
+            verified_blocks=done.verified_blocks,
+            seconds=round(time.monotonic() - began_s, 3),
+        )
+
+    def _find(self, image: ImageOnNode) -> StartProfile | None:
+        for path in self._places(image.manifest_digest):
+            try:
+                profile = read_profile(path)
+            except NotFound:
+                continue
+            except IntegrityError as error:
+                log.warning("start profile is not used", path=str(path), reason=str(error))
+                continue
+            if profile.chain_ids == image.chain_ids:
+                return profile
+        return None
+
+    async def _keep(self, digest: str, recorder: StartRecorder) -> None:
+        try:
+            profile = await asyncio.to_thread(recorder.finish)
+            if profile.runs:
+                await asyncio.to_thread(_write, self._own(digest), encode_profile(profile))
+        except (OSError, IntegrityError) as error:
+            log.warning("start profile was not recorded", manifest=digest, reason=str(error))
+            return
+        log.info(
+            "start profile is recorded",
+            manifest=digest,
+            profile_bytes=profile.size_bytes,
+            runs=len(profile.runs),
+            ordered=profile.ordered,
+        )
+
+    def _places(self, digest: str) -> list[Path]:
+        assignment = self._assignment()
+        volumes = assignment.volumes if assignment else ()
+        return [*(generation_profile(Path(v.path), digest) for v in volumes), self._own(digest)]
+
+    def _own(self, digest: str) -> Path:
+        return profile_file(self._config.agent_dir, digest)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("start profile", error=str(error), exc_info=error)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    write_durably(temporary, content)
+    temporary.replace(path)

@@ -1,0 +1,102 @@
+"""A profile recorded at the first start of an image, used by a second node with a cache volume."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.fixtures.plugin import wait_until
+from tests.integration.nodeagent.conftest import (
+    Fleet,
+    Node,
+    assignment_of,
+    build_generation,
+    copy_of,
+)
+from zeropull.controlapi.messages import CopyState, ImageAssignment, VolumeMount
+from zeropull.imagecache.layout import (
+    BLOCK_BYTES,
+    DATA_FILE,
+    generation_layer,
+    generation_profile,
+)
+from zeropull.imagecache.profile import StartProfile, decode_profile
+from zeropull.nodeagent.startprofiles import profile_file
+from zeropull.providers.protocol import Volume
+
+
+async def recorded_profile(node: Node, image: ImageAssignment) -> bytes:
+    path = profile_file(node.disk / "agent", image.manifest_digest)
+    await asyncio.to_thread(wait_until, path.exists, lambda: None)
+    return path.read_bytes()
+
+
+async def volume_with_profile(
+    fleet: Fleet, image: ImageAssignment
+) -> tuple[Volume, StartProfile, Node]:
+    node = await fleet.launch()
+    node.assign(assignment_of(image, copy_of(image, "copy-first")))
+    await node.until_copy("copy-first", CopyState.HEALTHY)
+    content = await recorded_profile(node, image)
+    await node.until(lambda report: bool(report.images) and report.images[0].complete)
+    volume = build_generation(node, image, fleet.root / "generation")
+    path = generation_profile(volume.path, image.manifest_digest)
+    path.parent.mkdir()
+    path.write_bytes(content)
+    return volume, decode_profile(content), node
+
+
+async def start_with(fleet: Fleet, volume: Volume, image: ImageAssignment) -> Node:
+    node = await fleet.launch(volume)
+    mounted = VolumeMount(1, str(node.disk / "volumes" / "1"), volume.index_digest)
+    node.assign(assignment_of(image, copy_of(image, "copy-later"), volumes=(mounted,)))
+    await node.until_copy("copy-later", CopyState.HEALTHY)
+    return node
+
+
+def agent_log(node: Node) -> str:
+    logs = (node.disk / "logs").glob("*agent*.log")
+    return "".join(path.read_text(errors="replace") for path in logs)
+
+
+async def test_a_first_start_is_recorded_and_read_ahead_on_the_next_node(
+    fleet: Fleet, server_image: ImageAssignment
+) -> None:
+    volume, profile, first = await volume_with_profile(fleet, server_image)
+    assert profile.manifest_digest == server_image.manifest_digest
+    assert profile.size_bytes > 1_000_000  # a Python interpreter at least
+    assert not list(Path("/sys/kernel/tracing/instances").glob(f"*{first.instance_id}*"))
+
+    second = await start_with(fleet, volume, server_image)
+    await asyncio.to_thread(
+        wait_until, lambda: "start profile is warm" in agent_log(second), lambda: None
+    )
+    assert f"profile_bytes={profile.size_bytes}" in agent_log(second).replace('": ', "=").replace(
+        '"', ""
+    )
+    assert not profile_file(second.disk / "agent", server_image.manifest_digest).exists()
+
+
+async def test_a_bad_block_of_the_profile_drops_the_layer(
+    fleet: Fleet, server_image: ImageAssignment
+) -> None:
+    volume, profile, _ = await volume_with_profile(fleet, server_image)
+    run = profile.runs[-1]
+    layer = generation_layer(volume.path, profile.chain_ids[run.layer])
+    offset = run.start * 4096 // BLOCK_BYTES * BLOCK_BYTES
+    with (layer / DATA_FILE).open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
+    second = await fleet.launch(volume)
+    mounted = VolumeMount(1, str(second.disk / "volumes" / "1"), volume.index_digest)
+    second.assign(
+        assignment_of(server_image, copy_of(server_image, "copy-later"), volumes=(mounted,))
+    )
+    await second.until(
+        lambda report: any(
+            profile.chain_ids[run.layer] in image.dropped_layers for image in report.images
+        )
+    )
+    await second.until_copy("copy-later", CopyState.HEALTHY)
