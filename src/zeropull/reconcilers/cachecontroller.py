@@ -387,6 +387,7 @@ class CacheController:
         self._tasks.pop(name, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("image cache effect failed", effect=name, error=str(error), exc_info=error)
+            return  # the next round tries again: at once would be without a pause
         self._exchange.reported.set()
 
     def _save(self, uid: str, generation: GenerationRecord) -> None:

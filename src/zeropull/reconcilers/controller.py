@@ -118,7 +118,7 @@ class Controller:
 
     async def run(self) -> None:
         """Reconcile whenever something changes, and every interval; cancelled to stop."""
-        await self._list_and_mend()
+        await self._try_to_mend()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._mend_forever())
@@ -137,6 +137,8 @@ class Controller:
             except ZeropullError as error:
                 log.error("reconciliation failed", error=error.reason)
             try:
+            except Exception as error:  # ending here would end every other endpoint's care too
+                log.error("reconciliation failed", error=str(error), exc_info=error)
                 async with asyncio.timeout(self._settings.endpoints.interval_s):
                     await self._wake.wait()
             except TimeoutError:
@@ -162,21 +164,35 @@ class Controller:
     async def _mend_forever(self) -> None:
         while True:
             await asyncio.sleep(LIST_INTERVAL_S)
-            try:
-                await self._list_and_mend()
-            except ZeropullError as error:
-                log.warning("the provider does not answer", error=error.reason)
+            await self._try_to_mend()
+
+    async def _try_to_mend(self) -> None:
+        try:
+            await self._list_and_mend()
+        except ZeropullError as error:
+            log.warning("the provider does not answer", error=error.reason)
+        except Exception as error:  # of the operating system, say: the next round tries again
+            log.error("the provider does not answer", error=str(error), exc_info=error)
 
     async def _list_and_mend(self) -> None:
-        """Ask what is there; end what the store does not know; heal what it does."""
+        """Ask what is there; end what the store does not know; heal what it does.
+
+        What fails for one endpoint or instance is not to keep the others from being mended.
+        """
         for stored in self._store.select(Endpoint):
-            await self._outside.prepare(stored.document)
+            try:
+                await self._outside.prepare(stored.document)
+            except ZeropullError as error:
+                log.warning("not prepared", endpoint=stored.document.name, error=error.reason)
         asked_s = self._clock()
         found = {p.instance_id for p in await self._provider.list_instances()}
         known = {s.document.instance_id: s.document for s in self._store.select(Instance)}
         for instance_id in sorted(found - known.keys()):
             log.warning("unknown instance swept", instance_id=instance_id)
-            await self._provider.terminate(instance_id)
+            try:
+                await self._provider.terminate(instance_id)
+            except ZeropullError as error:
+                log.warning("instance not swept", instance_id=instance_id, error=error.reason)
         for instance_id in sorted(found & known.keys()):
             if known[instance_id].state not in (InstanceState.RUNNING, InstanceState.DRAINING):
                 continue
@@ -205,8 +221,19 @@ class Controller:
         views = []
         for stored in self._store.select(Endpoint):
             view = self._observe(View(stored.document, gateways=gateways), now_s)
-            draft = self._plan(view, now_s)
-            self._write(view, draft)
+            try:
+                draft = self._plan(view, now_s)
+                self._write(view, draft)
+            except Exception as error:
+                # It stays as it is; without it here, its cache and its routes would go.
+                log.error(
+                    "endpoint not reconciled",
+                    endpoint=view.endpoint.name,
+                    error=str(error),
+                    exc_info=None if isinstance(error, ZeropullError) else error,
+                )
+                views.append(view)
+                continue
             for decision in draft.decisions:
                 log.info(decision.message, subject=decision.subject, reason=decision.reason)
             for action in draft.actions:

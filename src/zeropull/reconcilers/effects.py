@@ -54,7 +54,7 @@ class Effects:
         self._store = store
         self._exchange = exchange
         self._provider = provider
-        self._resolve = resolve
+        self._resolve = _foreseen(resolve)
         self._shape = shape
         self._volumes = volumes
         self._prepare = prepare
@@ -103,6 +103,7 @@ class Effects:
                 error=str(error),
                 exc_info=None if isinstance(error, ZeropullError) else error,
             )
+            return  # the next round tries again: at once would be without a pause
         self._on_done()
 
     # ------------------------------------------------------------------------------------ launching
@@ -130,8 +131,8 @@ class Effects:
         try:
             await self._prepare(self._store.require(Endpoint, endpoint_key).document)
             provided = await self._provider.launch(request)
-        except ZeropullError as error:
-            self._refused(instance_id, error)
+        except Exception as error:  # tried again, with backoff, whatever it is
+            self._refused(instance_id, _as_ours(error))
             return
         attached = tuple(
             AttachedVolume(v.generation, provided.volumes[v.generation], v.index_digest)
@@ -255,6 +256,25 @@ class Effects:
             return None
         both = (stored.document.current, stored.document.pending)
         return next((d for d in both if d and d.deployment_id == deployment_id), None)
+
+
+def _foreseen(resolve: Resolve) -> Resolve:
+    """With nothing but our own errors: a deployment fails by them, and says why."""
+
+    async def resolve_or_fail(reference: str) -> ResolvedImage:
+        try:
+            return await resolve(reference)
+        except Exception as error:
+            raise _as_ours(error) from error
+
+    return resolve_or_fail
+
+
+def _as_ours(error: Exception) -> ZeropullError:
+    if isinstance(error, ZeropullError):
+        return error
+    log.error("an error that nobody foresaw", error=str(error), exc_info=error)
+    return Unavailable(f"{type(error).__name__}: {error}")
 
 
 def _with_images(

@@ -30,9 +30,9 @@ def loopback_ports(
     for container in containers:
         found.add(_registry_port(container.image))
         for source in container.sources:
-            url = urlsplit(source.url)
-            bucket = buckets.get(url.netloc)
-            if url.scheme != "s3":
+            scheme, _, rest = source.url.partition("://")
+            bucket = buckets.get(rest.partition("/")[0])
+            if scheme != "s3":
                 found.add(_url_port(source.url))
             elif bucket is not None and bucket.endpoint:
                 found.add(_url_port(bucket.endpoint))
@@ -48,10 +48,14 @@ def _registry_port(image: str) -> int | None:
 
 
 def _url_port(text: str, default: int | None = None) -> int | None:
-    url = urlsplit(text)
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return None  # whoever reads from it says what is wrong with it
     if not _is_loopback(url.hostname or ""):
         return None
-    return url.port or default or (443 if url.scheme == "https" else 80)
+    return port or default or (443 if url.scheme == "https" else 80)
 
 
 def _is_loopback(host: str) -> bool:
