@@ -6,9 +6,10 @@ import asyncio
 import fcntl
 import os
 import subprocess
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from zeropull.containerd.config import detect_version
@@ -39,6 +40,8 @@ from zeropull.telemetry.logs import get_logger
 
 _READY_TIMEOUT_S = 30.0
 _READY_POLL_S = 0.02
+P = ParamSpec("P")
+T = TypeVar("T")
 _log = get_logger(__name__)
 
 
@@ -87,15 +90,15 @@ class LocalProvider:
             raise InvalidInput(f"not an instance id: {request.instance_id!r}")
         names = self._names.instance(request.instance_id)
         async with self._lock(request.instance_id):
-            record = await asyncio.to_thread(self._reserve, names, request)
+            record = await _to_end(self._reserve, names, request)
             try:
-                await asyncio.to_thread(self._assemble, names, record)
+                await _to_end(self._assemble, names, record)
             except NoCapacity:
-                await asyncio.to_thread(self._dismantle, names)
+                await _to_end(self._dismantle, names)
                 raise
             await self._wait_until_ready(names)
             _log.info("instance launched", instance_id=names.instance_id, type=record.shape.name)
-            return await asyncio.to_thread(self._describe, names)
+            return await _to_end(self._describe, names)
 
     async def terminate(self, instance_id: str) -> None:
         """End everything of the instance; returns when nothing of it is left. Idempotent.
@@ -104,7 +107,7 @@ class LocalProvider:
             Unavailable, Conflict: something cannot be removed yet; call again.
         """
         async with self._lock(instance_id):
-            await asyncio.to_thread(self._dismantle, self._names.instance(instance_id))
+            await _to_end(self._dismantle, self._names.instance(instance_id))
             _log.info("instance terminated", instance_id=instance_id)
 
     async def list_instances(self) -> list[ProvidedInstance]:
@@ -118,9 +121,9 @@ class LocalProvider:
             NotFound: no such instance, or no such generation directory.
         """
         async with self._lock(instance_id):
-            names, record = await asyncio.to_thread(self._existing, instance_id)
-            path = await asyncio.to_thread(attach_volume, names, volume.generation, volume.path)
-            await asyncio.to_thread(write_record, names, record.with_volume(volume))
+            names, record = await _to_end(self._existing, instance_id)
+            path = await _to_end(attach_volume, names, volume.generation, volume.path)
+            await _to_end(write_record, names, record.with_volume(volume))
             return str(path)
 
     async def detach(self, instance_id: str, generation: int) -> None:
@@ -131,10 +134,10 @@ class LocalProvider:
         """
         async with self._lock(instance_id):
             names = self._names.instance(instance_id)
-            await asyncio.to_thread(detach_volume, names, generation)
-            record = await asyncio.to_thread(read_record, names)
+            await _to_end(detach_volume, names, generation)
+            record = await _to_end(read_record, names)
             if record is not None:
-                await asyncio.to_thread(write_record, names, record.without_volume(generation))
+                await _to_end(write_record, names, record.without_volume(generation))
 
     async def collect_layer(self, instance_id: str, chain_id: str, into: Path) -> None:
         """Bring one published layer directory of the node to the new directory `into`."""
@@ -148,10 +151,10 @@ class LocalProvider:
             NotFound: no such instance.
         """
         async with self._lock(instance_id):
-            names, record = await asyncio.to_thread(self._existing, instance_id)
-            if await asyncio.to_thread(self._is_whole, names):
+            names, record = await _to_end(self._existing, instance_id)
+            if await _to_end(self._is_whole, names):
                 return False
-            started = await asyncio.to_thread(self._assemble, names, record)
+            started = await _to_end(self._assemble, names, record)
             if started:
                 _log.warning("daemons started again", instance_id=instance_id, daemons=started)
             return bool(started)
@@ -315,6 +318,21 @@ class LocalProvider:
         with (Path(RUN_ROOT) / "host.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+async def _to_end(work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    """Run `work` in a thread. Who is cancelled meanwhile waits for its end: a thread cannot be
+    stopped, and must not go on making what the next holder of the lock takes away."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *arguments, **keywords))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        if not running.cancelled() and (error := running.exception()) is not None:
+            _log.warning("cancelled work failed", error=str(error))
+        raise
 
 
 def _host_size() -> HostSize:
