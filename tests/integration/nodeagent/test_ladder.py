@@ -1,0 +1,198 @@
+"""Every way down the image ladder that an assignment or a failure can take."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.registry import Registry, running_registry
+from tests.integration.nodeagent.conftest import (
+    Fleet,
+    Node,
+    assignment_of,
+    build_generation,
+    copy_of,
+    probe,
+    push,
+    running_fleet,
+)
+from tests.integration.nodeagent.test_damage import pulled_node, stage_of
+from zeropull.containerd.client import ContainerdClient
+from zeropull.controlapi.messages import (
+    CopyState,
+    FailureKind,
+    ImageAssignment,
+    ImagePath,
+    RegistryAccess,
+    VolumeMount,
+)
+from zeropull.errors import AccessDenied
+from zeropull.nodeagent import ctrpull
+from zeropull.nodeagent.imagedocuments import pinned_name, platform_here
+from zeropull.providers.protocol import Volume
+from zeropull.resources.stages import Stage
+
+BROKEN_PLUGIN = (
+    sys.executable, "-m", "tests.fixtures.brokenplugin", "--socket", "{socket}",
+    "--state", "{state}", "--catalog", "{catalog}", "--mounts", "{mounts}",
+    "--namespace", "{namespace}",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def private_registry() -> Iterator[Registry]:
+    with running_registry(password_file=True) as running:
+        yield running
+
+
+@pytest.fixture
+async def broken_fleet(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    async with running_fleet(registry, snapshotter_command=BROKEN_PLUGIN) as running:
+        yield running
+
+
+def mounted(node: Node, volume: Volume) -> VolumeMount:
+    path = node.disk / "volumes" / str(volume.generation)
+    return VolumeMount(volume.generation, str(path), volume.index_digest)
+
+
+async def test_a_node_that_waits_for_the_generation_asks_no_registry(
+    fleet: Fleet, registry: Registry, server_image: ImageAssignment
+) -> None:
+    first = await pulled_node(fleet, server_image)
+    waiting = dataclasses.replace(server_image, wait_for_generation=True)
+    second = await fleet.launch()
+    registry.reset()
+    second.assign(assignment_of(waiting, copy_of(waiting, "waiter")))
+    preparing = await second.until(
+        lambda report: bool(
+            report.copies
+            and report.copies[0].stages
+            and "waiting" in report.copies[0].stages[0].detail
+        )
+    )
+    assert preparing.copies[0].state is CopyState.PREPARING
+
+    volume = build_generation(first, server_image, fleet.root / "generation")
+    await fleet.provider.attach(second.instance_id, volume)
+    attached = (mounted(second, volume),)
+    second.assign(assignment_of(waiting, copy_of(waiting, "waiter"), volumes=attached))
+    healthy = await second.until_copy("waiter", CopyState.HEALTHY, CopyState.FAILED)
+    image = stage_of(healthy, Stage.IMAGE)
+    assert (image.path, image.bytes_by_source["registry"]) == ("cached", 0)
+    assert registry.counts.requests == []
+
+
+async def test_a_node_stops_waiting_when_it_is_told_to_pull(
+    fleet: Fleet, server_image: ImageAssignment
+) -> None:
+    waiting = dataclasses.replace(server_image, wait_for_generation=True)
+    node = await fleet.launch()
+    node.assign(assignment_of(waiting, copy_of(waiting, "waiter")))
+    await node.until_copy("waiter", CopyState.PREPARING)
+    node.assign(assignment_of(server_image, copy_of(server_image, "waiter")))
+    healthy = await node.until_copy("waiter", CopyState.HEALTHY, CopyState.FAILED)
+    assert stage_of(healthy, Stage.IMAGE).path == "fallback"
+
+
+async def test_an_assigned_rung_is_taken_although_the_cache_has_everything(
+    fleet: Fleet, server_image: ImageAssignment
+) -> None:
+    first = await pulled_node(fleet, server_image)
+    volume = build_generation(first, server_image, fleet.root / "generation")
+    for path, name in ((ImagePath.FALLBACK, "fallback"), (ImagePath.CONTAINERD, "containerd")):
+        image = dataclasses.replace(server_image, path=path)
+        node = await fleet.launch(volume)
+        copy = copy_of(image, name)
+        node.assign(assignment_of(image, copy, volumes=(mounted(node, volume),)))
+        healthy = await node.until_copy(name, CopyState.HEALTHY, CopyState.FAILED)
+        stage = stage_of(healthy, Stage.IMAGE)
+        assert (stage.path, stage.layers_from_cache) == (name, 0), healthy
+        assert stage.bytes_by_source["registry"] > 10_000_000
+        report = await node.until(lambda report: bool(report.images[0].path))
+        assert report.images[0].complete is (path is ImagePath.FALLBACK)
+        assert report.counters['zeropull_node_image_fallbacks_total{reason="assigned"}'] == 1.0
+
+
+async def test_a_root_that_cannot_be_mounted_is_had_from_containerd(
+    broken_fleet: Fleet, server_image: ImageAssignment
+) -> None:
+    node = await broken_fleet.launch()
+    node.assign(assignment_of(server_image, copy_of(server_image, "moved")))
+    healthy = await node.until_copy("moved", CopyState.HEALTHY, CopyState.FAILED)
+    assert healthy.state is CopyState.HEALTHY, healthy
+    assert stage_of(healthy, Stage.IMAGE).path == "containerd"
+    report = await node.until(lambda report: bool(report.images[0].path))
+    assert report.counters['zeropull_node_image_fallbacks_total{reason="mount"}'] == 1.0
+    node.assign(assignment_of(server_image))
+    await node.until(lambda report: not report.copies)
+
+
+async def test_a_private_registry_lets_both_of_our_pulls_in(
+    fleet: Fleet, private_registry: Registry
+) -> None:
+    image = push(private_registry, "private", probe(), private_registry.credentials)
+    await fleet.provider.allow_loopback_port(int(private_registry.address.rpartition(":")[2]))
+    access = RegistryAccess(
+        private_registry.address,
+        username=private_registry.username,
+        password=private_registry.password,
+    )
+    wrong = dataclasses.replace(access, password="wrong")
+    node = await fleet.launch()
+    for path in (ImagePath.CONTAINERD, ImagePath.FALLBACK):
+        for given in (wrong, access):
+            assigned = dataclasses.replace(image, path=path, registry=given)
+            name = f"{path}-{'wrong' if given is wrong else 'right'}"
+            node.assign(assignment_of(assigned, copy_of(assigned, name)))
+            ended = await node.until_copy(name, CopyState.HEALTHY, CopyState.FAILED)
+            if given is wrong:
+                assert ended.failure is FailureKind.REGISTRY_DENIED, ended
+                assert node.report is not None
+                assert node.report.images[0].failure is FailureKind.REGISTRY_DENIED
+                assert private_registry.address in node.report.images[0].message
+            else:
+                assert ended.state is CopyState.HEALTHY, ended
+                assert stage_of(ended, Stage.IMAGE).path == path
+            node.assign(dataclasses.replace(assignment_of(assigned), images=()))
+            await node.until(lambda report: not report.copies and not report.images)
+        (node.disk / "agent" / "blobs").joinpath(image.manifest_digest[7:]).unlink(missing_ok=True)
+
+
+async def test_credentials_too_long_for_a_terminal_go_by_a_file_that_is_gone_afterwards(
+    fleet: Fleet, private_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = push(private_registry, "private", probe(tag="hosts"), private_registry.credentials)
+    node = await fleet.launch()
+    monkeypatch.setattr(ctrpull, "_MAX_TERMINAL_LINE", 0)
+    scratch = fleet.root / "scratch"
+    scratch.mkdir()
+    namespace = node.names.containerd_namespace
+    access = RegistryAccess(
+        private_registry.address,
+        username=private_registry.username,
+        password=private_registry.password,
+    )
+
+    async def pull(access: RegistryAccess) -> None:
+        await ctrpull.pull_with_ctr(
+            pinned_name(image),
+            socket=node.names.containerd_socket,
+            namespace=namespace,
+            platform=platform_here(),
+            access=access,
+            plain_http=True,
+            scratch=scratch,
+        )
+
+    with pytest.raises(AccessDenied):
+        await pull(dataclasses.replace(access, password="wrong"))
+    await pull(access)
+    async with ContainerdClient(node.names.containerd_socket, namespace) as client:
+        assert (await client.images.get(pinned_name(image))).target.digest == image.manifest_digest
+    assert list(scratch.iterdir()) == []
