@@ -263,18 +263,18 @@ class Server(Served):
 class Load:
     """Requests to one endpoint from two clients, one after the other, and what went wrong."""
 
-    def __init__(self, server: Server, name: str) -> None:
+    def __init__(self, server: Server, name: str, **more: str) -> None:
         self.failed: list[str] = []
         self.answered = 0
         self._server = server
-        self._name = name
+        self._asked = {"EndpointName": name, **more}
         self._over = threading.Event()
 
     def _ask(self, client: Any) -> None:
         while not self._over.is_set():
             at = time.strftime("%X")
             try:
-                answer = client.invoke_endpoint(EndpointName=self._name, Body=b"hello")
+                answer = client.invoke_endpoint(**self._asked, Body=b"hello")
                 assert answer["Body"].read() == b"hello"
                 self.answered += 1
             except Exception as error:

@@ -10,9 +10,18 @@ from botocore.exceptions import ClientError
 
 from tests.acceptance.componentuser import MODEL_BYTES, TYPES, ComponentUser, fetched_bytes
 from tests.acceptance.images import server_image_with
-from tests.acceptance.serving import Server, running_server, stage_of, wait_until
+from tests.acceptance.serving import Load, Server, running_server, stage_of, wait_until
 from tests.fixtures.images import push_image
 from tests.fixtures.registry import Registry
+
+REASON = "FailureReason"
+
+
+class ComponentLoad(Load):
+    """Requests to one component."""
+
+    def __init__(self, server: Server, name: str, component: str) -> None:
+        super().__init__(server, name, InferenceComponentName=component)
 
 
 @pytest.fixture(scope="module")
@@ -72,4 +81,172 @@ def test_three_components_with_two_images_and_two_models_scale_apart(
     assert user.invoke("shared", "c") == b"hello"
     server.delete_endpoint("shared")
     wait_until("its components are gone", lambda: not user.exists("a") and not user.exists("c"))
+    assert server.left_behind() == {}
+
+
+def test_two_components_want_the_last_accelerator_and_one_waits_for_it(
+    server: Server, user: ComponentUser, registry: Registry
+) -> None:
+    image = f"{registry.address}/server:1"
+    user.make_endpoint("full", maximum=1)
+    user.create("full", "holder", image, accelerators=2)
+    user.wait_serves("holder")
+    given = json.loads(user.invoke("full", "holder", CustomAttributes="show=environment"))
+    assert given["ZEROPULL_SIMULATED_ACCELERATORS"] == "2"
+    user.create("full", "waiter", image, accelerators=1)
+    reason = wait_until("it says for what it waits", lambda: user.describe("waiter").get(REASON))
+    assert "not enough hardware resources" in reason
+    assert "1 accelerators; at most" in reason
+    assert "0 accelerators are free on one of 1 instances" in reason
+    assert "MaxInstanceCount is 1" in reason
+    assert user.describe("waiter")["InferenceComponentStatus"] == "Creating"
+    with pytest.raises(ClientError, match="while it is in state CREATE_IN_PROGRESS"):
+        user.sagemaker.delete_inference_component(InferenceComponentName="waiter")
+    assert user.invoke("full", "holder") == b"hello"
+    user.delete("holder")
+    user.wait_serves("waiter")
+    assert "FailureReason" not in user.describe("waiter")
+    with pytest.raises(ClientError, match="A copy needs 3 of 2 accelerators of an empty"):
+        user.create("full", "never", image, accelerators=3)
+    server.delete_endpoint("full")
+
+
+def test_what_fits_nowhere_makes_an_instance_which_goes_when_it_is_idle(
+    server: Server, user: ComponentUser, registry: Registry
+) -> None:
+    user.make_endpoint("growing", minimum=0, maximum=3, InitialInstanceCount=1)
+    user.create("growing", "grower", f"{registry.address}/server:1", accelerators=1)
+    user.wait_serves("grower")
+    server.wait_cached("growing")
+    registry.reset()
+    user.scale("grower", 3)
+    user.wait_serves("grower", 3)
+    assert len(server.instances("growing")) == 2
+    newest = user.launches("growing", "grower")[-1]
+    assert newest["new_instance"]
+    assert stage_of(newest, "image")["bytes_by_source"].get("registry", 0) == 0
+    assert registry.counts.bytes_served == 0
+    user.scale("grower", 0)
+    wait_until("no instance is left", lambda: server.instances("growing") == [])
+    variant = server.sagemaker.describe_endpoint(EndpointName="growing")["ProductionVariants"][0]
+    assert variant["CurrentInstanceCount"] == 0
+    user.scale("grower", 1)
+    user.wait_serves("grower", 1)
+    assert user.invoke("growing", "grower") == b"hello"
+    server.delete_endpoint("growing")
+
+
+def test_a_new_image_makes_a_new_generation_while_the_old_one_serves(
+    server: Server, user: ComponentUser, registry: Registry
+) -> None:
+    push_image(registry.address, "added", "1", server_image_with("added"))
+    user.make_endpoint("images")
+    user.create("images", "old", f"{registry.address}/server:1")
+    user.wait_serves("old")
+    server.wait_cached("images", 1)
+    user.create("images", "new", f"{registry.address}/added:1")
+    user.wait_serves("new")
+    generation = server.wait_cached("images", 2)
+    images = json.loads((generation / "generation.json").read_text())["images"]
+    assert len(images) == 2
+    assert user.invoke("images", "old") == user.invoke("images", "new") == b"hello"
+    user.delete("new")
+    push_image(registry.address, "third", "1", server_image_with("third"))
+    user.create("images", "third", f"{registry.address}/third:1")
+    user.wait_serves("third")
+    generation = server.wait_cached("images", 3)
+    kept = json.loads((generation / "generation.json").read_text())["images"]
+    references = sorted(image["reference"].rpartition("/")[2] for image in kept)
+    assert references == ["server:1", "third:1"]
+    server.delete_endpoint("images")
+
+
+def test_a_rolling_update_under_load_fails_no_request_and_a_bad_one_is_rolled_back(
+    server: Server, user: ComponentUser, registry: Registry
+) -> None:
+    push_image(registry.address, "better", "1", server_image_with("better"))
+    user.make_endpoint("rolling")
+    user.create("rolling", "rolled", f"{registry.address}/server:1", copies=2)
+    user.wait_serves("rolled", 2)
+    with ComponentLoad(server, "rolling", "rolled").running() as load:
+        user.sagemaker.update_inference_component(
+            InferenceComponentName="rolled",
+            Specification=user.specification(f"{registry.address}/better:1"),
+            DeploymentConfig={
+                "RollingUpdatePolicy": {
+                    "MaximumBatchSize": {"Type": "COPY_COUNT", "Value": 1},
+                    "WaitIntervalInSeconds": 0,
+                }
+            },
+        )
+        assert user.describe("rolled")["InferenceComponentStatus"] == "Updating"
+        with pytest.raises(ClientError, match="while it is in state UPDATE_RC_IN_PROGRESS"):
+            user.scale("rolled", 1)
+        user.wait_serves("rolled", 2)
+        load.wait_for_more()
+        shown = user.describe("rolled")["Specification"]["Container"]["DeployedImage"]
+        assert shown["SpecifiedImage"] == f"{registry.address}/better:1"
+        marks = json.loads(user.invoke("rolling", "rolled", CustomAttributes="show=environment"))
+        assert marks["MARK"] == "better"
+        user.sagemaker.update_inference_component(
+            InferenceComponentName="rolled",
+            Specification=user.specification(f"{registry.address}/nowhere:1"),
+        )
+        user.wait_serves("rolled", 2)
+        found = user.describe("rolled")
+        assert "Please make sure all images" in found["FailureReason"]
+        assert found["Specification"]["Container"]["DeployedImage"] == shown
+        load.wait_for_more()
+    assert load.failed == []
+    server.delete_endpoint("rolling")
+
+
+def test_copies_of_a_killed_instance_come_back_elsewhere(
+    server: Server, user: ComponentUser, registry: Registry
+) -> None:
+    user.make_endpoint("killed", minimum=2, maximum=3, InitialInstanceCount=2)
+    user.create("killed", "moved", f"{registry.address}/server:1", copies=2)
+    user.wait_serves("moved", 2)
+    placed = {launch["instance_id"] for launch in user.launches("killed", "moved")}
+    victim = server.instances("killed")[0]
+    assert placed == set(server.instances("killed"))
+    with ComponentLoad(server, "killed", "moved").running() as load:
+        for role in ("agent", "containerd", "snapshotter"):
+            server.kill(server.daemon_pid(victim, role))
+        for shim, pids in server.shims(victim).items():
+            for pid in (*pids, shim):
+                server.kill(pid)
+        load.wait_for_more(40)
+        user.wait_serves("moved", 2, 120)
+        load.wait_for_more()
+    assert len(load.failed) <= 4, load.failed
+    server.delete_endpoint("killed")
+
+
+def test_a_crashing_component_says_so_and_harms_no_neighbour(
+    server: Server, user: ComponentUser, registry: Registry
+) -> None:
+    image = f"{registry.address}/server:1"
+    user.make_endpoint("crashing")
+    user.create("crashing", "good", image)
+    user.wait_serves("good")
+    user.create(
+        "crashing", "bad", image,
+        environment={"SERVER_BEHAVIOUR": "exit-at-start"},
+        StartupParameters={"ContainerStartupHealthCheckTimeoutInSeconds": 60},
+    )  # fmt: skip
+    reason = wait_until("its restarts are told of", lambda: user.describe("bad").get(REASON))
+    assert "is started again" in reason
+    assert "exited with status 3" in reason
+    assert user.describe("bad")["InferenceComponentStatus"] == "Creating"
+    assert user.invoke("crashing", "good") == b"hello"
+    reason = user.wait_failed("bad", 100)
+    assert "did not pass the ping health check" in reason
+    restarts = server.endpoint("crashing")["instances"][0]["copies"]
+    assert [copy["restarts"] for copy in restarts if copy["component"] == "good"] == [0]
+    user.delete("bad")
+    assert user.invoke("crashing", "good") == b"hello"
+    user.create("crashing", "bad", image)  # the name is free again
+    user.wait_serves("bad")
+    server.delete_endpoint("crashing")
     assert server.left_behind() == {}

@@ -48,12 +48,18 @@ def show_explanation(found: dict[str, Any], name: str, console: Console) -> None
         console.print(f"  image cache: {endpoint['image_cache']['message']}", markup=False)
     for target in endpoint["scaling"]:
         _explain_scaling(target, console)
+    for component in endpoint["components"]:
+        counts = f"{component['current_copies']} of {component['desired_copies']} copies serve"
+        text = f"  {component['name']} is {component['status']}, {counts}"
+        why = component["message"]
+        console.print(f"{text}: {why}" if why else text, markup=False)
     for instance in endpoint["instances"]:
         console.print(f"  {instance['instance_id']} {instance['state']}: {instance['reason']}")
         if instance["failure"]:
             console.print(f"    {instance['failure']}", markup=False)
         for copy in instance["copies"]:
-            text = f"    {copy['copy_id']} {copy['state']}, {copy['restarts']} restarts"
+            of = f" of {copy['component']}" if copy["component"] else ""
+            text = f"    {copy['copy_id']}{of} {copy['state']}, {copy['restarts']} restarts"
             console.print(f"{text}: {copy['message']}" if copy["message"] else text, markup=False)
 
 

@@ -132,4 +132,11 @@ def _state_of(report: NodeReport) -> NodeReport:
 
 
 def _gateway_state(report: GatewayReport) -> tuple[object, ...]:
-    return report.routes_version, report.in_flight, report.routed_at_s, report.first_response_s
+    waiting = {name for name, count in report.queued.items() if count}
+    return (
+        report.routes_version,
+        report.in_flight,
+        report.routed_at_s,
+        report.first_response_s,
+        waiting,
+    )

@@ -13,10 +13,11 @@ from aiohttp import web
 
 from zeropull.autoscaler.readings import Decision
 from zeropull.controlapi.exchange import Exchange
+from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Endpoint
 from zeropull.resources.imagecaches import ImageCacheRecord
 from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
-from zeropull.resources.scaling import ScalableTarget
+from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget, component_of
 from zeropull.resources.settings import Settings
 from zeropull.statestore import Store
 
@@ -74,6 +75,7 @@ class AdminApi:
                 else "",
             },
             "scaling": self._scaling(endpoint),
+            "components": self._components(endpoint),
             "instances": [
                 {
                     "instance_id": i.instance_id,
@@ -85,6 +87,7 @@ class AdminApi:
                     "copies": [
                         {
                             "copy_id": c.copy_id,
+                            "component": c.component,
                             "state": c.state,
                             "restarts": c.restarts,
                             "message": c.message,
@@ -97,13 +100,33 @@ class AdminApi:
             ],
         }
 
+    def _components(self, endpoint: Endpoint) -> list[dict[str, Any]]:
+        """`message`: what failed, or for what copies wait."""
+        stored = self._store.select(InferenceComponent, endpoint_uid=endpoint.uid)
+        return [
+            {
+                "name": c.name,
+                "status": c.status.value,
+                "desired_copies": c.desired_copies,
+                "current_copies": c.current_copies,
+                "message": c.failure_reason or c.waiting,
+            }
+            for c in (s.document for s in stored)
+        ]
+
     def _scaling(self, endpoint: Endpoint) -> list[dict[str, Any]]:
         """Every scalable target of the endpoint with its newest decision."""
+        components = {component["name"] for component in self._components(endpoint)}
         decisions = self._decisions()
         found = []
         for stored in self._store.select(ScalableTarget, prefix=f"{endpoint.account}/"):
             target = stored.document
-            if target.endpoint_and_variant[0] != endpoint.name:
+            mine = (
+                component_of(target.resource_id) in components
+                if target.dimension == COMPONENT_DIMENSION
+                else target.endpoint_and_variant[0] == endpoint.name
+            )
+            if not mine:
                 continue
             mode, decided_s, decision = decisions.get(target.key, ("", 0.0, None))
             found.append(

@@ -35,7 +35,8 @@ class ControlLink:
         self._client = client
         self._gateway_id = gateway_id
         self._routes_file = routes_file
-        self._applied = asyncio.Event()
+        self._urgent = asyncio.Event()  # routes were applied, or a request waits for a first copy
+        gateway.first_held = self._urgent.set
 
     def load_routes(self) -> bool:
         """Serve from the routes that the last gateway kept; False when there are none to use."""
@@ -93,7 +94,7 @@ class ControlLink:
             pause_s = RETRY_S
             if routes is not None and routes.version > self._gateway.table.version:
                 self._gateway.apply(routes)
-                self._applied.set()
+                self._urgent.set()
                 await asyncio.to_thread(self._keep, routes)
 
     async def _report_always(self) -> None:
@@ -102,10 +103,10 @@ class ControlLink:
             until_s = 1.0 - now_s % 1.0 + REPORT_LAG_S
             try:
                 async with asyncio.timeout(until_s):
-                    await self._applied.wait()
+                    await self._urgent.wait()
             except TimeoutError:
                 pass  # the second is over
-            self._applied.clear()
+            self._urgent.clear()
             await self.report()
 
     def _keep(self, routes: Routes) -> None:

@@ -66,6 +66,8 @@ class Gateway:
         self.body_bytes = 0  # of request bodies in memory
         self.refusals: dict[tuple[int, str], int] = {}  # before any group was found
         self.cancelled = 0
+        # Called when a request is held where no copy is: it cannot wait for the next report.
+        self.first_held: Callable[[], None] = lambda: None
         self.first_responses: dict[str, float] = {}
         self._host, self._port = host, port
         self._unaries: dict[Invocation, float] = {}  # invocation -> deadline, in order of both

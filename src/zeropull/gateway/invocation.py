@@ -227,6 +227,8 @@ class Invocation:
                 )
                 return
             self.held = True
+            if not group.waiting:
+                self._gateway.first_held()
         if len(group.waiting) >= group.queue_limit:
             self._refuse(
                 answers.service_unavailable(

@@ -38,6 +38,7 @@ from zeropull.reconcilers.observations import (
 )
 from zeropull.reconcilers.routing import MAX_CONCURRENCY_TAG, build_routes
 from zeropull.reconcilers.view import View
+from zeropull.reconcilers.waking import held_requests, wake_components
 from zeropull.resources.accounts import StoredKey
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.documents import Document
@@ -136,9 +137,9 @@ class Controller:
                 self.reconcile()
             except ZeropullError as error:
                 log.error("reconciliation failed", error=error.reason)
-            try:
             except Exception as error:  # ending here would end every other endpoint's care too
                 log.error("reconciliation failed", error=str(error), exc_info=error)
+            try:
                 async with asyncio.timeout(self._settings.endpoints.interval_s):
                     await self._wake.wait()
             except TimeoutError:
@@ -151,7 +152,13 @@ class Controller:
             self._wake.set()
 
     async def _watch_store(self) -> None:
-        kinds = (Endpoint.kind, InferenceComponent.kind, StoredKey.kind, ResourceTags.kind)
+        kinds = (
+            Endpoint.kind,
+            InferenceComponent.kind,
+            ScalableTarget.kind,
+            StoredKey.kind,
+            ResourceTags.kind,
+        )
         seen = self._store.revision_of(*kinds)
         while True:
             now = await self._store.wait_for_change(seen, *kinds, timeout_s=60.0)
@@ -218,6 +225,9 @@ class Controller:
             now_s,
             self._settings.endpoints.route_ack_s,
         )
+        held = self._held_components()
+        waiting = held_requests(received.report for received in self._exchange.gateways.values())
+        wake_components(self._store, held, waiting, now_s)
         views = []
         for stored in self._store.select(Endpoint):
             view = self._observe(View(stored.document, gateways=gateways), now_s)
@@ -243,7 +253,7 @@ class Controller:
         self._caches.reconcile(views, now_s)
         for view in views:
             self._publish_assignments(view, now_s)
-        self._publish_routes(views, now_s)
+        self._publish_routes(views, held, now_s)
         self._forget_what_is_gone(views)
 
     def _plan(self, view: View, now_s: float) -> Draft:
@@ -465,7 +475,9 @@ class Controller:
             )
             self._exchange.publish_assignment(assignment, now_s)
 
-    def _publish_routes(self, views: list[View], now_s: float) -> None:
+    def _publish_routes(
+        self, views: list[View], held: dict[str, frozenset[str]], now_s: float
+    ) -> None:
         keys = [
             AccessKey(k.access_key_id, k.secret_access_key, k.account)
             for k in (s.document for s in self._store.select(StoredKey))
@@ -478,7 +490,7 @@ class Controller:
             queue_limit=self._settings.gateway.queue_limit,
             max_concurrency=self._max_concurrency(views),
             component_concurrency=self._component_concurrency(views),
-            held=self._held_components(),
+            held=held,
         )
         self._routes_version = self._exchange.publish_routes(routes, now_s)
 
