@@ -106,6 +106,7 @@ def main(argv: Sequence[str]) -> int:
     console.print(machine, shown, sep="\n")
     console.print((__doc__ or "").split("\n\n", 2)[2])
     runs: list[Run] = []
+    failed = 0
     with _scratch() as scratch:
         session = Session(image, FOLDER / "registry", scratch, console)
         for link in options.links:
@@ -114,13 +115,17 @@ def main(argv: Sequence[str]) -> int:
                 resolved = _push(rig, image)
                 for _ in range(options.rounds):
                     for puller in pullers:
-                        runs += _measure(session, rig, resolved, puller, bool(model_bytes))
+                        try:
+                            runs += _measure(session, rig, resolved, puller, bool(model_bytes))
+                        except RuntimeError as error:
+                            failed += 1
+                            console.print(f"  {puller} failed: {error}", markup=False)
                         if options.json:
                             document = {"machine": machine, "image": shown}
                             document["runs"] = [asdict(run) for run in runs]
                             options.json.write_text(json.dumps(document, indent=1) + "\n")
     console.print(_table(runs))
-    return 0
+    return 1 if failed else 0
 
 
 # ----------------------------------------------------------------------------------- runs

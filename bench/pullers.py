@@ -1,7 +1,8 @@
 """The pullers that the image benchmark sets side by side; each begins with an empty disk.
 
 containerd 2 has its best settings: ranged GETs in parallel into 8 MiB chunks, as many layers
-unpacked at once as there are processors, and for EROFS its own differ (mkfs.erofs --tar).
+unpacked at once as there are processors, and for EROFS its own differ with a tar index, which took
+the least CPU time and wrote the least of its modes.
 """
 
 from __future__ import annotations
@@ -174,6 +175,9 @@ class _Containerd(_Daemon):
     platform = "linux/amd64"
     snapshotter = "{self.snapshotter}"
     differ = "{differ}"
+
+[plugins."io.containerd.differ.v1.erofs"]
+  enable_tar_index = true
 
 [plugins."io.containerd.service.v1.diff-service"]
   default = ["{differ}", "walking"]
