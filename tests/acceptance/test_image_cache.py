@@ -75,7 +75,8 @@ def test_a_flipped_byte_in_a_generation_is_noticed_and_the_image_pulled(
     damage(files[-1])
     registry.reset()
     server.scale_and_wait(name, 2)
-    assert server.image_stage(name)["bytes_by_source"]["registry"] > 0
+    stage = server.image_stage(name)
+    assert stage["bytes_by_source"]["registry"] > 0, f"{stage}\n{server.log()}"
     assert registry.counts.matching("/blobs/")
     for _ in range(4):  # both instances take their turns
         assert server.invoke(name) == b"hello"
