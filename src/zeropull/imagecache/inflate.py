@@ -8,6 +8,7 @@ import queue
 import threading
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Protocol, cast
 
 import zstandard
@@ -31,17 +32,31 @@ class _Readable(Protocol):
 
 
 class BlobReader:
-    """The raw file that decompressors read: hashes and counts what the blob's buffers bring."""
+    """The raw file that decompressors read: hashes and counts what the blob's buffers bring.
 
-    def __init__(self, buffers: Iterator[memoryview | bytes]) -> None:
+    With `hash_in` a buffer is hashed there while the caller inflates it, and is done with before
+    the next one is asked for: inflating alone is what a large layer waits for.
+    """
+
+    def __init__(
+        self, buffers: Iterator[memoryview | bytes], hash_in: Executor | None = None
+    ) -> None:
         self.size = 0
         self._buffers = buffers
         self._view = memoryview(b"")
         self._hash = hashlib.sha256()
+        self._hash_in = hash_in
+        self._hashing: Future[None] | None = None
 
     @property
     def digest(self) -> str:
+        self._hashed()
         return "sha256:" + self._hash.hexdigest()
+
+    def hash_here(self) -> None:
+        """From now on nothing is handed to `hash_in`, and no buffer is in use there."""
+        self._hash_in = None
+        self._hashed()
 
     def readinto(self, buffer: memoryview) -> int:
         if not self._view and not self._more():
@@ -74,14 +89,23 @@ class BlobReader:
             pass
 
     def _more(self) -> bool:
+        self._hashed()
         for part in self._buffers:
             if len(part):
-                self._hash.update(part)
+                if self._hash_in is None:
+                    self._hash.update(part)
+                else:
+                    self._hashing = self._hash_in.submit(self._hash.update, part)
                 self.size += len(part)
                 self._view = memoryview(part)
                 return True
         self._view = memoryview(b"")
         return False
+
+    def _hashed(self) -> None:
+        hashing, self._hashing = self._hashing, None
+        if hashing is not None:
+            hashing.result()
 
 
 class TarStream:
@@ -93,7 +117,8 @@ class TarStream:
     def __init__(
         self, blob: Iterator[memoryview | bytes], blob_size: int, stop: threading.Event
     ) -> None:
-        self._blob = BlobReader(blob)
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="layer-blob-hash")
+        self._blob = BlobReader(blob, self._hasher)
         self._limit = BOMB_FREE_BYTES + BOMB_FACTOR * blob_size
         self._stop = stop
         self._ended = False
@@ -114,6 +139,8 @@ class TarStream:
         self._ended = True
         self._free.put(None)
         self._thread.join()
+        self._blob.hash_here()
+        self._hasher.shutdown()
 
     @property
     def blob_digest(self) -> str:
