@@ -13,11 +13,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zeropull.autoscaler.loadwindow import PEAK_S, LoadWindow
+from zeropull.autoscaler.loadwindow import PEAK_S, STEADY_S, LoadWindow
 from zeropull.autoscaler.readings import Decision, Limits, NotScaled
 from zeropull.autoscaler.targettracking import SCALE_IN_FRACTION
 
 REACT_S = 2
+SPIKE_FRACTION = 0.95
+"""How much of its target a fleet may be filled by the highest five seconds of 15 minutes."""
 MAX_FORECAST_RATIO = 1.5
 """A forecast may not ask for more than this many times the load that is really there."""
 
@@ -64,6 +66,8 @@ def decide_fast(
     waiting = queue_age_s >= REACT_S
     if sustained > fleet.ready * policy.target or waiting:
         return _scale_out(policy, window, queue_age_s, fleet, limits, now_s)
+    if window.covers(STEADY_S) and _with_reserve(policy, window.steady()) > capacity:
+        return _keep_reserve(policy, window, fleet, limits)
     return _scale_in(policy, window, fleet, limits)
 
 
@@ -78,7 +82,7 @@ def _scale_out(
     load = window.mean(REACT_S)
     ahead = load + max(0.0, window.slope_per_s()) * fleet.startup_s
     forecast = min(ahead, load * MAX_FORECAST_RATIO)
-    wanted = math.ceil(forecast / policy.target)
+    wanted = max(math.ceil(forecast / policy.target), _with_reserve(policy, window.steady()))
     if queue_age_s >= REACT_S:
         wanted = max(wanted, fleet.ready + 1)
     seen = (
@@ -91,6 +95,20 @@ def _scale_out(
         soonest = min(fleet.starting_at_s, default=now_s) - now_s
         why = f"{seen}: {len(fleet.starting_at_s)} starting, the next in {max(0.0, soonest):.0f} s"
         return _stay(policy, fleet.capacity, NotScaled.STARTING, why)
+    return _limited(policy, wanted, seen, fleet, limits)
+
+
+def _keep_reserve(policy: FastPolicy, window: LoadWindow, fleet: Fleet, limits: Limits) -> Decision:
+    wanted = _with_reserve(policy, window.steady())
+    seen = (
+        f"{window.steady():.1f} requests in flight over a minute leave less than "
+        f"{1 - SCALE_IN_FRACTION:.0%} of {fleet.capacity} × {policy.target:g} free"
+    )
+    return _limited(policy, wanted, seen, fleet, limits)
+
+
+def _limited(policy: FastPolicy, wanted: int, seen: str, fleet: Fleet, limits: Limits) -> Decision:
+    """Scale out as far as the target allows, or say what is in the way."""
     if limits.scale_out_suspended:
         return _stay(policy, fleet.capacity, NotScaled.SUSPENDED, f"{seen}: scale-out is suspended")
     allowed = limits.clamp(wanted)
@@ -100,10 +118,18 @@ def _scale_out(
     return Decision(allowed, f"{seen}: {wanted} wanted", policy.name)
 
 
+def _with_reserve(policy: FastPolicy, load: float) -> int:
+    """How many serve a steady load and keep a tenth in hand for its noise."""
+    return math.ceil(round(load / (SCALE_IN_FRACTION * policy.target), 6))
+
+
 def _scale_in(policy: FastPolicy, window: LoadWindow, fleet: Fleet, limits: Limits) -> Decision:
     capacity = fleet.capacity
     peak = window.peak()
-    needed = max(1, math.ceil(peak / (SCALE_IN_FRACTION * policy.target))) if peak else 0
+    needed = max(
+        math.ceil(round(peak / (SPIKE_FRACTION * policy.target), 6)),
+        _with_reserve(policy, window.steady_peak()),
+    )
     wanted = max(needed, limits.minimum)
     seen = f"at most {peak:.1f} requests in flight in {PEAK_S // 60} minutes need {needed}"
     if wanted >= capacity:

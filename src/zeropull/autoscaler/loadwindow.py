@@ -8,61 +8,98 @@ from __future__ import annotations
 from collections import deque
 
 PEAK_S = 15 * 60
+STEADY_S = 60
+SPIKE_S = 5
 TREND_S = 20
+
+
+class SlidingMaximum:
+    """The largest of the values of the last `span_s` seconds."""
+
+    def __init__(self, span_s: int) -> None:
+        self._span_s = span_s
+        self._falling: deque[tuple[int, float]] = deque()  # the head is the maximum
+
+    def add(self, second: int, value: float) -> None:
+        while self._falling and self._falling[-1][1] <= value:
+            self._falling.pop()
+        self._falling.append((second, value))
+        while self._falling[0][0] <= second - self._span_s:
+            self._falling.popleft()
+
+    def value(self) -> float:
+        """0 without values."""
+        return self._falling[0][1] if self._falling else 0.0
 
 
 class LoadWindow:
     """Takes one reading a second, in order; a gap counts as "the same as before"."""
 
     def __init__(self, *, peak_s: int = PEAK_S) -> None:
-        self._peak_s = peak_s
-        self._recent: deque[tuple[int, float]] = deque(maxlen=TREND_S)
-        self._peaks: deque[tuple[int, float]] = deque()  # falling values: the head is the peak
+        self._minute: deque[tuple[int, float]] = deque()
+        self._total = 0.0  # of the minute
+        self._spikes = SlidingMaximum(peak_s)
+        self._steady = SlidingMaximum(peak_s)
         self._first_s: int | None = None
 
     def add(self, second: int, load: float) -> None:
         """`load` is the mean number of requests in flight or waiting during that second."""
         if self._first_s is None:
             self._first_s = second
-        self._recent.append((second, load))
-        # A single second's spike is noise for scale-in: the peak is that of five-second means.
-        tail = [value for at, value in self._recent if at > second - 5]
-        smooth = sum(tail) / len(tail)
-        while self._peaks and self._peaks[-1][1] <= smooth:
-            self._peaks.pop()
-        self._peaks.append((second, smooth))
-        while self._peaks[0][0] <= second - self._peak_s:
-            self._peaks.popleft()
+        self._minute.append((second, load))
+        self._total += load
+        while self._minute[0][0] <= second - STEADY_S:
+            self._total -= self._minute.popleft()[1]
+        # A single second is noise for scale-in.
+        self._spikes.add(second, self.mean(SPIKE_S))
+        if self.covers(STEADY_S):
+            self._steady.add(second, self.steady())
 
     def sustained(self, seconds: int) -> float | None:
         """The lowest load of the last `seconds`: what was exceeded all the time. None = too new."""
-        if len(self._recent) < seconds:
+        if len(self._minute) < seconds:
             return None
-        newest = self._recent[-1][0]
-        return min(value for at, value in self._recent if at > newest - seconds)
+        return min(self._newest(seconds))
 
     def mean(self, seconds: int) -> float:
-        """The mean of the last `seconds`; 0 without readings."""
-        if not self._recent:
-            return 0.0
-        newest = self._recent[-1][0]
-        values = [value for at, value in self._recent if at > newest - seconds]
-        return sum(values) / len(values)
+        """The mean of the last `seconds`, at most a minute; 0 without readings."""
+        values = self._newest(seconds)
+        return sum(values) / len(values) if values else 0.0
+
+    def steady(self) -> float:
+        """The mean of the last minute; 0 without readings."""
+        return max(0.0, self._total) / len(self._minute) if self._minute else 0.0
 
     def slope_per_s(self) -> float:
         """Growth of the load over the last 20 s, from the means of both halves."""
-        if len(self._recent) < TREND_S:
+        values = self._newest(TREND_S)
+        if len(values) < TREND_S:
             return 0.0
-        values = [value for _, value in self._recent]
         half = TREND_S // 2
-        return (sum(values[half:]) - sum(values[:half])) / half / half
+        return (sum(values[:half]) - sum(values[half:])) / half / half
 
     def peak(self) -> float:
         """The highest five-second mean of the last 15 minutes; 0 without readings."""
-        return self._peaks[0][1] if self._peaks else 0.0
+        return self._spikes.value()
+
+    def steady_peak(self) -> float:
+        """The highest one-minute mean of the last 15 minutes; 0 before the first whole one."""
+        return self._steady.value()
 
     def covers(self, seconds: int) -> bool:
         """Whether readings go back that far, without which nothing is scaled in."""
-        if self._first_s is None or not self._recent:
+        if self._first_s is None or not self._minute:
             return False
-        return self._recent[-1][0] - self._first_s + 1 >= seconds
+        return self._minute[-1][0] - self._first_s + 1 >= seconds
+
+    def _newest(self, seconds: int) -> list[float]:
+        """Newest first."""
+        if not self._minute:
+            return []
+        limit = self._minute[-1][0] - seconds
+        values = []
+        for second, value in reversed(self._minute):
+            if second <= limit:
+                break
+            values.append(value)
+        return values

@@ -24,6 +24,7 @@ class NotScaled(StrEnum):
     NO_DATA = "InsufficientData"
     WITHIN_TARGET = "WithinTarget"
     STARTING = "CapacityStarting"
+    NO_CAPACITY = "InsufficientCapacity"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import math
 import statistics
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from zeropull.autoscaler.alarms import AlarmState
 from zeropull.autoscaler.combining import LastScaling, combine
 from zeropull.autoscaler.fast import FastPolicy, Fleet, decide_fast
-from zeropull.autoscaler.loadwindow import LoadWindow
+from zeropull.autoscaler.loadwindow import PEAK_S, LoadWindow
 from zeropull.autoscaler.readings import Decision, Limits, NotScaled
 from zeropull.autoscaler.schedules import next_run, utc_text
 from zeropull.autoscaler.stepscaling import propose_step
@@ -26,11 +25,13 @@ from zeropull.controlapi.exchange import Exchange
 from zeropull.errors import ZeropullError
 from zeropull.metricstore.alarmspecs import alarm_spec
 from zeropull.metricstore.scalingmetrics import (
+    SAGEMAKER,
     concurrency_target,
     step_policy,
     tracking_policy,
 )
-from zeropull.metricstore.store import MetricStore
+from zeropull.metricstore.store import MetricKey, MetricStore
+from zeropull.reconcilers.activities import ActivityLog
 from zeropull.reconcilers.alarming import evaluate_alarms
 from zeropull.reconcilers.publishing import (
     LoadSecond,
@@ -41,12 +42,11 @@ from zeropull.reconcilers.publishing import (
 from zeropull.reconcilers.scaled import Scaled, scaled_by
 from zeropull.resources.alarms import MetricAlarm, alarm_key
 from zeropull.resources.capacity import CapacityChange
-from zeropull.resources.instances import Instance, TimelineRecord
+from zeropull.resources.instances import Instance, InstanceState, TimelineRecord
 from zeropull.resources.scaling import (
     COMPONENT_DIMENSION,
     SCALING_TAG,
     ScalableTarget,
-    ScalingActivity,
     ScalingPolicy,
     ScheduledAction,
     component_of,
@@ -61,7 +61,6 @@ READINGS_DELAY_S = 2
 """Alarms are evaluated this long after a period has ended, so that its readings are in."""
 UTILIZATION_S = 60
 ROLL_UP_S = 3600
-ACTIVITIES_KEPT = 200
 STARTS_REMEMBERED = 10
 FIRST_GUESS_S = 60.0
 
@@ -70,15 +69,32 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class TargetState:
-    """What is kept in memory of one target; all of it can be lost."""
+    """What is kept in memory of one target; all of it can be read again from the stores."""
 
+    activities: ActivityLog
     window: LoadWindow = field(default_factory=LoadWindow)
     newest: LoadSecond = field(default_factory=LoadSecond)
     newest_second: int = 0
-    last_not_scaled: tuple[str, ...] = ()
     decision: Decision | None = None
     decided_s: float = 0.0
     overload_since_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What one policy would do, the alarm in ALARM that asks for it, and whether one of its alarms
+    was evaluated just now: only then may it begin something."""
+
+    decision: Decision
+    alarm: MetricAlarm | None
+    is_due: bool
+
+    def as_vote(self, capacity: int) -> Decision:
+        """Its say in a scale-in that another policy begins."""
+        if self.decision.desired <= capacity:
+            return self.decision
+        why = "its alarm is evaluated later"
+        return Decision(capacity, why, self.decision.policy, NotScaled.WITHIN_TARGET)
 
 
 class ScalingController:
@@ -151,15 +167,16 @@ class ScalingController:
         due: set[str],
         now_s: float,
     ) -> None:
-        state = self._targets.setdefault(target.key, TargetState())
+        state = self._targets.get(target.key)
+        if state is None:
+            state = self._targets[target.key] = self._recalled(target, now_s)
         self._feed(target, state, loads)
         target = self._run_schedules(target, now_s)
         scaled = scaled_by(self._store, target)
         if scaled is None:
             return
-        with self._store.transaction():
-            self._finish_activities(target, scaled, now_s)
-        if self._keep_bounds(target, scaled, now_s):
+        state.activities.follow(scaled, self._lacking(scaled), now_s)
+        if self._keep_bounds(target, state, scaled, now_s):
             return
         policies = [
             stored.document for stored in self._store.select(ScalingPolicy, prefix=f"{target.key}/")
@@ -178,27 +195,29 @@ class ScalingController:
         due: set[str],
         now_s: float,
     ) -> None:
-        """When an alarm of one of the policies was evaluated."""
+        """When an alarm of one of the policies was evaluated. The others have their say too: a
+        policy by the minute keeps one by ten seconds from scaling in between."""
         proposals: list[Decision] = []
         alarms: dict[str, MetricAlarm] = {}
+        is_due = False
         for policy in policies:
-            proposal, alarm = self._proposal(policy, scaled, due)
-            if proposal is not None:
-                proposals.append(proposal)
+            found = self._proposal(target, state, policy, scaled, due, now_s)
+            if found is None:
+                continue
+            is_due |= found.is_due
+            alarm = found.alarm if found.is_due else None
+            proposals.append(found.decision if found.is_due else found.as_vote(scaled.desired))
             if alarm is not None:
                 alarms[policy.name] = alarm
-        if not proposals:
+        if not is_due:
             return
         decision = combine(
             proposals,
             capacity=scaled.desired,
             limits=_limits(target),
-            last=LastScaling(
-                target.out_at_s, target.out_from, target.out_to, target.out_cooldown_s,
-                target.in_at_s, target.in_cooldown_s,
-            ),
+            last=_last_scaling(target),
             now_s=now_s,
-        )  # fmt: skip
+        )
         state.decision, state.decided_s = decision, now_s
         if decision.not_scaled is not None and not alarms:
             return  # nothing is in ALARM: there was no attempt
@@ -208,32 +227,48 @@ class ScalingController:
         self._carry_out(target, state, scaled, decision, cause, chosen, now_s)
 
     def _proposal(
-        self, policy: ScalingPolicy, scaled: Scaled, due: set[str]
-    ) -> tuple[Decision | None, MetricAlarm | None]:
-        """What the policy would do, and the alarm in ALARM that asks for it."""
+        self,
+        target: ScalableTarget,
+        state: TargetState,
+        policy: ScalingPolicy,
+        scaled: Scaled,
+        due: set[str],
+        now_s: float,
+    ) -> Proposal | None:
+        """What the policy would do; None when it has nothing to say."""
         if policy.policy_type == "StepScaling":
-            return self._step_proposal(policy, scaled, due)
+            return self._step_proposal(target, policy, scaled, due, now_s)
         found = [self._store.get(MetricAlarm, alarm_key(policy.account, n)) for n in policy.alarms]
         alarms = [stored.document for stored in found if stored is not None]
-        if len(alarms) != 2 or not any(alarm.key in due for alarm in alarms):
-            return None, None
+        if len(alarms) != 2:
+            return None
         high, low = alarms
         spec = alarm_spec(high.request)
         series = spec.series(self._metrics, policy.account, self._evaluated_s)
         newest = max(series, default=None)
-        proposal = propose(
+        decision = propose(
             tracking_policy(policy),
             high=AlarmState(high.state) if high.actions_enabled else AlarmState.OK,
             low=AlarmState(low.state) if low.actions_enabled else AlarmState.OK,
             metric=None if newest is None else series[newest],
             capacity=scaled.desired,
         )
+        if newest is not None and newest < state.activities.changed_s():
+            # Per unit of another capacity: the step would be computed from the wrong number.
+            why = f"{decision.reason}; waiting for a reading of the new capacity"
+            decision = Decision(scaled.desired, why, policy.name, NotScaled.COOLING_DOWN)
         alarming = high if high.state == AlarmState.ALARM else low
-        return proposal, alarming if alarming.state == AlarmState.ALARM else None
+        is_due = any(alarm.key in due for alarm in alarms)
+        return Proposal(decision, alarming if alarming.state == AlarmState.ALARM else None, is_due)
 
     def _step_proposal(
-        self, policy: ScalingPolicy, scaled: Scaled, due: set[str]
-    ) -> tuple[Decision | None, MetricAlarm | None]:
+        self,
+        target: ScalableTarget,
+        policy: ScalingPolicy,
+        scaled: Scaled,
+        due: set[str],
+        now_s: float,
+    ) -> Proposal | None:
         for stored in self._store.select(MetricAlarm, prefix=f"{policy.account}/"):
             alarm = stored.document
             if alarm.key not in due or policy.arn not in (alarm.request.get("AlarmActions") or []):
@@ -247,15 +282,19 @@ class ScalingController:
             config = policy.request["StepScalingPolicyConfiguration"]
             how = config.get("MetricAggregationType", "Average")
             aggregate = {"Minimum": min, "Maximum": max}.get(how, statistics.fmean)
-            metric = float(aggregate(values[-spec.rule.evaluation_periods :]))
-            proposal = propose_step(
+            # During the cooldown of a scale-out, what that one added counts as added already.
+            cooling = _last_scaling(target).cooling_out(now_s)
+            decision = propose_step(
                 step_policy(policy),
-                metric=metric,
+                metric=float(aggregate(values[-spec.rule.evaluation_periods :])),
                 threshold=spec.rule.threshold,
-                capacity=scaled.desired,
+                capacity=min(target.out_from, scaled.desired) if cooling else scaled.desired,
             )
-            return proposal, alarm
-        return None, None
+            if cooling and decision.desired <= scaled.desired:
+                why = f"{decision.reason}; scaled out to {scaled.desired} already, cooling down"
+                decision = Decision(scaled.desired, why, policy.name, NotScaled.COOLING_DOWN)
+            return Proposal(decision, alarm, is_due=True)
+        return None
 
     def _decide_fast(
         self,
@@ -317,14 +356,18 @@ class ScalingController:
     ) -> None:
         capacity = scaled.desired
         if decision.not_scaled is not None:
-            self._note_not_scaled(target, state, decision.not_scaled, capacity, cause, now_s)
+            state.activities.note_not_scaled(target, decision.not_scaled, capacity, cause, now_s)
+            return
+        if decision.desired > capacity and (pause := state.activities.retry(now_s)) is not None:
+            left_s, message = pause
+            why = f"{decision.reason}; the last attempt failed, next in {left_s:.0f} s: {message}"
+            state.decision = Decision(capacity, why, decision.policy, NotScaled.NO_CAPACITY)
             return
         since_s = state.overload_since_s if decision.desired > capacity else None
         is_fast = self._mode(target) == "fast"
         if not self._change(scaled, decision, since_s, now_s, is_fast=is_fast):
-            self._note_not_scaled(target, state, NotScaled.UNSCALABLE, capacity, cause, now_s)
+            state.activities.note_not_scaled(target, NotScaled.UNSCALABLE, capacity, cause, now_s)
             return
-        state.last_not_scaled = ()
         cooldown_out, cooldown_in = _cooldowns(policy)
         with self._store.transaction():
             if decision.desired > capacity:
@@ -341,7 +384,7 @@ class ScalingController:
                 changed = replace(target, in_at_s=now_s, in_cooldown_s=cooldown_in)
             if self._store.get(ScalableTarget, target.key) is not None:
                 self._store.put(changed)
-            self._record(target, decision.desired, cause, now_s)
+            state.activities.begin(target, decision.desired, cause, now_s)
         log.info(
             "capacity changed",
             target=target.resource_id,
@@ -364,7 +407,9 @@ class ScalingController:
         change = CapacityChange(decision.desired, reason=decision.reason, cause_s=since_s)
         return scaled.change(self._store, change, now_s, while_scaling=is_fast)
 
-    def _keep_bounds(self, target: ScalableTarget, scaled: Scaled, now_s: float) -> bool:
+    def _keep_bounds(
+        self, target: ScalableTarget, state: TargetState, scaled: Scaled, now_s: float
+    ) -> bool:
         """Move a capacity that is outside of the target's bounds; True when it was."""
         allowed = _limits(target).clamp(scaled.desired)
         if allowed == scaled.desired:
@@ -373,20 +418,21 @@ class ScalingController:
         bound = target.minimum if allowed > scaled.desired else target.maximum
         cause = f"{which} capacity was set to {bound}"
         if self._change(scaled, Decision(allowed, cause), None, now_s):
-            with self._store.transaction():
-                self._record(target, allowed, cause, now_s)
+            state.activities.begin(target, allowed, cause, now_s)
             log.info("capacity moved into its bounds", target=target.resource_id, desired=allowed)
         return True
 
     def _run_schedules(self, target: ScalableTarget, now_s: float) -> ScalableTarget:
-        """Carry out what is due; the newest action wins."""
+        """Carry out what is due, once however often it was missed; what was due last wins."""
+        due: list[tuple[float, ScheduledAction]] = []
         for stored in self._store.select(ScheduledAction, prefix=f"{target.key}/"):
             action = stored.document
             due_s = next_run(
                 action.schedule, action.timezone, action.last_run_s, created_s=action.created_s
             )
-            if due_s is None or due_s > now_s:
-                continue
+            if due_s is not None and due_s <= now_s:
+                due.append((due_s, action))
+        for due_s, action in sorted(due, key=lambda each: (each[0], each[1].name)):
             is_within = (action.start_s or 0.0) <= due_s <= (action.end_s or math.inf)
             with self._store.transaction():
                 self._store.put(replace(action, last_run_s=now_s))
@@ -397,85 +443,6 @@ class ScalingController:
                     self._store.put(target)
                     log.info("scheduled action", action=action.name, due=utc_text(due_s))
         return target
-
-    def _record(self, target: ScalableTarget, desired: int, cause: str, now_s: float) -> None:
-        """In a transaction. An activity that was still in progress has been overtaken."""
-        what = "copy count" if target.dimension == COMPONENT_DIMENSION else "instance count"
-        for stored in self._activities(target):
-            if stored.status == "InProgress":
-                self._store.put(replace(stored, status="Overridden", ended_s=now_s))
-        self._store.put(
-            ScalingActivity(
-                activity_id=str(uuid.uuid4()),
-                account=target.account,
-                resource_id=target.resource_id,
-                dimension=target.dimension,
-                description=f"Setting desired {what} to {desired}.",
-                cause=cause,
-                began_s=now_s,
-                status="InProgress",
-                message=(
-                    f"Successfully set desired {what} to {desired}. Waiting for change to be "
-                    "fulfilled by sagemaker."
-                ),
-                desired=desired,
-            )
-        )
-        self._bound_activities(target)
-
-    def _note_not_scaled(
-        self,
-        target: ScalableTarget,
-        state: TargetState,
-        code: NotScaled,
-        capacity: int,
-        cause: str,
-        now_s: float,
-    ) -> None:
-        """Only the first of a run of equal reasons is recorded, and only those AWS knows."""
-        if state.last_not_scaled == (code.value, str(capacity)) or code not in _RECORDED:
-            return
-        state.last_not_scaled = (code.value, str(capacity))
-        reason: dict[str, str | int] = {"Code": code.value}
-        if code is NotScaled.AT_MAXIMUM:
-            reason["MaxCapacity"] = target.maximum
-        elif code is NotScaled.AT_MINIMUM:
-            reason["MinCapacity"] = target.minimum
-        elif code is NotScaled.AT_DESIRED:
-            reason["CurrentCapacity"] = capacity
-        with self._store.transaction():
-            self._store.put(
-                ScalingActivity(
-                    activity_id=str(uuid.uuid4()),
-                    account=target.account,
-                    resource_id=target.resource_id,
-                    dimension=target.dimension,
-                    description="Attempting to scale due to alarm triggered",
-                    cause=cause,
-                    began_s=now_s,
-                    ended_s=now_s,
-                    status="Failed",
-                    not_scaled=(dict(reason),),
-                )
-            )
-            self._bound_activities(target)
-
-    def _finish_activities(self, target: ScalableTarget, scaled: Scaled, now_s: float) -> None:
-        """Give activities in progress their end, as the endpoint or the component shows it."""
-        for activity in self._activities(target):
-            if activity.status != "InProgress" or scaled.is_in_progress:
-                continue
-            done = scaled.current == activity.desired
-            what = f"{scaled.unit} count"
-            message = (
-                f"Successfully set desired {what} to {activity.desired}. Change successfully "
-                "fulfilled by sagemaker."
-                if done
-                else f"The {what} is {scaled.current}, not {activity.desired}: "
-                f"{scaled.failure_reason or 'the change was rolled back'}"
-            )
-            status = "Successful" if done else "Failed"
-            self._store.put(replace(activity, status=status, ended_s=now_s, message=message))
 
     # ------------------------------------------------------------------------------------ reading
 
@@ -492,6 +459,34 @@ class ScalingController:
             if second > state.newest_second:
                 state.window.add(second, load.load)
                 state.newest, state.newest_second = load, second
+
+    def _recalled(self, target: ScalableTarget, now_s: float) -> TargetState:
+        """What a control plane that ran before knew of the target: its activities, and the load
+        of the last 15 minutes from the metric's one-second points."""
+        state = TargetState(ActivityLog(self._store, target))
+        name = (
+            "ConcurrentRequestsPerCopy"
+            if target.dimension == COMPONENT_DIMENSION
+            else "ConcurrentRequestsPerModel"
+        )
+        dimensions = _dimensions(target)
+        key = MetricKey.of(target.account, SAGEMAKER, name, dimensions, "None")
+        points = self._metrics.read(key, int(now_s) - PEAK_S, int(now_s), 1)
+        for second, point in sorted(points.items()):
+            state.window.add(second, point.total)  # one sample per copy: the sum is the load
+            state.newest_second = second
+            state.newest = LoadSecond(load=point.total, copies=int(point.count))
+        return state
+
+    def _lacking(self, scaled: Scaled) -> str:
+        """Why the provider does not give an instance that is wanted; empty when it does."""
+        if not scaled.is_in_progress:
+            return ""
+        wanted = (
+            stored.document
+            for stored in self._store.select(Instance, endpoint_uid=scaled.endpoint_uid)
+        )
+        return next((i.failure for i in wanted if i.state is InstanceState.WANTED), "")
 
     def _fleet(self, scaled: Scaled, now_s: float) -> Fleet:
         serving, began_s = scaled.units(self._store)
@@ -523,15 +518,6 @@ class ScalingController:
         tag = stored.document.tags.get(SCALING_TAG) if stored is not None else None
         return tag if tag in ("aws", "fast") else self._settings.mode
 
-    def _activities(self, target: ScalableTarget) -> list[ScalingActivity]:
-        stored = self._store.select(ScalingActivity, prefix=f"{target.key}/")
-        return [each.document for each in stored]
-
-    def _bound_activities(self, target: ScalableTarget) -> None:
-        activities = sorted(self._activities(target), key=lambda activity: activity.began_s)
-        for activity in activities[:-ACTIVITIES_KEPT]:
-            self._store.delete(ScalingActivity, activity.key)
-
     def _publish_utilization(self, now_s: float) -> None:
         if now_s - self._utilized_s < UTILIZATION_S:
             return
@@ -553,15 +539,11 @@ class ScalingController:
             del self._targets[key]
 
 
-_RECORDED = frozenset(
-    {
-        NotScaled.ANTICIPATED_FLAPPING,
-        NotScaled.UNSCALABLE,
-        NotScaled.AT_MAXIMUM,
-        NotScaled.AT_MINIMUM,
-        NotScaled.AT_DESIRED,
-    }
-)
+def _dimensions(target: ScalableTarget) -> dict[str, str]:
+    if target.dimension == COMPONENT_DIMENSION:
+        return {"InferenceComponentName": component_of(target.resource_id)}
+    endpoint, variant = target.endpoint_and_variant
+    return {"EndpointName": endpoint, "VariantName": variant}
 
 
 def _is_of(resource: Resource, target: ScalableTarget) -> bool:
@@ -571,6 +553,13 @@ def _is_of(resource: Resource, target: ScalableTarget) -> bool:
         return resource.component == component_of(target.resource_id)
     here = (resource.endpoint, resource.variant)
     return resource.component is None and here == target.endpoint_and_variant
+
+
+def _last_scaling(target: ScalableTarget) -> LastScaling:
+    return LastScaling(
+        target.out_at_s, target.out_from, target.out_to, target.out_cooldown_s,
+        target.in_at_s, target.in_cooldown_s,
+    )  # fmt: skip
 
 
 def _limits(target: ScalableTarget) -> Limits:

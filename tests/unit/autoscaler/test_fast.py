@@ -30,7 +30,7 @@ def test_a_step_of_load_is_answered_after_two_seconds() -> None:
 
 
 def test_what_is_starting_is_counted_so_one_burst_is_answered_once() -> None:
-    loads = window(*[12.0] * 30)
+    loads = window(*[10.0] * 30)
     assert decide(loads, Fleet(1, startup_s=40)).desired == 3
     held = decide(loads, Fleet(1, starting_at_s=(50.0, 60.0)), now_s=30)
     assert held.not_scaled is NotScaled.STARTING
@@ -51,6 +51,17 @@ def test_scale_in_waits_for_fifteen_minutes_and_keeps_a_tenth_in_hand() -> None:
     assert decide(window(*[3.0] * 899), Fleet(3)).not_scaled is NotScaled.NO_DATA
     assert decide(window(*[3.0] * 900), Fleet(3)).desired == 1
     assert decide(window(*[3.7] * 900), Fleet(2)).not_scaled is NotScaled.WITHIN_TARGET
+
+
+def test_a_steady_load_keeps_a_tenth_in_hand() -> None:
+    assert decide(window(*[3.7] * 59), Fleet(1)).not_scaled is not None
+    decision = decide(window(*[3.7] * 60), Fleet(1))
+    assert decision.desired == 2
+    assert "leave less than 10% of 1 × 4 free" in decision.reason
+
+
+def test_what_the_reserve_asked_for_is_not_scaled_in_again() -> None:
+    assert decide(window(*[3.7] * 1000), Fleet(2)).desired == 2
 
 
 def test_a_single_second_of_noise_does_not_hold_back_scale_in() -> None:
