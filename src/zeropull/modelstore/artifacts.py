@@ -195,7 +195,9 @@ async def _fetch_archive(
     def extract() -> int:
         try:
             buffered = io.BufferedReader(feed, 1 << 20)
-            return extract_tar_gz(name, buffered, folder)[0]
+            return extract_tar_gz(
+                name, buffered, folder, check_room=lambda: _check_reserve(name, folder)
+            )[0]
         finally:
             feed.abandon()
 
@@ -236,6 +238,16 @@ def _check_room(artifact: ModelArtifact, size: int, folder: Path) -> None:
         raise DiskFull(
             f"{_shown(artifact)} has {size:,} bytes, {_RESERVE_BYTES:,} are kept free, and "
             f"the disk of {folder} has {free:,}: make room"
+        )
+
+
+def _check_reserve(name: str, folder: Path) -> None:
+    """An archive unpacks to any size: the disk is shared with the control plane's own state."""
+    free = shutil.disk_usage(folder).free
+    if free < _RESERVE_BYTES:
+        raise DiskFull(
+            f"{name} unpacks to more than fits: the disk of {folder.parent} has {free:,} bytes "
+            f"left, of which {_RESERVE_BYTES:,} are kept free: make room"
         )
 
 

@@ -59,7 +59,8 @@ class DirectoryObjects:
         return ObjectFacts(key, facts.st_size, f'"{facts.st_mtime_ns:x}-{facts.st_size:x}"')
 
     def _list(self, prefix: str) -> list[ObjectFacts]:
-        if ".." in prefix.split("/"):
+        # An empty part at the beginning would make it an absolute path.
+        if any(part in {"", ".", ".."} for part in prefix.removesuffix("/").split("/") if prefix):
             raise ArtifactError(f"{prefix!r} is not a prefix below {self._directory}")
         found = []
         for parent, _, names in os.walk(self._directory / prefix):

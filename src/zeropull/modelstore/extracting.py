@@ -11,8 +11,9 @@ import gzip
 import os
 import stat
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn, Self
 
 from isal import igzip, isal_zlib
 
@@ -21,6 +22,17 @@ from zeropull.modelstore.naming import check_part
 
 _COPY_BYTES = 1 << 20
 _MAX_MEMBERS = 1_000_000
+_MAX_RECORD_BYTES = 1 << 20  # of one PAX header or long name, which tarfile reads into memory
+_CHECK_BYTES = 64 << 20  # of extracted data between two looks at the free space
+_RECORDS = frozenset(
+    {
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+    }
+)
 _DAMAGED: tuple[type[Exception], ...] = (
     tarfile.TarError,
     EOFError,
@@ -29,28 +41,64 @@ _DAMAGED: tuple[type[Exception], ...] = (
 )
 
 
-def extract_tar_gz(name: str, source: BinaryIO, into: Path) -> tuple[int, int]:
+class _BoundedInfo(tarfile.TarInfo):
+    """A header that announces no more than can be read into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _RECORDS and info.size > _MAX_RECORD_BYTES:
+            raise ArtifactError(
+                f"the archive has an extended header of {info.size:,} bytes, at most "
+                f"{_MAX_RECORD_BYTES:,} are read: pack it again"
+            )
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            info._refuse_sparse()
+        return info
+
+    def _refuse_sparse(self, *arguments: object) -> NoReturn:
+        # Its holes would be written as zeros: a few bytes that fill any disk.
+        raise ArtifactError(f"member {self.name!r} is a sparse file: pack it without --sparse")
+
+    # tarfile's own, which would read the whole map of such a file into memory first.
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+def extract_tar_gz(
+    name: str, source: BinaryIO, into: Path, *, check_room: Callable[[], None] = lambda: None
+) -> tuple[int, int]:
     """Extract into the existing, empty directory `into`; returns files and their bytes.
 
     Blocks. Owners and times of the archive are not kept; modes are, without set-user-ID bits, and
-    everybody may read.
+    everybody may read. `check_room` is called again and again while data is written, since nobody
+    knows the size before: what it raises ends the extraction.
 
     Raises:
         ArtifactError: damaged, truncated, or a member that is not allowed.
         OSError: from the disk.
     """
-    files = size = 0
+    files = size = checked = 0
+
+    def count_bytes(count: int) -> None:
+        nonlocal size, checked
+        size += count
+        if size - checked >= _CHECK_BYTES:
+            checked = size
+            check_room()
+
     try:
         with (
             igzip.IGzipFile(fileobj=source, mode="rb") as plain,  # type: ignore[no-untyped-call]
-            tarfile.open(fileobj=plain, mode="r|", bufsize=_COPY_BYTES) as archive,
+            tarfile.open(
+                fileobj=plain, mode="r|", bufsize=_COPY_BYTES, tarinfo=_BoundedInfo
+            ) as archive,
         ):
             for count, member in enumerate(archive):
                 if count >= _MAX_MEMBERS:
                     raise ArtifactError(f"{name} has more than {_MAX_MEMBERS:,} members")
-                written = _extract(name, archive, member, into)
-                files += written is not None
-                size += written or 0
+                files += _extract(name, archive, member, into, count_bytes)
+                # tarfile keeps every member, for which a million of them need a gigabyte.
+                archive.members.clear()  # type: ignore[attr-defined]  # not in the stub
             # What follows the end mark is read too, so that the check sum is compared.
             while plain.read(_COPY_BYTES):
                 pass
@@ -62,8 +110,13 @@ def extract_tar_gz(name: str, source: BinaryIO, into: Path) -> tuple[int, int]:
 
 
 def _extract(
-    name: str, archive: tarfile.TarFile, member: tarfile.TarInfo, into: Path
-) -> int | None:
+    name: str,
+    archive: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    into: Path,
+    on_bytes: Callable[[int], None],
+) -> bool:
+    """Extract one member; True when it is a regular file."""
     parts = [part for part in member.name.split("/") if part not in {"", "."}]
     if member.name.startswith("/"):
         raise ArtifactError(f"{name}: member {member.name!r} has an absolute path: pack it again")
@@ -71,20 +124,21 @@ def _extract(
         check_part(member.name, part)
     if member.isdir():
         _directory(name, member, into, parts)
-        return None
+        return False
     if not parts:
         raise ArtifactError(f"{name}: a member without a name: pack it again")
     parent = _directory(name, member, into, parts[:-1])
     path = parent / parts[-1]
     _make_room(name, member, path)
     if member.isreg():
-        return _write(archive, member, path)
+        _write(archive, member, path, on_bytes)
+        return True
     if member.issym():
         _symlink(name, member, path, depth=len(parts) - 1)
-        return None
+        return False
     if member.islnk():
         _hard_link(name, member, into, path)
-        return None
+        return False
     raise ArtifactError(
         f"{name}: member {member.name!r} is a device or a FIFO, which no model may bring: "
         "pack it without"
@@ -119,7 +173,12 @@ def _make_room(name: str, member: tarfile.TarInfo, path: Path) -> None:
     path.unlink()
 
 
-def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
+def _write(
+    archive: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    path: Path,
+    on_bytes: Callable[[int], None],
+) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     source = archive.extractfile(member)
     assert source is not None
@@ -130,10 +189,10 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int
             while at < len(chunk):
                 at += output.write(chunk[at:])
             written += at
+            on_bytes(at)
         os.fchmod(output.fileno(), (member.mode & 0o755) | 0o444)
     if written != member.size:
         raise EOFError(f"{member.name} ends after {written:,} of {member.size:,} bytes")
-    return written
 
 
 def _symlink(name: str, member: tarfile.TarInfo, path: Path, depth: int) -> None:

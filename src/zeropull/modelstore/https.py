@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
@@ -12,6 +12,7 @@ from zeropull.errors import AccessDenied, ArtifactError, NotFound, Unavailable, 
 from zeropull.modelstore.protocol import ObjectFacts
 from zeropull.modelstore.s3 import brief, changed
 
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})  # where plain HTTP is allowed
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_read=30)
 _IDENTITY = {"Accept-Encoding": "identity"}  # ranges and lengths count the object's own bytes
@@ -24,8 +25,13 @@ class HttpsObject:
         parts = urlsplit(url)
         self._url = url
         self._name = f"{parts.scheme}://{parts.hostname}{parts.path}"
+        redirects = aiohttp.TraceConfig()
+        redirects.on_request_redirect.append(self._check_redirect)
         self._session = aiohttp.ClientSession(
-            timeout=_TIMEOUT, read_bufsize=_CHUNK_BYTES, auto_decompress=False
+            timeout=_TIMEOUT,
+            read_bufsize=_CHUNK_BYTES,
+            auto_decompress=False,
+            trace_configs=[redirects],
         )
 
     async def head(self, key: str) -> ObjectFacts:
@@ -76,6 +82,23 @@ class HttpsObject:
     async def close(self) -> None:
         await self._session.close()
 
+    async def _check_redirect(
+        self,
+        session: aiohttp.ClientSession,
+        context: object,
+        answer: aiohttp.TraceRequestRedirectParams,
+    ) -> None:
+        """Before it is followed: what is read over HTTPS must not come over plain HTTP after all,
+        nor from a service that only this machine can reach."""
+        location = answer.response.headers.get("Location", "")
+        target = urlsplit(urljoin(str(answer.url), location))
+        here = urlsplit(self._url).scheme == "http" and target.hostname in LOOPBACK
+        if target.scheme != "https" and not (target.scheme == "http" and here):
+            raise AccessDenied(
+                f"{self._name} redirects to {target.scheme}://{target.hostname}, which is not "
+                "https and is refused"
+            )
+
     def _check(self, response: aiohttp.ClientResponse) -> None:
         match response.status:
             case 200 | 206:
@@ -95,6 +118,8 @@ class HttpsObject:
             yield
         except ZeropullError:
             raise
+        except ValueError as error:  # an address that is none, where a redirect leads
+            raise Unavailable(f"{self._name} cannot be read: {brief(error)}") from error
         except aiohttp.ClientConnectorCertificateError as error:
             raise AccessDenied(
                 f"{self._name}: its server's certificate is not trusted here: install its "

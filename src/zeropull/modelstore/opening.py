@@ -7,12 +7,10 @@ from urllib.parse import urlsplit
 
 from zeropull.errors import ArtifactError
 from zeropull.modelstore.directory import DirectoryObjects
-from zeropull.modelstore.https import HttpsObject
+from zeropull.modelstore.https import LOOPBACK, HttpsObject
 from zeropull.modelstore.protocol import ObjectSource
 from zeropull.modelstore.s3 import S3Objects
 from zeropull.resources.sources import ModelArtifact
-
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def open_source(artifact: ModelArtifact) -> tuple[ObjectSource, str]:
@@ -21,8 +19,12 @@ def open_source(artifact: ModelArtifact) -> tuple[ObjectSource, str]:
     Raises:
         ArtifactError: another scheme, or no bucket or key.
     """
-    parts = urlsplit(artifact.url)
-    host = parts.hostname or ""
+    try:
+        parts = urlsplit(artifact.url)
+        host = parts.hostname or ""
+    except ValueError as error:
+        shown = artifact.url.partition("?")[0]
+        raise ArtifactError(f"model URL {shown!r} is not valid: {error}") from error
     if parts.scheme == "s3":
         bucket, _, key = artifact.url.removeprefix("s3://").partition("/")
         if not bucket or (artifact.kind == "object" and not key):
@@ -30,7 +32,7 @@ def open_source(artifact: ModelArtifact) -> tuple[ObjectSource, str]:
         if artifact.access is not None and artifact.access.directory is not None:
             return DirectoryObjects(Path(artifact.access.directory)), key
         return S3Objects(bucket, artifact.access), key
-    if parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK):
+    if parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK):
         return HttpsObject(artifact.url), parts.path.lstrip("/")
     raise ArtifactError(
         f"model URL {artifact.url.partition('?')[0]!r}: only s3:// and https:// can be read"

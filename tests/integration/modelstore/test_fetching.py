@@ -204,6 +204,10 @@ async def test_a_bucket_can_be_a_local_directory(tmp_path: Path) -> None:
     assert contents(tmp_path / "archive") == {"w.bin": len(LARGE), "d/c.json": 2}
     with pytest.raises(ArtifactError):
         await fetch_artifact(ModelArtifact("s3://b/../x", access=mapped), tmp_path / "x")
+    for prefix in ("/etc/", "m//sub/", "../"):
+        outside = ModelArtifact(f"s3://b/{prefix}", kind="prefix", access=mapped)
+        with pytest.raises(ArtifactError, match="not a prefix below"):
+            await fetch_artifact(outside, tmp_path / "x")
 
 
 @contextlib.contextmanager
@@ -215,6 +219,12 @@ def http_server(has_ranges: bool, drop_first: bool = False) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            if self.path == "/away":
+                self.send_response(302)
+                self.send_header("Location", "http://198.18.0.1/latest/meta-data")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             if self.path != "/model.tar.gz?signature=secret":
                 self.send_error(404)
                 return
@@ -264,7 +274,18 @@ async def test_messages_keep_the_signature_to_themselves(tmp_path: Path) -> None
     assert "secret" not in str(caught.value)
 
 
+async def test_a_redirect_to_plain_http_is_refused(tmp_path: Path) -> None:
+    with http_server(True) as url, pytest.raises(AccessDenied, match="not https"):
+        await fetch_artifact(ModelArtifact(f"{url}/away"), tmp_path / "m")
+
+
 async def test_other_schemes_are_refused(tmp_path: Path) -> None:
-    for url in ("file:///etc/passwd", "http://198.18.0.1/m", "ftp://host/m", "s3://bucket"):
+    for url in (
+        "file:///etc/passwd",
+        "http://198.18.0.1/m",
+        "ftp://host/m",
+        "s3://bucket",
+        "https://[::1/m",
+    ):
         with pytest.raises(ArtifactError):
             await fetch_artifact(ModelArtifact(url), tmp_path / "m")

@@ -3,12 +3,13 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures.images import Entry, directory, layer_tar, symlink
-from zeropull.errors import ArtifactError
+from zeropull.errors import ArtifactError, DiskFull
 from zeropull.modelstore.extracting import extract_tar_gz
 
 
@@ -87,3 +88,47 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     packed[2500] ^= 1
     with pytest.raises(ArtifactError):
         extract_tar_gz("m.tar.gz", io.BytesIO(bytes(packed)), tmp_path)
+
+
+def pax_record(key: str, value: str) -> bytes:
+    text = f" {key}={value}\n"
+    length = len(text) + len(str(len(text)))
+    return f"{length + (len(str(length)) > len(str(len(text))))}{text}".encode()
+
+
+def member(kind: bytes, content: bytes, size: int | None = None) -> bytes:
+    info = tarfile.TarInfo("a")
+    info.type, info.size = kind, len(content) if size is None else size
+    return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_too_large_for_memory_is_refused_before_it_is_read(
+    tmp_path: Path, kind: bytes
+) -> None:
+    packed = gzip.compress(member(kind, b"", size=100 << 30))
+    with pytest.raises(ArtifactError, match="107,374,182,400 bytes"):
+        extract_tar_gz("m.tar.gz", io.BytesIO(packed), tmp_path)
+
+
+@pytest.mark.parametrize("version", ["old", "0.1", "1.0"])
+def test_sparse_files_are_refused(tmp_path: Path, version: str) -> None:
+    if version == "old":
+        content = member(tarfile.GNUTYPE_SPARSE, b"")
+    else:
+        records = pax_record("GNU.sparse.map", "0,0") + pax_record("GNU.sparse.size", str(1 << 50))
+        if version == "1.0":
+            records = pax_record("GNU.sparse.major", "1") + pax_record("GNU.sparse.minor", "0")
+        content = member(tarfile.XHDTYPE, records) + member(tarfile.REGTYPE, b"0\n" + bytes(510))
+    with pytest.raises(ArtifactError, match="sparse"):
+        extract_tar_gz("m.tar.gz", io.BytesIO(gzip.compress(content + bytes(1024))), tmp_path)
+
+
+def test_an_archive_that_unpacks_to_more_than_fits_ends_early(tmp_path: Path) -> None:
+    def check_room() -> None:
+        raise DiskFull("no more room")
+
+    packed = gzip.compress(layer_tar([Entry("a", bytes(100 << 20))]), 1)
+    with pytest.raises(DiskFull, match="no more room"):
+        extract_tar_gz("m.tar.gz", io.BytesIO(packed), tmp_path, check_room=check_room)
+    assert (tmp_path / "a").stat().st_size < 80 << 20
