@@ -17,6 +17,11 @@ from tests.fixtures.leftovers import (
 )
 
 
+def pytest_keyboard_interrupt() -> None:
+    """A person who interrupts the tests wants to see their failures, not ours."""
+    os.environ.pop(MARK, None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Set up before every other fixture, so that its end comes after theirs."""
@@ -25,6 +30,8 @@ def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator
     before = everything_on_host() if is_exclusive else {}
     os.environ[MARK] = mark
     yield
+    if os.environ.pop(MARK, None) is None:  # interrupted
+        return
 
     def look() -> dict[str, set[str]]:
         own = made_by_session(mark, tmp_path_factory.getbasetemp())
