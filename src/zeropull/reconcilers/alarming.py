@@ -10,7 +10,8 @@ from zeropull.autoscaler.alarms import AlarmState, Evaluation, evaluate
 from zeropull.errors import ZeropullError
 from zeropull.metricstore.alarmspecs import AlarmSpec, alarm_spec
 from zeropull.metricstore.store import MetricStore
-from zeropull.resources.alarms import MetricAlarm
+from zeropull.resources.alarms import MetricAlarm, alarm_key
+from zeropull.resources.endpoints import Endpoint
 from zeropull.statestore import Store
 from zeropull.statestore.alarmhistory import record_transition
 from zeropull.telemetry import get_logger
@@ -39,6 +40,17 @@ def evaluate_alarms(store: Store, metrics: MetricStore, now_s: float) -> set[str
         if verdict.state != alarm.state:
             _keep(store, alarm, spec, verdict, now_s)
     return due
+
+
+def rollback_alarms(store: Store, endpoint: Endpoint) -> frozenset[str]:
+    """Names of the alarms in ALARM that the endpoint's update is to be rolled back for."""
+    names = endpoint.pending.policy.rollback_alarms if endpoint.pending is not None else ()
+    found = (store.get(MetricAlarm, alarm_key(endpoint.account, name)) for name in names)
+    return frozenset(
+        stored.document.name
+        for stored in found
+        if stored is not None and stored.document.state == AlarmState.ALARM
+    )
 
 
 def _keep(

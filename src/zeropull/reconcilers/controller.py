@@ -20,6 +20,7 @@ from zeropull.errors import NotFound, ZeropullError
 from zeropull.oci.images import ResolvedImage
 from zeropull.placement.capacity import Shape
 from zeropull.providers.protocol import MachineShape, Provider
+from zeropull.reconcilers.alarming import rollback_alarms
 from zeropull.reconcilers.assignments import IMAGE_PATH_TAG, build_assignment
 from zeropull.reconcilers.cachecontroller import CacheController
 from zeropull.reconcilers.componentassignments import build_component_assignment
@@ -230,7 +231,9 @@ class Controller:
         wake_components(self._store, held, waiting, now_s)
         views = []
         for stored in self._store.select(Endpoint):
-            view = self._observe(View(stored.document, gateways=gateways), now_s)
+            alarms = rollback_alarms(self._store, stored.document)
+            view = View(stored.document, gateways=gateways, alarms=alarms)
+            view = self._observe(view, now_s)
             try:
                 draft = self._plan(view, now_s)
                 self._write(view, draft)

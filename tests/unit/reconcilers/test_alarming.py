@@ -1,0 +1,115 @@
+"""Alarms are evaluated when they are due, and those in ALARM roll an update back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.reconcilers.endpoint_world import World, deployment, serving
+from zeropull.metricstore.store import MetricKey, MetricStore
+from zeropull.reconcilers.alarming import evaluate_alarms, rollback_alarms
+from zeropull.resources.alarms import AlarmHistory, MetricAlarm
+from zeropull.resources.endpointconfigs import BlueGreenPolicy, UpdatePolicy
+from zeropull.resources.endpoints import EndpointStatus
+from zeropull.statestore import Store
+
+ACCOUNT = "000000000000"
+KEY = MetricKey.of(ACCOUNT, "own", "errors", {})
+NOW_S = 1_790_000_040
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "state.db") as made:
+        yield made
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> Iterator[MetricStore]:
+    made = MetricStore(tmp_path / "metrics.db")
+    yield made
+    made.close()
+
+
+def put_alarm(store: Store, name: str = "errors", **more: Any) -> None:
+    request = {
+        "Namespace": "own", "MetricName": "errors", "Statistic": "Sum", "Period": 10,
+        "EvaluationPeriods": 1, "Threshold": 0.0, "ComparisonOperator": "GreaterThanThreshold",
+    }  # fmt: skip
+    store.put(
+        MetricAlarm(ACCOUNT, name, f"arn:{name}", NOW_S, NOW_S, NOW_S, request=request | more)
+    )
+
+
+def state(store: Store, name: str = "errors") -> str:
+    return store.require(MetricAlarm, f"{ACCOUNT}/{name}").document.state
+
+
+def test_a_transition_is_kept_with_reason_data_and_history(
+    store: Store, metrics: MetricStore
+) -> None:
+    put_alarm(store)
+    metrics.observe(KEY, NOW_S - 5, 3.0, resolution=1)
+    assert evaluate_alarms(store, metrics, NOW_S) == {f"{ACCOUNT}/errors"}
+    alarm = store.require(MetricAlarm, f"{ACCOUNT}/errors").document
+    assert alarm.state == "ALARM"
+    assert "was greater than the threshold (0.0)" in alarm.state_reason
+    assert '"recentDatapoints": [3.0]' in alarm.state_reason_data
+    history = store.require(AlarmHistory, f"{ACCOUNT}/errors").document
+    assert [event.kind_of for event in history.events] == ["StateUpdate"]
+
+
+def test_alarms_by_the_minute_are_evaluated_once_a_minute(
+    store: Store, metrics: MetricStore
+) -> None:
+    put_alarm(store, "slow", Period=60)
+    put_alarm(store, "quick")
+    assert evaluate_alarms(store, metrics, NOW_S) == {f"{ACCOUNT}/slow", f"{ACCOUNT}/quick"}
+    assert evaluate_alarms(store, metrics, NOW_S + 10) == {f"{ACCOUNT}/quick"}
+
+
+def test_one_alarm_that_cannot_be_evaluated_leaves_the_others_alone(
+    store: Store, metrics: MetricStore
+) -> None:
+    queries = [{"Id": "e", "Expression": "nowhere + 1", "ReturnData": True}]
+    put_alarm(store, "broken", Metrics=queries)
+    put_alarm(store)
+    metrics.observe(KEY, NOW_S - 5, 3.0, resolution=1)
+    evaluate_alarms(store, metrics, NOW_S)
+    assert state(store) == "ALARM"
+
+
+def test_an_alarm_in_alarm_while_baking_rolls_the_update_back(
+    store: Store, metrics: MetricStore
+) -> None:
+    put_alarm(store)
+    put_alarm(store, "unrelated")
+    world = updating("errors")
+    world.alarms = rollback_alarms(store, world.endpoint)
+    assert world.alarms == frozenset()
+    world.settle(5)
+    assert world.endpoint.status is EndpointStatus.UPDATING
+    metrics.observe(KEY, NOW_S - 5, 1.0, resolution=1)
+    evaluate_alarms(store, metrics, NOW_S)
+    assert state(store, "unrelated") == "ALARM"
+    world.alarms = rollback_alarms(store, world.endpoint)
+    assert world.alarms == {"errors"}
+    world.plan()
+    assert world.endpoint.status is EndpointStatus.ROLLING_BACK
+    assert "alarm errors is in ALARM" in world.endpoint.failure_reason
+    assert rollback_alarms(store, world.endpoint) == frozenset()
+
+
+def updating(alarm: str) -> World:
+    policy = UpdatePolicy(BlueGreenPolicy("ALL_AT_ONCE", 60.0), rollback_alarms=(alarm,))
+    world = serving(1)
+    world.endpoint = replace(
+        world.endpoint,
+        status=EndpointStatus.UPDATING,
+        pending=deployment(1, started_s=world.now_s, policy=policy),
+    )
+    return world
