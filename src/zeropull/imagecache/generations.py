@@ -12,6 +12,7 @@ Everything here blocks; async callers run it in a thread.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -37,6 +38,7 @@ from zeropull.imagecache.layout import (
     read_generation_index,
     write_durably,
 )
+from zeropull.imagecache.profile import decode_profile
 from zeropull.imagecache.verify import verify_metadata
 from zeropull.oci.digests import digest_of, hex_of
 from zeropull.oci.images import ResolvedImage
@@ -143,7 +145,8 @@ class GenerationStore:
         try:
             building.mkdir()
             layers = self._bring_layers(building, sources)
-            _write_blobs(building, images, profiles or {})
+            kept = _profiles(newest, cached) if newest is not None else {}
+            _write_blobs(building, images, {**kept, **(profiles or {})})
             index = GenerationIndex(number, endpoint_uid, created_at, cached, layers)
             content = encode_index(index)
             write_durably(building / GENERATION_FILE, content)
@@ -159,6 +162,37 @@ class GenerationStore:
         finally:
             shutil.rmtree(building, ignore_errors=True)
         return Volume(number, target, digest_of(content))
+
+    def has_profile(self, endpoint_uid: str, manifest_digest: str) -> bool:
+        """Whether the newest generation has the image's start profile."""
+        newest = self.newest(endpoint_uid)
+        return newest is not None and generation_profile(newest.path, manifest_digest).exists()
+
+    def keep_profile(self, endpoint_uid: str, manifest_digest: str, content: bytes) -> bool:
+        """Put an image's start profile beside the newest generation that has the image; later
+        generations take it over. False when there is none, or it has a profile. Nodes that have
+        the generation attached find it there from now on.
+
+        Raises:
+            IntegrityError: it is no profile, or that of another image.
+        """
+        profile = decode_profile(content)
+        newest = self.newest(endpoint_uid)
+        images = _images(newest) if newest is not None else ()
+        image = next((each for each in images if each.manifest_digest == manifest_digest), None)
+        if newest is None or image is None:
+            return False
+        if (profile.manifest_digest, profile.chain_ids) != (manifest_digest, image.chain_ids):
+            raise IntegrityError(f"the start profile is that of {profile.manifest_digest}")
+        target = generation_profile(newest.path, manifest_digest)
+        if target.exists():
+            return False
+        target.parent.mkdir(exist_ok=True)
+        temporary = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+        write_durably(temporary, content)
+        temporary.replace(target)
+        fsync_directory(target.parent)
+        return True
 
     def remove_old(self, endpoint_uid: str, keep: set[int]) -> Removed:
         """Remove all generations but those in `keep` and the newest one."""
@@ -305,6 +339,16 @@ class GenerationStore:
 
 def _images(volume: Volume) -> tuple[CachedImage, ...]:
     return read_generation_index(volume.path).images
+
+
+def _profiles(volume: Volume, images: Sequence[CachedImage]) -> dict[str, bytes]:
+    """What the generation has of start profiles of these images."""
+    found: dict[str, bytes] = {}
+    for image in images:
+        with contextlib.suppress(OSError):
+            path = generation_profile(volume.path, image.manifest_digest)
+            found[image.manifest_digest] = path.read_bytes()
+    return found
 
 
 def _cached(image: ResolvedImage) -> CachedImage:

@@ -2,8 +2,8 @@
 
 Where a cache volume, or the node itself, has the image's profile, its pages are read ahead as soon
 as the image is available, beside the model's download and the container's set-up. Otherwise the
-first container's start is recorded, to N/agent/profiles/<manifest hex>.json, from where the profile
-gets into the next generation.
+first container's start is recorded, to N/profiles/<manifest hex>.json, from where the control plane
+brings it into the generation.
 """
 
 from __future__ import annotations
@@ -29,11 +29,6 @@ from zeropull.resources.node import SNAPSHOTTER, NodeConfig
 from zeropull.telemetry import get_logger
 
 log = get_logger(__name__)
-
-
-def profile_file(agent_dir: Path, manifest_digest: str) -> Path:
-    """Where a node keeps the profile that it has recorded."""
-    return agent_dir / "profiles" / f"{hex_of(manifest_digest)}.json"
 
 
 class StartProfiles:
@@ -159,7 +154,7 @@ class StartProfiles:
         return [*(generation_profile(Path(v.path), digest) for v in volumes), self._own(digest)]
 
     def _own(self, digest: str) -> Path:
-        return profile_file(self._config.agent_dir, digest)
+        return self._config.profiles_dir / f"{hex_of(digest)}.json"
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

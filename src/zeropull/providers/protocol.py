@@ -85,6 +85,9 @@ class Provider(Protocol):
         Raises NotFound when the node has no such layer.
         """
 
+    async def collect_profile(self, instance_id: str, manifest_digest: str) -> bytes | None:
+        """The image's start profile if the node has recorded one; not checked in any way."""
+
     async def heal(self, instance_id: str) -> bool:
         """Start again whatever process of the instance has died; True when something was."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zeropull.controlapi.exchange import Exchange
-from zeropull.controlapi.messages import ImagePath
+from zeropull.controlapi.messages import CopyState, ImagePath
 from zeropull.errors import DiskFull, NotFound, ZeropullError
 from zeropull.imagecache.generations import GenerationStore
 from zeropull.imagecache.layout import generation_layer, layer_directory
@@ -38,6 +38,7 @@ from zeropull.statestore import Store
 from zeropull.telemetry import get_logger
 
 REBUILD_DELAY_S = 30.0  # after a build that failed for a passing reason
+PROFILE_INTERVAL_S = 2.0  # between two looks for a start profile that a node has recorded
 PURGED_RECORDS = 100  # proofs of purges that are kept
 
 log = get_logger(__name__)
@@ -74,6 +75,8 @@ class CacheController:
         self._waits: dict[str, frozenset[str]] = {}
         self._not_before_s: dict[str, float] = {}
         self._unattachable: set[str] = set()
+        self._profiled: set[tuple[str, str]] = set()  # path of the generation, manifest digest
+        self._profiles_not_before_s: dict[str, float] = {}
 
     async def close(self) -> None:
         tasks = list(self._tasks.values())
@@ -140,9 +143,10 @@ class CacheController:
             self._store.put(record)
         self._pullers[uid] = dict(plan.pullers)
         self._waits.update(plan.waits)
-        self._act(uid, plan, record, now_s)
+        self._act(view, plan, record, now_s)
 
-    def _act(self, uid: str, plan: CachePlan, record: ImageCacheRecord, now_s: float) -> None:
+    def _act(self, view: View, plan: CachePlan, record: ImageCacheRecord, now_s: float) -> None:
+        uid = view.endpoint.uid
         if plan.build is not None and now_s >= self._not_before_s.get(uid, 0.0):
             log.info("image cache build begins", endpoint=record.endpoint, reason=plan.build.reason)
             self._start(f"build {uid}", self._build(uid, plan.build))
@@ -150,8 +154,25 @@ class CacheController:
         if newest is not None:
             for instance_id in plan.attach:
                 self._start(f"attach {instance_id}", self._attach(instance_id, newest))
+            self._look_for_profiles(view, newest, now_s)
         if plan.remove and f"build {uid}" not in self._tasks:
             self._start(f"remove {uid}", self._remove(uid, plan.remove))
+
+    def _look_for_profiles(self, view: View, newest: GenerationRecord, now_s: float) -> None:
+        """Nodes record the first start of an image; what they have goes beside the generation."""
+        uid = view.endpoint.uid
+        sought = [d for d in newest.images if (newest.path, d) not in self._profiled]
+        if not sought or now_s < self._profiles_not_before_s.get(uid, 0.0):
+            return
+        healthy = [
+            instance.instance_id
+            for instance in view.instances
+            if (received := self._exchange.nodes.get(instance.instance_id)) is not None
+            and any(copy.state is CopyState.HEALTHY for copy in received.report.copies)
+        ]
+        if healthy:
+            self._profiles_not_before_s[uid] = now_s + PROFILE_INTERVAL_S
+            self._start(f"profiles {uid}", self._bring_profiles(uid, newest, sought, healthy))
 
     def _wanted(self, view: View) -> dict[str, str]:
         wanted: dict[str, str] = {}
@@ -313,6 +334,29 @@ class CacheController:
                 continue
         raise NotFound(f"no node of the endpoint has pulled layer {chain_id}")
 
+    async def _bring_profiles(
+        self, uid: str, generation: GenerationRecord, digests: list[str], instance_ids: list[str]
+    ) -> None:
+        for digest in digests:
+            known = await asyncio.to_thread(self._generations.has_profile, uid, digest)
+            for instance_id in () if known else instance_ids:
+                try:
+                    content = await self._provider.collect_profile(instance_id, digest)
+                    if content is None:
+                        continue
+                    known = await asyncio.to_thread(
+                        self._generations.keep_profile, uid, digest, content
+                    )
+                except (ZeropullError, OSError) as error:
+                    log.warning(
+                        "start profile not taken", instance_id=instance_id, reason=str(error)
+                    )
+                    continue
+                log.info("start profile kept", endpoint_uid=uid, manifest=digest)
+                break
+            if known:
+                self._profiled.add((generation.path, digest))
+
     async def _attach(self, instance_id: str, generation: GenerationRecord) -> None:
         volume = Volume(generation.number, Path(generation.path), generation.index_digest)
         try:
@@ -372,6 +416,8 @@ class CacheController:
         )
         self._pullers.pop(uid, None)
         self._not_before_s.pop(uid, None)
+        self._profiles_not_before_s.pop(uid, None)
+        self._profiled = {each for each in self._profiled if f"/{uid}/" not in each[0]}
         log.info("image cache purged", endpoint=record.endpoint, freed_bytes=gone.bytes)
         self._exchange.reported.set()
 

@@ -111,6 +111,11 @@ class NodeConfig:
         """The node agent's own durable state."""
         return Path(self.disk_dir) / "agent"
 
+    @property
+    def profiles_dir(self) -> Path:
+        """Start profiles recorded here, `<hex of the manifest digest>.json`."""
+        return Path(self.disk_dir) / "profiles"
+
 
 def read_node_config(path: Path) -> NodeConfig:
     """Read `node.json`.

@@ -21,12 +21,16 @@ from zeropull.imagecache.layout import (
     generation_profile,
 )
 from zeropull.imagecache.profile import StartProfile, decode_profile
-from zeropull.nodeagent.startprofiles import profile_file
+from zeropull.oci.digests import hex_of
 from zeropull.providers.protocol import Volume
 
 
+def profile_file(node: Node, image: ImageAssignment) -> Path:
+    return node.disk / "profiles" / f"{hex_of(image.manifest_digest)}.json"
+
+
 async def recorded_profile(node: Node, image: ImageAssignment) -> bytes:
-    path = profile_file(node.disk / "agent", image.manifest_digest)
+    path = profile_file(node, image)
     await asyncio.to_thread(wait_until, path.exists, lambda: None)
     return path.read_bytes()
 
@@ -74,7 +78,7 @@ async def test_a_first_start_is_recorded_and_read_ahead_on_the_next_node(
     assert f"profile_bytes={profile.size_bytes}" in agent_log(second).replace('": ', "=").replace(
         '"', ""
     )
-    assert not profile_file(second.disk / "agent", server_image.manifest_digest).exists()
+    assert not profile_file(second, server_image).exists()
 
 
 async def test_a_bad_block_of_the_profile_drops_the_layer(

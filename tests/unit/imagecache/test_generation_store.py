@@ -11,7 +11,8 @@ from tests.fixtures.layers import image_of, member, open_bytes, tar_of
 from zeropull.errors import Conflict, DiskFull, IntegrityError, NotFound
 from zeropull.imagecache.convert import pull_layers
 from zeropull.imagecache.generations import GenerationStore
-from zeropull.imagecache.layout import generation_layer, layer_directory
+from zeropull.imagecache.layout import generation_layer, generation_profile, layer_directory
+from zeropull.imagecache.profile import PageRun, StartProfile, encode_profile
 from zeropull.imagecache.verify import verify_blocks, verify_generation, verify_metadata
 from zeropull.oci.images import ResolvedImage
 
@@ -59,6 +60,35 @@ def test_unchanged_layers_are_linked_from_the_previous_generation(tmp_path: Path
     assert caches.remove_old("ep", keep=set()).files > 0
     assert caches.generations("ep") == [2]
     verify_generation(new.path, new.index_digest)
+
+
+def test_a_start_profile_is_kept_once_and_taken_over_by_the_next_generation(
+    tmp_path: Path,
+) -> None:
+    image, sources = pulled(tmp_path / "node", LOW)
+    caches = GenerationStore(tmp_path / "caches")
+    digest = image.manifest_digest
+
+    def profile(chain_ids: tuple[str, ...]) -> bytes:
+        return encode_profile(StartProfile(digest, chain_ids, (PageRun(0, 3, 2),), ordered=True))
+
+    mine = profile(tuple(image.chain_ids))
+    assert not caches.keep_profile("ep", digest, mine)  # no generation yet
+    volume = caches.build("ep", [image], sources, created_at=1)
+    assert not caches.has_profile("ep", digest)
+    with pytest.raises(IntegrityError):
+        caches.keep_profile("ep", digest, profile(("sha256:" + "0" * 64,)))
+    with pytest.raises(IntegrityError):
+        caches.keep_profile("ep", digest, b"{}")
+    assert caches.keep_profile("ep", digest, mine)
+    assert not caches.keep_profile("ep", digest, mine)
+    assert generation_profile(volume.path, digest).read_bytes() == mine
+    verify_generation(volume.path, volume.index_digest)
+
+    other, more = pulled(tmp_path / "node2", tar_of(member("other")))
+    newer = caches.build("ep", [image, other], more, created_at=2)
+    assert generation_profile(newer.path, digest).read_bytes() == mine
+    assert caches.has_profile("ep", digest)
 
 
 def test_a_damaged_source_and_a_missing_layer_are_refused(tmp_path: Path) -> None:

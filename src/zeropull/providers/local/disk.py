@@ -15,6 +15,17 @@ _FICLONE = 0x40049409
 _BLOCK_BYTES = 1 << 20
 
 
+def read_bounded(path: Path, bytes_max: int) -> bytes | None:
+    """The content; None when there is no such plain file, or it is larger than `bytes_max`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        content = file.read(bytes_max + 1)
+    return content if len(content) <= bytes_max else None
+
+
 def collect_directory(source: Path, into: Path) -> None:
     """Make `into` with every file of the flat directory `source`: linked, else copied.
 

@@ -94,6 +94,10 @@ class InstanceNames:
         return self.disk_dir / "layers"
 
     @property
+    def profiles_dir(self) -> Path:
+        return self.disk_dir / "profiles"
+
+    @property
     def containerd_socket(self) -> Path:
         return self.run_dir / "containerd.sock"
 

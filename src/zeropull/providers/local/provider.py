@@ -22,7 +22,7 @@ from zeropull.providers.local.capacity import (
     plan_limits,
     plan_rate,
 )
-from zeropull.providers.local.disk import collect_directory
+from zeropull.providers.local.disk import collect_directory, read_bounded
 from zeropull.providers.local.names import INSTANCE_ID, FleetNames, InstanceNames
 from zeropull.providers.local.processes import AGENT, daemon_pid
 from zeropull.providers.local.records import (
@@ -40,6 +40,7 @@ from zeropull.telemetry.logs import get_logger
 
 _READY_TIMEOUT_S = 30.0
 _READY_POLL_S = 0.02
+PROFILE_BYTES_MAX = 8 << 20
 P = ParamSpec("P")
 T = TypeVar("T")
 _log = get_logger(__name__)
@@ -143,6 +144,12 @@ class LocalProvider:
         """Bring one published layer directory of the node to the new directory `into`."""
         folder = self._names.instance(instance_id).layers_dir / chain_id.removeprefix("sha256:")
         await asyncio.to_thread(collect_directory, folder, into)
+
+    async def collect_profile(self, instance_id: str, manifest_digest: str) -> bytes | None:
+        """The image's start profile if the node has recorded one; not checked in any way."""
+        folder = self._names.instance(instance_id).profiles_dir
+        path = folder / f"{manifest_digest.removeprefix('sha256:')}.json"
+        return await asyncio.to_thread(read_bounded, path, PROFILE_BYTES_MAX)
 
     async def heal(self, instance_id: str) -> bool:
         """Start again whatever of the instance has died, its network and mounts after a reboot too.
