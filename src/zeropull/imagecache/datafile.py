@@ -21,6 +21,9 @@ from zeropull.imagecache.layout import BLOCK_BYTES, DIGEST_BYTES
 PAGE = 4096
 BUFFER_BYTES = 2 << 20  # a multiple of BLOCK_BYTES; three of them per layer in work
 _BUFFERS = 3
+# A layer unpacks to any size, and the control plane's own state may lie on the same disk.
+_RESERVE_BYTES = 64 << 20
+_RESERVE_SHARE = 50  # but no more than a 50th of a small disk
 
 
 class DataFile:
@@ -119,11 +122,18 @@ class DataFile:
                         for start in range(0, used, BLOCK_BYTES):
                             block = view[start : min(start + BLOCK_BYTES, used)]
                             self._digests += hashlib.sha256(block).digest()
+                        self._keep_reserve()
                         write_fully(self._descriptor, view[:used], offset)
                     offset += used
                 except BaseException as error:
                     self._error = error
             self._free.put(buffer)
+
+    def _keep_reserve(self) -> None:
+        disk = os.fstatvfs(self._descriptor)
+        reserve = min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // _RESERVE_SHARE)
+        if disk.f_bavail * disk.f_frsize < reserve:
+            raise OSError(errno.ENOSPC, f"{reserve} bytes are kept free")
 
 
 def append_copies(path: Path, digests: bytes, copies: list[tuple[Path, int, int, int]]) -> bytes:

@@ -65,6 +65,20 @@ class ImageConfig:
     architecture: str = ""
 
 
+class _ImageConfigFields(msgspec.Struct, rename="pascal"):
+    user: str | None = None
+    entrypoint: list[str] | None = None
+    cmd: list[str] | None = None
+    env: list[str] | None = None
+    working_dir: str | None = None
+    labels: dict[str, str | None] | None = None
+
+
+class _ImageConfigDocument(msgspec.Struct):
+    config: _ImageConfigFields | None = None
+    architecture: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class HostLimits:
     """What this process inherited and therefore cannot exceed without CAP_SYS_RESOURCE."""
@@ -113,19 +127,22 @@ def parse_image_config(document: bytes) -> ImageConfig:
         ImageError: it is not an image config.
     """
     try:
-        parsed = msgspec.json.decode(document)
-        inner = parsed.get("config") or {}
-        return ImageConfig(
-            user=inner.get("User") or "",
-            entrypoint=tuple(inner.get("Entrypoint") or ()),
-            cmd=tuple(inner.get("Cmd") or ()),
-            env=tuple(inner.get("Env") or ()),
-            working_dir=inner.get("WorkingDir") or "",
-            labels=dict(inner.get("Labels") or {}),
-            architecture=parsed.get("architecture") or "",
-        )
-    except (msgspec.DecodeError, AttributeError, TypeError, ValueError) as error:
+        parsed = msgspec.json.decode(document, type=_ImageConfigDocument)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ImageError(f"the image's config is not an OCI image config: {error}") from error
+    inner = parsed.config or _ImageConfigFields()
+    for text in (*(inner.entrypoint or ()), *(inner.env or ()), inner.working_dir or ""):
+        if "\0" in text:
+            raise ImageError(f"the image's config has a zero byte in {text[:80]!r}")
+    return ImageConfig(
+        user=inner.user or "",
+        entrypoint=tuple(inner.entrypoint or ()),
+        cmd=tuple(inner.cmd or ()),
+        env=tuple(inner.env or ()),
+        working_dir=inner.working_dir or "",
+        labels={name: value or "" for name, value in (inner.labels or {}).items()},
+        architecture=parsed.architecture or "",
+    )
 
 
 def build_spec(inputs: SpecInputs, host: HostLimits) -> dict[str, Any]:

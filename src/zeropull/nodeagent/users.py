@@ -46,9 +46,10 @@ def resolve_user(value: str, passwd: str, group: str) -> User:
     accounts, groups = _accounts(passwd), _groups(group)
     account = _find_account(user_part or "0", accounts)
     if account is None:
-        if not (user_part or "0").isdigit():
+        if not _is_number(user_part or "0"):
             raise ImageError(
-                f"the image's USER {value!r} names {user_part!r}, which is not in its /etc/passwd"
+                f"the image's USER {value[:80]!r} names {user_part[:80]!r}, "
+                "which is not in its /etc/passwd"
             )
         account = _Account("", _checked_id(user_part or "0", value), 0, "/")
     if group_part:
@@ -63,7 +64,7 @@ def _find_account(part: str, accounts: list[_Account]) -> _Account | None:
     for account in accounts:
         if account.name == part:
             return account
-    if part.isdigit():
+    if _is_number(part):
         return next((account for account in accounts if account.uid == int(part)), None)
     return None
 
@@ -72,25 +73,35 @@ def _group_id(part: str, groups: list[_Group], value: str) -> int:
     for group in groups:
         if group.name == part:
             return group.gid
-    if part.isdigit():
+    if _is_number(part):
         return _checked_id(part, value)
     raise ImageError(
-        f"the image's USER {value!r} names the group {part!r}, which its /etc/group does not have"
+        f"the image's USER {value[:80]!r} names the group {part[:80]!r}, "
+        "which its /etc/group does not have"
     )
 
 
 def _checked_id(part: str, value: str) -> int:
     number = int(part)
     if number > _MAX_ID:
-        raise ImageError(f"the image's USER {value!r} is out of range: at most {_MAX_ID}")
+        raise ImageError(f"the image's USER {value[:80]!r} is out of range: at most {_MAX_ID}")
     return number
+
+
+def _is_number(text: str) -> bool:
+    """Digits that int() takes: it refuses superscripts, and numbers of thousands of digits."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
+
+
+def _is_id(text: str) -> bool:
+    return _is_number(text) and int(text) <= _MAX_ID
 
 
 def _accounts(passwd: str) -> list[_Account]:
     found = []
     for line in passwd.splitlines():
         fields = line.split(":")
-        if len(fields) >= 6 and fields[2].isdigit() and fields[3].isdigit():
+        if len(fields) >= 6 and _is_id(fields[2]) and _is_id(fields[3]):
             found.append(
                 _Account(fields[0], int(fields[2]), int(fields[3]), fields[5].strip() or "/")
             )
@@ -101,7 +112,7 @@ def _groups(group: str) -> list[_Group]:
     found = []
     for line in group.splitlines():
         fields = line.split(":")
-        if len(fields) >= 4 and fields[2].isdigit():
+        if len(fields) >= 4 and _is_id(fields[2]):
             members = tuple(name.strip() for name in fields[3].split(",") if name.strip())
             found.append(_Group(fields[0], int(fields[2]), members))
     return found

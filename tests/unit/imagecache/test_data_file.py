@@ -76,3 +76,19 @@ def test_a_stopped_conversion_ends_at_the_next_buffer(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="stopped"):
         data.write(memoryview(bytes(8 << 20)))
     data.close()
+
+
+def test_the_last_of_the_disk_is_left_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = os.statvfs(tmp_path)
+    monkeypatch.setattr(datafile, "_RESERVE_BYTES", disk.f_blocks * disk.f_frsize * 2)
+    monkeypatch.setattr(datafile, "_RESERVE_SHARE", 1)
+    data = DataFile(tmp_path / "data", threading.Event())
+    try:
+        data.write(memoryview(bytes(5000)))
+        with pytest.raises(DiskFull, match="no room for more image data"):
+            data.finish()
+    finally:
+        data.close()
+    assert (tmp_path / "data").stat().st_size == 0

@@ -118,3 +118,24 @@ def test_the_image_config_is_read_as_docker_writes_it() -> None:
     assert (config.user, config.cmd, config.env) == ("model", (), ("A=1",))
     with pytest.raises(ImageError):
         parse_image_config(b"[]")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"User": 5},
+        {"Entrypoint": "python"},
+        {"Entrypoint": [1]},
+        {"Env": {"A": "b"}},
+        {"Env": ["A=b\0c"]},
+        {"WorkingDir": ["/"]},
+    ],
+)
+def test_a_config_of_other_types_is_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(ImageError, match="the image's config"):
+        parse_image_config(json.dumps({"config": config}).encode())
+
+
+def test_a_config_of_endless_brackets_is_refused() -> None:
+    with pytest.raises(ImageError, match="not an OCI image config"):
+        parse_image_config(b'{"x": ' + b"[" * 1_000_000)

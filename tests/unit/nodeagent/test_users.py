@@ -35,3 +35,17 @@ def test_what_the_image_does_not_have_is_refused(value: str) -> None:
 
 def test_an_image_without_files_runs_as_root_or_by_number() -> None:
     assert resolve_user("", "", "") == User(0, 0, (), "/")
+
+
+@pytest.mark.parametrize("value", ["²", "1" * 5000, "0:³", "model:" + "9" * 5000])
+def test_numbers_that_are_none_are_refused_by_name(value: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        resolve_user(value, PASSWD, GROUP)
+    assert len(str(caught.value)) < 400
+
+
+def test_ids_that_runc_cannot_take_are_no_accounts() -> None:
+    passwd = f"big:x:{2**32}:0::/:/bin/sh\nodd:x:²:0::/:/bin/sh\nlong:x:{'9' * 5000}:0::/:\n"
+    for name in ("big", "odd", "long"):
+        with pytest.raises(ImageError, match="not in its /etc/passwd"):
+            resolve_user(name, passwd, "")
