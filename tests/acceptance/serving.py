@@ -206,8 +206,11 @@ class Server(Served):
     # ------------------------------------------------------------------------------ processes
 
     def daemon_pid(self, instance_id: str, role: str) -> int:
-        """`role`: containerd, snapshotter or agent."""
-        text = (self.names.run_dir / instance_id / f"{role}.pid").read_text()
+        """`role`: containerd, snapshotter or agent; 0 while none is started."""
+        try:
+            text = (self.names.run_dir / instance_id / f"{role}.pid").read_text()
+        except FileNotFoundError:
+            return 0
         return int(text.split()[0])
 
     def child_pid(self, daemon: str) -> int:

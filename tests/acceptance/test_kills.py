@@ -37,7 +37,7 @@ def test_a_nodes_daemon_killed_while_serving_is_replaced_and_no_request_fails(
     pid = server.daemon_pid(instance_id, role)
     with Load(server, "steady").running() as load:
         server.kill(pid)
-        wait_until(f"another {role}", lambda: server.daemon_pid(instance_id, role) != pid)
+        wait_until(f"another {role}", lambda: server.daemon_pid(instance_id, role) not in (0, pid))
         load.wait_for_more()
     assert load.failed == []
     assert server.container_pids("steady") == containers
@@ -53,8 +53,8 @@ def test_a_process_of_the_server_killed_while_serving_is_replaced(
     with Load(server, "steady").running() as load:
         server.kill(pid)
         load.wait_for_more()
-    if daemon == "controlplane":
-        assert load.failed == []
+    assert all(is_cut_off(failure) for failure in load.failed)
+    assert daemon == "gateway" or load.failed == []
     server.wait_served("steady")
     assert server.container_pids("steady") == containers
 
@@ -84,12 +84,9 @@ def test_whatever_is_killed_during_a_launch_the_launch_completes(
         if victim in OWN_DAEMONS:
             return [server.child_pid(victim)]
         new = [path.name for path in server.names.run_dir.glob("i-*") if path.name != before]
-        try:
-            if victim == "shim":
-                return [pid for one in new for pid in server.shims(one)]
-            return [server.daemon_pid(one, victim) for one in new]
-        except (FileNotFoundError, IndexError):
-            return []
+        if victim == "shim":
+            return [pid for one in new for pid in server.shims(one)]
+        return [pid for one in new if (pid := server.daemon_pid(one, victim))]
 
     with Load(server, "steady").running() as load:
         server.scale("steady", 2)
@@ -100,8 +97,8 @@ def test_whatever_is_killed_during_a_launch_the_launch_completes(
         server.scale_and_wait("steady", 1)
         wait_until("one instance is left", lambda: len(server.instances("steady")) == 1)
         load.wait_for_more()
-    if victim != "gateway":
-        assert load.failed == []
+    assert all(is_cut_off(failure) for failure in load.failed)
+    assert victim == "gateway" or load.failed == []
     [left] = server.instances("steady")
     wait_until("nothing else is left", lambda: folders(server) == {left})
     assert not [
@@ -110,6 +107,14 @@ def test_whatever_is_killed_during_a_launch_the_launch_completes(
         for thing in things
         if "i-" in thing and left not in thing
     ]
+
+
+def is_cut_off(failure: str) -> bool:
+    """No connection, or one that ended: never an answer that says no."""
+    return any(
+        words in failure
+        for words in ("EndpointConnectionError", "ConnectionClosedError", "ResponseStreamingError")
+    )
 
 
 def folders(server: Server) -> set[str]:
