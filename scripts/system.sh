@@ -26,6 +26,7 @@ need() {
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
 
+# $1: the command of ./run that it is for.
 system_ready() {
     missing=
     # Docker's containerd.io brings containerd, ctr and runc too, and conflicts with Debian's
@@ -35,10 +36,14 @@ system_ready() {
     need ip iproute2
     need nft nftables
     need fsck.erofs erofs-utils
-    need mkfs.ext4 e2fsprogs
     need debootstrap debootstrap
     need pigz pigz
     need ldd libc-bin
+    case $1 in
+        setup | test)   # file systems that fill up, and rules as Docker makes them
+            need mkfs.ext4 e2fsprogs
+            need iptables-nft iptables ;;
+    esac
     # The tests' image is made of the distribution's own Python.
     [ -x /usr/bin/python3 ] || missing="$missing python3"
     python_has_venv || missing="$missing python3-venv"
