@@ -29,11 +29,14 @@ from zeropull.api.applicationautoscaling import (
 from zeropull.api.cloudwatch import cloudwatch_table
 from zeropull.api.keys import ensure_default_key, write_credentials_file
 from zeropull.api.sagemaker import EndpointHooks
+from zeropull.api.sagemaker.components import refuse_unfit_update
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.server import ControlServer
 from zeropull.daemons.admin import AdminApi
 from zeropull.daemons.prometheus import ControlPlaneMetrics
 from zeropull.daemons.registries import Registries
+from zeropull.daemons.supervisor import REFUSAL_FILE
+from zeropull.errors import ConfigurationError, DiskFull, IntegrityError, InvalidInput
 from zeropull.imagecache.generations import GenerationStore
 from zeropull.metricstore.store import MetricStore
 from zeropull.placement.capacity import Shape
@@ -45,7 +48,7 @@ from zeropull.reconcilers.controller import Controller, Outside
 from zeropull.reconcilers.loopback import loopback_ports
 from zeropull.reconcilers.scaling import ScalingController
 from zeropull.resources.components import InferenceComponent
-from zeropull.resources.endpoints import Endpoint
+from zeropull.resources.endpoints import Deployment, Endpoint
 from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
 from zeropull.resources.instancetypes import find_type, make_catalog
 from zeropull.resources.settings import Settings
@@ -64,7 +67,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = msgspec.json.decode(arguments.settings.read_bytes(), type=Settings)
     configure_logging("controlplane", level=settings.serve.log_level)
-    asyncio.run(_tear_down_only(settings) if arguments.teardown else run(settings))
+    if arguments.teardown:
+        asyncio.run(_tear_down_only(settings))
+        return 0
+    try:
+        asyncio.run(run(settings))
+    except (ConfigurationError, DiskFull, IntegrityError, InvalidInput) as error:
+        # Started again it would be the same: whoever waits for the start is told.
+        log.error("cannot serve", reason=error.reason)
+        (settings.run_dir / REFUSAL_FILE).write_text(error.reason, encoding="utf-8")
+        return 1
     return 0
 
 
@@ -143,9 +155,11 @@ class ControlPlane:
         await self._stop_work()
         known = [s.document for s in self.store.select(Instance)]
         log.info("tearing down", instances=len(known))
-        async with asyncio.TaskGroup() as tasks:
-            for instance in known:
-                tasks.create_task(self.provider.terminate(instance.instance_id))
+        # One that cannot be ended yet must not keep the others from it.
+        ends = (self.provider.terminate(instance.instance_id) for instance in known)
+        for outcome in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
         await self.provider.sweep(())
         now_s = time.time()
         with self.store.transaction():
@@ -193,6 +207,10 @@ class ControlPlane:
             await self.provider.allow_loopback_port(port)
             self._allowed.add(port)
 
+    def _check_update(self, endpoint: Endpoint, deployment: Deployment) -> None:
+        refuse_lost_targets(self.store, endpoint, deployment)
+        refuse_unfit_update(self.store, self._component_shape, endpoint, deployment)
+
     def _component_shape(self, instance_type: str) -> Shape | None:
         found = self.types.get(instance_type)
         return placing_shape(shape_of(found)) if found is not None else None
@@ -226,7 +244,7 @@ class ControlPlane:
             component_shape=self._component_shape,
             on_component_delete=partial(let_go_of_component, self.store),
             hooks=EndpointHooks(
-                before_update=partial(refuse_lost_targets, self.store),
+                before_update=self._check_update,
                 on_delete=partial(let_go_of_endpoint, self.store),
             ),
         )

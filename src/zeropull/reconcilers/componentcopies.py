@@ -256,7 +256,8 @@ def _fill(
         if version.image is not None and due:
             for _ in range(goal - len(keepers)):
                 reason = _why(component, version, len(keepers), goal)
-                cause_s = component.cause_s or component.modified_s
+                repairs = component.status is ComponentStatus.IN_SERVICE
+                cause_s = draft.now_s if repairs else component.cause_s or component.modified_s
                 wanted.append(WantedCopy(request_for(name, version), version, reason, cause_s))
         surplus = len(keepers) - goal
         if surplus > 0:
@@ -401,4 +402,5 @@ def _why(component: InferenceComponent, version: ComponentVersion, found: int, g
     if version is component.pending:
         return f"an update of inference component {component.name} needs {goal} copies"
     text = f"inference component {component.name} is to have {goal} copies, there were {found}"
-    return f"{text}: {component.cause}" if component.cause else text
+    is_scaling = component.status is ComponentStatus.UPDATING
+    return f"{text}: {component.cause}" if component.cause and is_scaling else text

@@ -316,19 +316,26 @@ def _tell_waiting(
 ) -> None:
     bounds = bounds_of(variant)
     limit_s = variant.spec.provision_timeout_s or settings.provision_timeout_s
-    names = {each.request.component for each in waiting}
+    managed = variant.spec.managed_scaling
+    limit = (
+        f"MaxInstanceCount is {bounds.maximum}"
+        if managed is not None and managed.enabled
+        else _FIXED_BY_USER.format(bounds.maximum)
+    )
+    texts = {
+        each.request.component: f"{NO_ROOM} {reasons.get(each.request.component, '')}; {limit}."
+        for each in waiting
+    }
+    for copy in draft.copies.values():
+        instance = draft.instances.get(copy.instance_id)
+        if instance is not None and instance.state is InstanceState.WANTED and instance.failure:
+            texts.setdefault(copy.component or "", f"{NO_ROOM} {instance.failure}")
     for name, component in list(draft.components.items()):
-        if name not in names:
+        if name not in texts:
             if component.waiting.startswith(NO_ROOM):
                 note_waiting(draft, name, "")
             continue
-        managed = variant.spec.managed_scaling
-        limit = (
-            f"MaxInstanceCount is {bounds.maximum}"
-            if managed is not None and managed.enabled
-            else _FIXED_BY_USER.format(bounds.maximum)
-        )
-        note_waiting(draft, name, f"{NO_ROOM} {reasons.get(name, '')}; {limit}.")
+        note_waiting(draft, name, texts[name])
         component = draft.components[name]
         since_s = component.waiting_since_s
         busy = (ComponentStatus.CREATING, ComponentStatus.UPDATING)

@@ -24,13 +24,18 @@ def component_endpoint_route(
     names = tuple(
         sorted(c.name for c in view.components if c.status is not ComponentStatus.DELETING)
     )
+    up = {
+        i.instance_id
+        for i in view.instances
+        if i.state in LIVE_STATES and i.instance_id not in view.lost
+    }
     variants = []
     for variant in deployment.variants if deployment else ():
         targets = [
             target
             for copy in sorted(view.copies, key=lambda c: (c.created_s, c.copy_id))
             if copy.component in names
-            and (target := _target(view, copy, max_concurrency)) is not None
+            and (target := _target(view, copy, copy.instance_id in up, max_concurrency)) is not None
         ]
         container = {c.current.spec.container.name for c in view.components}
         variants.append(
@@ -56,20 +61,17 @@ def component_endpoint_route(
 
 
 def _target(
-    view: View, copy: CopyRecord, max_concurrency: Mapping[tuple[str, str], int]
+    view: View,
+    copy: CopyRecord,
+    is_up: bool,
+    max_concurrency: Mapping[tuple[str, str], int],
 ) -> Target | None:
     """None for a copy that has never served; one that may still have requests is draining."""
     if copy.host is None or copy.healthy_s is None:
         return None
     if copy.state in (CopyState.FAILED, CopyState.STOPPED):
         return None
-    instance = next((i for i in view.instances if i.instance_id == copy.instance_id), None)
-    takes_requests = (
-        instance is not None
-        and instance.state in LIVE_STATES
-        and instance.instance_id not in view.lost
-        and is_routable(copy)
-    )
+    takes_requests = is_up and is_routable(copy)
     if not takes_requests and copy.routed_s is None:
         return None
     return Target(

@@ -70,13 +70,16 @@ def slots_of(draft: Draft, instances: list[Instance], shape_of: ShapeOf) -> dict
     """A slot for each of the instances whose type is known. Copies keep what they reserve until
     nothing is left of them."""
     slots: dict[str, Slot] = {}
+    copies: dict[str, list[CopyRecord]] = {}
+    for copy in draft.copies.values():
+        copies.setdefault(copy.instance_id, []).append(copy)
     for instance in instances:
         shape = shape_of(instance.instance_type)
         if shape is None:
             continue
         slot = empty_slot(instance.instance_id, shape)
         cached = set(draft.view.cached.get(instance.instance_id, ()))
-        for copy in draft.copies_on(instance):
+        for copy in copies.get(instance.instance_id, ()):
             version = version_of(draft, copy)
             if version is None or copy.component is None:
                 continue

@@ -249,6 +249,7 @@ def test_copies_of_an_instance_that_cannot_be_had_go_where_room_gets_free() -> N
     made.add("b", 1, version(accelerators=1))
     made.settle()
     assert made.status("b") is ComponentStatus.CREATING
+    assert "1 of 1 instances are in use" in made.components["b"].waiting
     made.scale("a", 1)
     made.settle()
     assert made.status("b") is IN_SERVICE

@@ -30,7 +30,13 @@ from zeropull.resources.components import (
     with_copies,
 )
 from zeropull.resources.documents import new_uid
-from zeropull.resources.endpoints import Endpoint, EndpointStatus, Variant, endpoint_key
+from zeropull.resources.endpoints import (
+    Deployment,
+    Endpoint,
+    EndpointStatus,
+    Variant,
+    endpoint_key,
+)
 from zeropull.resources.instances import CopyRecord, Instance
 from zeropull.resources.models import Model
 from zeropull.statestore import Store
@@ -205,8 +211,7 @@ class ComponentOperations:
         shape = self._shape_of(variant.spec.instance_type)
         if shape is None:
             return
-        need = Requirement(spec.cpu_milli, spec.memory_bytes, spec.accelerators)
-        why = never_fits(need, shape)
+        why = never_fits(_need(spec), shape)
         if why is not None:
             raise InvalidInput(f"{NO_ROOM} {why[0].upper()}{why[1:]}.")
 
@@ -253,6 +258,28 @@ class ComponentOperations:
         return require_model(self._store, call, name)
 
 
+def refuse_unfit_update(
+    store: Store,
+    shape_of: Callable[[str], Shape | None],
+    endpoint: Endpoint,
+    deployment: Deployment,
+) -> None:
+    """Raises InvalidInput when an update of the endpoint would leave a component of it without a
+    variant, or on instances that are too small for a copy. In a transaction."""
+    for stored in store.select(InferenceComponent, endpoint_uid=endpoint.uid):
+        component = stored.document
+        variant = deployment.variant(component.variant)
+        if variant is None:
+            raise InvalidInput(
+                f'Inference component "{component.name}" belongs to the variant '
+                f'"{component.variant}", which the new endpoint configuration does not have.'
+            )
+        shape = shape_of(variant.spec.instance_type)
+        why = never_fits(_need(component.newest.spec), shape) if shape is not None else None
+        if why is not None:
+            raise InvalidInput(f'Inference component "{component.name}" would not fit: {why}.')
+
+
 def describe_component(component: InferenceComponent, placement: dict[str, int]) -> dict[str, Any]:
     """DescribeInferenceComponent's output. While copies wait, FailureReason says for what."""
     given = dict(component.current.spec.request)
@@ -283,6 +310,10 @@ def describe_component(component: InferenceComponent, placement: dict[str, int])
         "InferenceComponentStatus": component.status.value,
         "LastDeploymentConfig": component.last_deployment_config,
     }
+
+
+def _need(spec: ComponentSpec) -> Requirement:
+    return Requirement(spec.cpu_milli, spec.memory_bytes, spec.accelerators)
 
 
 def _variant_of(endpoint: Endpoint, name: str | None) -> Variant:
