@@ -7,14 +7,17 @@ was really observed, whatever the distribution.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ddsketch import DDSketch
+from ddsketch.mapping import LogarithmicMapping
 from ddsketch.pb import ddsketch_pb2
 from ddsketch.pb.proto import DDSketchProto
 
 RELATIVE_ACCURACY = 0.01
+_BUCKETS = LogarithmicMapping(RELATIVE_ACCURACY)  # as DDSketch has it
 
 
 @dataclass(slots=True)
@@ -40,6 +43,23 @@ class Point:
             if self.sketch is None:
                 self.sketch = DDSketch(RELATIVE_ACCURACY)
             self.sketch.add(value, count)
+
+    def add_all(self, values: Sequence[float]) -> None:
+        """Add one observation of each, with percentiles; much quicker than one by one."""
+        if not values:
+            return
+        self.count += len(values)
+        self.total += sum(values)
+        self.least = min(self.least, *values)
+        self.most = max(self.most, *values)
+        if self.sketch is None:
+            self.sketch = DDSketch(RELATIVE_ACCURACY)
+        # Values of one bucket of the sketch are added at once, as the value that it stands for.
+        for bucket, count in Counter(_BUCKETS.key(v) for v in values if v > 0).items():
+            self.sketch.add(_BUCKETS.value(bucket), count)
+        for value in values:
+            if value <= 0:
+                self.sketch.add(value)
 
     def merge(self, other: Point) -> None:
         """Take in another point of the same metric; `other` stays as it is."""

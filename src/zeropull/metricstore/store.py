@@ -2,8 +2,9 @@
 
 Points are kept at the resolution at which they came (1 or 60 s) and rolled up with age, as
 CloudWatch does: below a minute for 3 hours, minutes for 15 days, 5 minutes for 63 days, hours for
-455 days. Concurrent use: one thread only, the control plane's event loop; writes are buffered and
-reach the disk with `flush`, which the owner calls about once a second.
+455 days. Concurrent use: one thread only, the control plane's event loop. Rows that are still being
+added to are kept in memory and reach the disk with `flush`, which the owner calls about once a
+second; a process that is killed loses what came since.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ RETENTION_S: tuple[tuple[int, int, int], ...] = (
     (300, 63 * 86400, 3600),
     (3600, 455 * 86400, 0),
 )
+Slot = tuple[int, int, int]
+"""Series, resolution and start of a row."""
+SHORT_PERIODS_S = (10, 20, 30)
+MAX_WINDOWS = 2000
 SILENT_AFTER_S = 14 * 86400
 """ListMetrics forgets a metric that has had no datapoint for two weeks."""
 
@@ -59,6 +64,15 @@ class MetricKey:
         return MetricKey(account, namespace, name, tuple(sorted(dimensions.items())), unit)
 
 
+@dataclass(slots=True)
+class _Window:
+    """Points of one series from `low` on; those before `final` are in `points` for good."""
+
+    low: int
+    final: int
+    points: dict[int, Point]
+
+
 class MetricStore:
     """Open, then `add`, `read`, `flush`; `close` flushes."""
 
@@ -78,7 +92,9 @@ class MetricStore:
             self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
         self._series: dict[MetricKey, int] = {}
         self._units: dict[tuple[object, ...], list[MetricKey]] = {}
-        self._pending: dict[tuple[int, int, int], Point] = {}
+        self._open: dict[Slot, Point] = {}  # whole rows: what is on disk and what came since
+        self._dirty: dict[int, set[Slot]] = {}  # by series
+        self._windows: dict[tuple[int, int], _Window] = {}
         for row in self._db.execute(
             "SELECT id, account, namespace, name, dimensions, unit FROM series"
         ):
@@ -92,8 +108,16 @@ class MetricStore:
     def add(self, key: MetricKey, at_s: float, point: Point, *, resolution: int = 60) -> None:
         """Merge `point` into the period of `resolution` (1 or 60) seconds that holds `at_s`."""
         start = int(at_s // resolution) * resolution
-        slot = (self._series_id(key), resolution, start)
-        self._pending.setdefault(slot, Point()).merge(point)
+        series = self._series_id(key)
+        slot = (series, resolution, start)
+        row = self._open.get(slot)
+        if row is None:
+            row = self._open[slot] = self._row(slot) or Point()
+        row.merge(point)
+        self._dirty.setdefault(series, set()).add(slot)
+        for window in [each for each in SHORT_PERIODS_S if (series, each) in self._windows]:
+            if start < self._windows[series, window].final:
+                del self._windows[series, window]  # late: it has been read already
 
     def observe(
         self, key: MetricKey, at_s: float, value: float, *, resolution: int = 60, count: float = 1.0
@@ -103,27 +127,19 @@ class MetricStore:
         point.add(value, count)
         self.add(key, at_s, point, resolution=resolution)
 
-    def flush(self) -> None:
-        """Write what is buffered, in one transaction."""
-        if not self._pending:
-            return
-        pending, self._pending = self._pending, {}
-        self._db.execute("BEGIN")
-        try:
-            for (series, resolution, start), point in pending.items():
-                self._merge_row(series, resolution, start, point)
-            newest: dict[int, int] = {}
-            for series, _, start in pending:
-                newest[series] = max(newest.get(series, 0), start)
-            self._db.executemany(
-                "UPDATE series SET newest = max(newest, ?) WHERE id = ?",
-                [(start, series) for series, start in newest.items()],
-            )
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            self._pending = pending
-            raise
+    def flush(self, *, only_seconds: bool = False) -> None:
+        """Write what is buffered, in one transaction; `only_seconds` leaves the rows of minutes,
+        which are added to until their minute has passed, for a later call."""
+        dirty = [
+            slot
+            for slots in self._dirty.values()
+            for slot in slots
+            if slot[1] < 60 or not only_seconds
+        ]
+        self._write(dirty)
+        if not only_seconds:
+            still = set(dirty)
+            self._open = {slot: row for slot, row in self._open.items() if slot in still}
 
     def read(self, key: MetricKey, start_s: float, end_s: float, period_s: int) -> dict[int, Point]:
         """Points by period start, for whole periods from `start_s` (inclusive) to `end_s`
@@ -131,22 +147,16 @@ class MetricStore:
 
         A period shorter than the resolution at which the data is kept has no points.
         """
-        self.flush()
         series = self._series.get(key)
         if series is None:
             return {}
         low = int(start_s // period_s) * period_s
         high = int(-(-end_s // period_s)) * period_s
-        rows = self._db.execute(
-            "SELECT start, count, total, least, most, sketch FROM points WHERE series = ? "
-            "AND resolution <= ? AND start >= ? AND start < ?",
-            (series, period_s, low, high),
-        )
-        points: dict[int, Point] = {}
-        for start, *columns in rows:
-            slot = int(start // period_s) * period_s
-            points.setdefault(slot, Point()).merge(_point(columns))
-        return points
+        dirty = [s for s in self._dirty.get(series, ()) if s[1] <= period_s and low <= s[2] < high]
+        self._write(dirty)
+        if period_s not in SHORT_PERIODS_S:
+            return self._points(series, period_s, low, high)
+        return self._recent_points(series, period_s, low, high)
 
     def units_of(
         self, account: str, namespace: str, name: str, dimensions: Mapping[str, str]
@@ -188,6 +198,8 @@ class MetricStore:
     def roll_up(self, now_s: float) -> None:
         """Merge what is past its retention into the next coarser resolution; forget the rest."""
         self.flush()
+        self._open.clear()
+        self._windows.clear()
         for resolution, kept_s, coarser in RETENTION_S:
             limit = int((now_s - kept_s) // 3600) * 3600
             rows = self._db.execute(
@@ -205,7 +217,7 @@ class MetricStore:
                         slot = (series, start // coarser * coarser)
                         merged.setdefault(slot, Point()).merge(_point(columns))
                     for (series, start), point in merged.items():
-                        self._merge_row(series, coarser, start, point)
+                        self._merge_row((series, coarser, start), point)
                 self._db.execute(
                     "DELETE FROM points WHERE resolution = ? AND start < ?", (resolution, limit)
                 )
@@ -213,6 +225,70 @@ class MetricStore:
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
+
+    def _points(self, series: int, period_s: int, low: int, high: int) -> dict[int, Point]:
+        rows = self._db.execute(
+            "SELECT start, count, total, least, most, sketch FROM points WHERE series = ? "
+            "AND resolution <= ? AND start >= ? AND start < ?",
+            (series, period_s, low, high),
+        )
+        points: dict[int, Point] = {}
+        for start, *columns in rows:
+            slot = int(start // period_s) * period_s
+            points.setdefault(slot, Point()).merge(_point(columns))
+        return points
+
+    def _recent_points(self, series: int, period_s: int, low: int, high: int) -> dict[int, Point]:
+        """As `_points`, for alarms that look at the same quarter of an hour every ten seconds: only
+        what came since the last time is read from the disk."""
+        window = self._windows.get((series, period_s))
+        if window is None or low < window.low or high < window.final:
+            window = _Window(low, low, {})
+            if len(self._windows) >= MAX_WINDOWS:
+                self._windows.clear()
+            self._windows[series, period_s] = window
+        fresh = self._points(series, period_s, window.final, high)
+        for start in [start for start in window.points if start < low]:
+            del window.points[start]
+        window.low = low
+        found = window.points | fresh
+        # The newest two periods may still be added to.
+        window.final = max(window.final, max(fresh, default=0) - period_s)
+        window.points |= {start: p for start, p in fresh.items() if start < window.final}
+        return found
+
+    def _row(self, slot: Slot) -> Point | None:
+        row = self._db.execute(
+            "SELECT count, total, least, most, sketch FROM points "
+            "WHERE series = ? AND resolution = ? AND start = ?",
+            slot,
+        ).fetchone()
+        return None if row is None else _point(list(row))
+
+    def _write(self, dirty: list[Slot]) -> None:
+        if not dirty:
+            return
+        newest: dict[int, int] = {}
+        for series, _, start in dirty:
+            newest[series] = max(newest.get(series, 0), start)
+        self._db.execute("BEGIN")
+        try:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO points VALUES (?,?,?,?,?,?,?,?)",
+                [_columns(slot, self._open[slot]) for slot in dirty],
+            )
+            self._db.executemany(
+                "UPDATE series SET newest = max(newest, ?) WHERE id = ?",
+                [(start, series) for series, start in newest.items()],
+            )
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        for slot in dirty:
+            self._dirty[slot[0]].discard(slot)
+            if slot[1] < 60:
+                self._open.pop(slot)
 
     def _series_id(self, key: MetricKey) -> int:
         known = self._series.get(key)
@@ -233,23 +309,17 @@ class MetricStore:
         whatever_unit = (key.account, key.namespace, key.name, key.dimensions)
         self._units.setdefault(whatever_unit, []).append(key)
 
-    def _merge_row(self, series: int, resolution: int, start: int, point: Point) -> None:
-        row = self._db.execute(
-            "SELECT count, total, least, most, sketch FROM points "
-            "WHERE series = ? AND resolution = ? AND start = ?",
-            (series, resolution, start),
-        ).fetchone()
-        if row is not None:
-            whole = _point(list(row))
-            whole.merge(point)
-            point = whole
+    def _merge_row(self, slot: Slot, point: Point) -> None:
+        whole = self._row(slot) or Point()
+        whole.merge(point)
         self._db.execute(
-            "INSERT OR REPLACE INTO points VALUES (?,?,?,?,?,?,?,?)",
-            (
-                series, resolution, start, point.count, point.total, point.least, point.most,
-                encode_sketch(point.sketch),
-            ),
-        )  # fmt: skip
+            "INSERT OR REPLACE INTO points VALUES (?,?,?,?,?,?,?,?)", _columns(slot, whole)
+        )
+
+
+def _columns(slot: Slot, point: Point) -> tuple[object, ...]:
+    sketch = encode_sketch(point.sketch)
+    return (*slot, point.count, point.total, point.least, point.most, sketch)
 
 
 def _point(columns: list[object]) -> Point:

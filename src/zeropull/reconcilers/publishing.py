@@ -145,8 +145,7 @@ def _publish_latency(
     }
     for name, values in samples.items():
         point = Point()
-        for value in values:
-            point.add(float(value), with_sketch=True)
+        point.add_all(values)
         if values:
             key = MetricKey.of(resource.account, SAGEMAKER, name, resource.dimensions, MICROSECONDS)
             store.add(key, second, point)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from zeropull.autoscaler.alarms import AlarmState
@@ -42,7 +42,8 @@ from zeropull.reconcilers.publishing import (
 from zeropull.reconcilers.scaled import Scaled, scaled_by
 from zeropull.resources.alarms import MetricAlarm, alarm_key
 from zeropull.resources.capacity import CapacityChange
-from zeropull.resources.instances import Instance, InstanceState, TimelineRecord
+from zeropull.resources.endpoints import Endpoint
+from zeropull.resources.instances import CopyRecord, Instance, InstanceState, TimelineRecord
 from zeropull.resources.scaling import (
     COMPONENT_DIMENSION,
     SCALING_TAG,
@@ -54,6 +55,7 @@ from zeropull.resources.scaling import (
 from zeropull.resources.settings import ScalingSettings
 from zeropull.resources.tags import ResourceTags
 from zeropull.statestore import Store
+from zeropull.statestore.cached import CachedKind
 from zeropull.telemetry import get_logger
 
 TICK_S = 1.0
@@ -63,6 +65,10 @@ UTILIZATION_S = 60
 ROLL_UP_S = 3600
 STARTS_REMEMBERED = 10
 FIRST_GUESS_S = 60.0
+
+Source = tuple[str, ...]
+"""Account and component, or account, endpoint and variant."""
+Loads = dict[Source, list[tuple[int, LoadSecond]]]
 
 log = get_logger(__name__)
 
@@ -78,6 +84,8 @@ class TargetState:
     decision: Decision | None = None
     decided_s: float = 0.0
     overload_since_s: float | None = None
+    units: tuple[int, Sequence[float]] = (0, ())
+    units_revision: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,19 @@ class Proposal:
         return Decision(capacity, why, self.decision.policy, NotScaled.WITHIN_TARGET)
 
 
+class _Known:
+    """The documents that every second is decided from."""
+
+    def __init__(self, store: Store) -> None:
+        self.targets = CachedKind(store, ScalableTarget)
+        self.policies = CachedKind(store, ScalingPolicy)
+        self.schedules = CachedKind(store, ScheduledAction)
+        self.alarms = CachedKind(store, MetricAlarm)
+        self.tags = CachedKind(store, ResourceTags)
+        self.instances = CachedKind(store, Instance, lambda each: each.endpoint_uid)
+        self.timelines = CachedKind(store, TimelineRecord, lambda each: each.endpoint_uid)
+
+
 class ScalingController:
     """`run` until cancelled; `decisions` is what `zeropull explain` shows."""
 
@@ -113,6 +134,7 @@ class ScalingController:
         self._exchange = exchange
         self._settings = settings
         self._clock = clock
+        self._known = _Known(store)
         self._targets: dict[str, TargetState] = {}
         self._evaluated_s = 0
         self._utilized_s = 0.0
@@ -139,21 +161,23 @@ class ScalingController:
     def tick(self) -> None:
         """One second. Never awaits, so that nothing changes under its feet."""
         now_s = self._clock()
-        loads = publish_readings(self._metrics, self._exchange.take_readings())
+        loads = _by_source(publish_readings(self._metrics, self._exchange.take_readings()))
         self._publish_utilization(now_s)
         boundary = int((now_s - READINGS_DELAY_S) // 10) * 10
         due: set[str] = set()
-        if boundary > self._evaluated_s:
+        is_boundary = boundary > self._evaluated_s
+        if is_boundary:
             self._evaluated_s = boundary
             due = evaluate_alarms(self._store, self._metrics, boundary)
-        targets = [stored.document for stored in self._store.select(ScalableTarget)]
+        targets = list(self._known.targets.all())
         for target in targets:
             try:
                 self._decide(target, loads, due, now_s)
             except ZeropullError as error:
                 log.warning("target not decided", target=target.resource_id, error=error.reason)
         self._forget({target.key for target in targets})
-        self._metrics.flush()
+        # Rows of minutes are written after the alarms were evaluated: every ten seconds.
+        self._metrics.flush(only_seconds=not is_boundary)
         if now_s - self._rolled_up_s >= ROLL_UP_S:
             self._rolled_up_s = now_s
             self._metrics.roll_up(now_s)
@@ -163,7 +187,7 @@ class ScalingController:
     def _decide(
         self,
         target: ScalableTarget,
-        loads: dict[tuple[Resource, int], LoadSecond],
+        loads: Loads,
         due: set[str],
         now_s: float,
     ) -> None:
@@ -178,9 +202,7 @@ class ScalingController:
         state.activities.follow(scaled, self._lacking(scaled), now_s)
         if self._keep_bounds(target, state, scaled, now_s):
             return
-        policies = [
-            stored.document for stored in self._store.select(ScalingPolicy, prefix=f"{target.key}/")
-        ]
+        policies = self._known.policies.under(f"{target.key}/")
         if self._mode(target) == "fast":
             self._decide_fast(target, state, scaled, policies, now_s)
         else:
@@ -238,8 +260,8 @@ class ScalingController:
         """What the policy would do; None when it has nothing to say."""
         if policy.policy_type == "StepScaling":
             return self._step_proposal(target, policy, scaled, due, now_s)
-        found = [self._store.get(MetricAlarm, alarm_key(policy.account, n)) for n in policy.alarms]
-        alarms = [stored.document for stored in found if stored is not None]
+        found = [self._known.alarms.get(alarm_key(policy.account, n)) for n in policy.alarms]
+        alarms = [alarm for alarm in found if alarm is not None]
         if len(alarms) != 2:
             return None
         high, low = alarms
@@ -269,8 +291,7 @@ class ScalingController:
         due: set[str],
         now_s: float,
     ) -> Proposal | None:
-        for stored in self._store.select(MetricAlarm, prefix=f"{policy.account}/"):
-            alarm = stored.document
+        for alarm in self._known.alarms.under(f"{policy.account}/"):
             if alarm.key not in due or policy.arn not in (alarm.request.get("AlarmActions") or []):
                 continue
             if alarm.state != AlarmState.ALARM or not alarm.actions_enabled:
@@ -312,7 +333,7 @@ class ScalingController:
         if not tracked:
             return
         policy, goal = min(tracked, key=lambda each: each[1])
-        fleet = self._fleet(scaled, now_s)
+        fleet = self._fleet(state, scaled, now_s)
         sustained = state.window.sustained(1)
         overloaded = sustained is not None and sustained > fleet.ready * goal
         if not overloaded:
@@ -425,8 +446,7 @@ class ScalingController:
     def _run_schedules(self, target: ScalableTarget, now_s: float) -> ScalableTarget:
         """Carry out what is due, once however often it was missed; what was due last wins."""
         due: list[tuple[float, ScheduledAction]] = []
-        for stored in self._store.select(ScheduledAction, prefix=f"{target.key}/"):
-            action = stored.document
+        for action in self._known.schedules.under(f"{target.key}/"):
             due_s = next_run(
                 action.schedule, action.timezone, action.last_run_s, created_s=action.created_s
             )
@@ -450,12 +470,9 @@ class ScalingController:
         self,
         target: ScalableTarget,
         state: TargetState,
-        loads: dict[tuple[Resource, int], LoadSecond],
+        loads: Loads,
     ) -> None:
-        mine = [
-            (second, load) for (resource, second), load in loads.items() if _is_of(resource, target)
-        ]
-        for second, load in sorted(mine, key=lambda each: each[0]):
+        for second, load in loads.get(_source_of(target), ()):
             if second > state.newest_second:
                 state.window.add(second, load.load)
                 state.newest, state.newest_second = load, second
@@ -482,14 +499,15 @@ class ScalingController:
         """Why the provider does not give an instance that is wanted; empty when it does."""
         if not scaled.is_in_progress:
             return ""
-        wanted = (
-            stored.document
-            for stored in self._store.select(Instance, endpoint_uid=scaled.endpoint_uid)
-        )
-        return next((i.failure for i in wanted if i.state is InstanceState.WANTED), "")
+        instances = self._known.instances.grouped(scaled.endpoint_uid)
+        return next((i.failure for i in instances if i.state is InstanceState.WANTED), "")
 
-    def _fleet(self, scaled: Scaled, now_s: float) -> Fleet:
-        serving, began_s = scaled.units(self._store)
+    def _fleet(self, state: TargetState, scaled: Scaled, now_s: float) -> Fleet:
+        revision = self._store.revision_of(CopyRecord.kind, Instance.kind, Endpoint.kind)
+        if state.units_revision != revision:
+            state.units = scaled.units(self._store)
+            state.units_revision = revision
+        serving, began_s = state.units
         ready = min(serving, scaled.desired)
         startup_s = self._startup_s(scaled)
         waiting = max(0, scaled.desired - ready)
@@ -500,13 +518,13 @@ class ScalingController:
     def _startup_s(self, scaled: Scaled) -> float:
         """The median of the newest launches: of new instances, or of the component's copies."""
         records = [
-            stored.document
-            for stored in self._store.select(TimelineRecord, endpoint_uid=scaled.endpoint_uid)
-            if stored.document.ready_s is not None
+            record
+            for record in self._known.timelines.grouped(scaled.endpoint_uid)
+            if record.ready_s is not None
             and (
-                stored.document.new_instance
+                record.new_instance
                 if scaled.component is None
-                else stored.document.component == scaled.component
+                else record.component == scaled.component
             )
         ]
         newest = sorted(records, key=lambda record: record.began_s)[-STARTS_REMEMBERED:]
@@ -514,16 +532,15 @@ class ScalingController:
         return statistics.median(seconds) if seconds else FIRST_GUESS_S
 
     def _mode(self, target: ScalableTarget) -> str:
-        stored = self._store.get(ResourceTags, target.arn)
-        tag = stored.document.tags.get(SCALING_TAG) if stored is not None else None
+        tags = self._known.tags.get(target.arn)
+        tag = tags.tags.get(SCALING_TAG) if tags is not None else None
         return tag if tag in ("aws", "fast") else self._settings.mode
 
     def _publish_utilization(self, now_s: float) -> None:
         if now_s - self._utilized_s < UTILIZATION_S:
             return
         self._utilized_s = now_s
-        for stored in self._store.select(Instance):
-            instance = stored.document
+        for instance in self._known.instances.all():
             received = self._exchange.nodes.get(instance.instance_id)
             if received is not None and now_s - received.received_s < UTILIZATION_S:
                 publish_utilization(
@@ -546,13 +563,20 @@ def _dimensions(target: ScalableTarget) -> dict[str, str]:
     return {"EndpointName": endpoint, "VariantName": variant}
 
 
-def _is_of(resource: Resource, target: ScalableTarget) -> bool:
-    if resource.account != target.account:
-        return False
+def _source_of(target: ScalableTarget) -> Source:
     if target.dimension == COMPONENT_DIMENSION:
-        return resource.component == component_of(target.resource_id)
-    here = (resource.endpoint, resource.variant)
-    return resource.component is None and here == target.endpoint_and_variant
+        return (target.account, component_of(target.resource_id))
+    return (target.account, *target.endpoint_and_variant)
+
+
+def _by_source(loads: dict[tuple[Resource, int], LoadSecond]) -> Loads:
+    found: Loads = {}
+    for (resource, second), load in sorted(loads.items(), key=lambda each: each[0][1]):
+        source: Source = (resource.account, resource.endpoint, resource.variant)
+        if resource.component is not None:
+            source = (resource.account, resource.component)
+        found.setdefault(source, []).append((second, load))
+    return found
 
 
 def _last_scaling(target: ScalableTarget) -> LastScaling:
