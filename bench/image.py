@@ -1,7 +1,7 @@
 """Pulls one image with every puller from one registry, and starts a container of it.
 
     python -m bench image [--image torch|many] [--pullers A,B] [--links loopback,1gbit,2gbit]
-                          [--rounds N] [--json FILE]
+                          [--rounds N] [--no-warm-up] [--json FILE]
 
 Each run begins with an empty disk for the puller, dropped page caches and the registry's blobs
 read once, so that all find the same. On limited links a model is downloaded beside the image, by
@@ -47,6 +47,8 @@ from bench.rig import MODEL_PORT, RATES_BITS, Meter, Rig, running_rig, stop_proc
 from tests.fixtures.images import push_image
 from zeropull.imagecache.generations import GenerationStore
 from zeropull.imagecache.layout import layer_directory
+from zeropull.imagecache.profile import StartProfile, encode_profile
+from zeropull.imagecache.recording import StartRecorder
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.local.netns import in_netns
 from zeropull.providers.protocol import Volume
@@ -84,6 +86,7 @@ class Session:
     storage: Path
     scratch: Path
     console: Console
+    warm_up: bool = True
     volume: Volume | None = None
 
 
@@ -108,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
     runs: list[Run] = []
     failed = 0
     with _scratch() as scratch:
-        session = Session(image, FOLDER / "registry", scratch, console)
+        session = Session(image, FOLDER / "registry", scratch, console, options.warm_up)
         for link in options.links:
             model_bytes = 0 if RATES_BITS[link] is None else options.model_bytes
             with running_rig(link, session.storage, scratch, model_bytes) as rig:
@@ -121,8 +124,8 @@ def main(argv: Sequence[str]) -> int:
                             failed += 1
                             console.print(f"  {puller} failed: {error}", markup=False)
                         if options.json:
-                            document = {"machine": machine, "image": shown}
-                            document["runs"] = [asdict(run) for run in runs]
+                            listed = [asdict(run) for run in runs]
+                            document = {"machine": machine, "image": shown, "runs": listed}
                             options.json.write_text(json.dumps(document, indent=1) + "\n")
     console.print(_table(runs))
     return 1 if failed else 0
@@ -167,11 +170,16 @@ def _one_run(
                 ready_s = time.monotonic() - began_s
             registry_bytes = rig.registry.served()[1] - served_before
             model_s = model.finish()
+            recorder = None
+            if session.volume is None and isinstance(running, Ours):
+                layers = running.mounted_layers()
+                recorder = StartRecorder(f"zpbench-{os.getpid()}", image.manifest_digest, layers)
+                recorder.begin()
             running.start()
             _wait_for_answer(rig)
             first_s = time.monotonic() - began_s
-        if session.volume is None and isinstance(running, Ours):
-            session.volume = _keep_generation(session, image, running)
+        if recorder is not None and isinstance(running, Ours):
+            session.volume = _keep_generation(session, image, running, recorder.finish())
     run = Run(
         puller, rig.link, model_beside, page_cache, round(ready_s, 3), round(meter.cpu_s, 3),
         round(meter.peak_mb, 1), meter.written_bytes, registry_bytes, model_s, round(first_s, 3),
@@ -237,11 +245,19 @@ def _wait_for_answer(rig: Rig) -> None:
         time.sleep(0.01)
 
 
-def _keep_generation(session: Session, image: ResolvedImage, ours: Ours) -> Volume:
-    """Publishes what our own pull left as a generation, by hard links."""
+def _keep_generation(
+    session: Session, image: ResolvedImage, ours: Ours, profile: StartProfile
+) -> Volume:
+    """Publishes what our own pull left as a generation, by hard links, with the start profile."""
     layers = {each: layer_directory(ours.layers, each) for each in image.chain_ids}
     store = GenerationStore(session.scratch / "caches")
-    return store.build("bench", [image], layers, created_at=time.time())
+    order = "in order (tracepoints)" if profile.ordered else "as a set (mincore)"
+    session.console.print(
+        f"  start profile: {profile.size_bytes / 1e6:.0f} MB in {len(profile.runs)} runs, {order}"
+        f"{'' if session.warm_up else '; it is not used'}"
+    )
+    profiles = {image.manifest_digest: encode_profile(profile)} if session.warm_up else None
+    return store.build("bench", [image], layers, created_at=time.time(), profiles=profiles)
 
 
 # ----------------------------------------------------------------------------------- set-up
@@ -362,5 +378,11 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--links", type=several(tuple(RATES_BITS)), default=list(RATES_BITS))  # type: ignore[arg-type]
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model-bytes", type=int, default=MODEL_BYTES)
+    parser.add_argument(
+        "--no-warm-up",
+        dest="warm_up",
+        action="store_false",
+        help="cached starts without reading the start profile ahead",
+    )
     parser.add_argument("--json", type=Path)
     return parser.parse_args(argv)

@@ -20,6 +20,7 @@ from zeropull.modelstore import fetch_artifact
 from zeropull.nodeagent.catalog import Catalog
 from zeropull.nodeagent.images import NodeImages
 from zeropull.nodeagent.records import AgentRecords
+from zeropull.nodeagent.startprofiles import StartProfiles
 from zeropull.oci.references import parse_reference
 from zeropull.resources.node import read_node_config
 from zeropull.resources.sources import ModelArtifact, RegistryAccess, StoreAccess
@@ -42,7 +43,12 @@ async def pull_image(node_json: str, reference: str, digest: str, *volume: str) 
         began_s = time.monotonic()
         outcome = await images.ensure(image)
         seconds = time.monotonic() - began_s
+        # As the node agent does: the profile that the volume has is read ahead from here on.
+        profiles = StartProfiles(config, catalog, lambda: assignment, _condemn)
+        profiles.warm_up(outcome)
         _answer(seconds=seconds, path=outcome.path, name=outcome.name, detail=outcome.detail)
+        await asyncio.to_thread(sys.stdin.read)
+        await profiles.close()
 
 
 async def pull_model(endpoint: str, target: str) -> None:
@@ -53,6 +59,10 @@ async def pull_model(endpoint: str, target: str) -> None:
     began_s = time.monotonic()
     await fetch_artifact(artifact, Path(target))
     _answer(seconds=time.monotonic() - began_s)
+
+
+def _condemn(chain_id: str, reason: str) -> None:
+    raise RuntimeError(f"layer {chain_id} is damaged: {reason}")
 
 
 def _wait_for_go() -> None:
@@ -66,5 +76,7 @@ def _answer(**facts: object) -> None:
 
 if __name__ == "__main__":
     configure_logging("bench", level="info")  # to standard error
-    work = {"image": pull_image, "model": pull_model}[sys.argv[1]]
-    asyncio.run(work(*sys.argv[2:]))
+    if sys.argv[1] == "image":
+        asyncio.run(pull_image(*sys.argv[2:]))
+    else:
+        asyncio.run(pull_model(*sys.argv[2:]))

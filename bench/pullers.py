@@ -20,6 +20,8 @@ from bench.rig import Cgroup, Rig, stop_process, wait_until
 from tests.fixtures.mounting import detach, mounts_under
 from tests.fixtures.servers import BUILD, REPOSITORY
 from zeropull.containerd.config import ContainerdConfig, detect_version, render_config
+from zeropull.imagecache.recording import MountedLayer
+from zeropull.oci.digests import hex_of
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.protocol import Volume
 from zeropull.resources.node import SNAPSHOTTER, NodeConfig, write_node_config
@@ -245,6 +247,17 @@ class Ours(_Daemon):
 
     def start(self) -> None:
         self.ctr("run", "-d", "--net-host", "--snapshotter", SNAPSHOTTER, self._name, CONTAINER)
+
+    def mounted_layers(self) -> list[MountedLayer]:
+        """Where the image's layers are mounted, bottom-up, for recording a start profile."""
+        mounts: dict[str, tuple[Path, Path]] = {}
+        for line in Path("/proc/mounts").read_text().splitlines():
+            source, target, kind = line.split(" ")[:3]
+            if kind == "erofs" and target.startswith(f"{self.run_dir}/"):
+                directory = Path(source).parent
+                mounts[directory.name] = (directory, Path(target))
+        chains = self.image.chain_ids
+        return [MountedLayer(each, *mounts[hex_of(each)]) for each in chains]
 
 
 class _Podman:
