@@ -15,6 +15,7 @@ from zeropull.containerd._generated import leases_pb2
 from zeropull.containerd.connection import Connection
 from zeropull.errors import NotFound, ZeropullError
 
+LEASE_PREFIX = "zeropull-"  # of the leases that we hold
 SERVICE = "containerd.services.leases.v1.Leases"
 EXPIRE_LABEL = "containerd.io/gc.expire"
 
@@ -67,7 +68,7 @@ class LeasesClient:
     @asynccontextmanager
     async def hold(self, *, expires_s: float = 3600.0) -> AsyncIterator[str]:
         """A lease for the length of a block; it ends by itself after `expires_s` if we die."""
-        lease_id = await self.create(f"zeropull-{secrets.token_hex(8)}", expires_s=expires_s)
+        lease_id = await self.create(f"{LEASE_PREFIX}{secrets.token_hex(8)}", expires_s=expires_s)
         try:
             yield lease_id
         finally:

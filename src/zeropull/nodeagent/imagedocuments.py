@@ -114,18 +114,18 @@ def diff_ids_of(config: bytes) -> tuple[str, ...]:
         raise ImageError(f"the image's config lists no diff IDs: {error!r}") from error
 
 
-def check_platform(resolved: ResolvedImage) -> None:
+def check_platform(reference: str, config: bytes) -> None:
     """Raises:
     PlatformError: the image is for another machine than this node.
     """
     try:
-        wanted = json.loads(resolved.config).get("architecture", "")
+        wanted = json.loads(config).get("architecture", "")
     except (ValueError, AttributeError) as error:
-        raise ImageError(f"{resolved.reference}: the config is not JSON") from error
+        raise ImageError(f"{reference}: the config is not JSON") from error
     here = platform_here()
     if wanted and f"linux/{wanted}" != here:
         raise PlatformError(
-            f"image {resolved.reference} is built for linux/{wanted}, and this node is {here}: "
+            f"image {reference} is built for linux/{wanted}, and this node is {here}: "
             f"build it for {here}"
         )
 

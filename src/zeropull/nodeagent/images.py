@@ -212,7 +212,7 @@ class NodeImages:
                 )
             registry_bytes = len(resolved.manifest) + len(resolved.config)
             self._document_bytes += registry_bytes
-        check_platform(resolved)
+        check_platform(image.reference, resolved.config)
         self.documents.keep(resolved)
         resolved = dataclasses.replace(resolved, reference=pinned_name(image))
         first: dict[str, FoundLayer] = {}

@@ -8,12 +8,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from zeropull.containerd.client import ContainerdClient
+from zeropull.containerd.leases import LEASE_PREFIX
 from zeropull.controlapi.messages import ImageAssignment
-from zeropull.errors import NotFound, Unavailable
+from zeropull.errors import NotFound, Unavailable, ZeropullError
 from zeropull.nodeagent.ctrpull import SNAPSHOTTER as OVERLAYFS
 from zeropull.nodeagent.ctrpull import pull_with_ctr
 from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.imagedocuments import (
+    check_platform,
     diff_ids_of,
     parse_manifest,
     pinned_name,
@@ -40,6 +42,7 @@ class PlainPull:
         tell: Callable[[str, str], None],
     ) -> None:
         self.registry_bytes = 0
+        self._pulls = 0
         self._config = config
         self._client = client
         self._disk = disk
@@ -50,10 +53,12 @@ class PlainPull:
 
         Raises:
             DiskFull: the node's budget is used up; what came so far is containerd's garbage.
-            ZeropullError: as ctr says.
+            PlatformError: it is for another machine.
+        ZeropullError: as ctr says.
         """
         before = await self._find(image)
         if before is not None:
+            check_platform(image.reference, before.config)
             return before
         await self._disk.make_room(0, f"image {image.reference}")
         host = parse_reference(image.reference).registry
@@ -69,15 +74,20 @@ class PlainPull:
                 scratch=self._config.agent_dir,
             )
         )
+        self._pulls += 1
         try:
             await self._follow(image, pull)
             await pull
         finally:
+            self._pulls -= 1
             pull.cancel()
             await asyncio.gather(pull, return_exceptions=True)
+            await self._drop_leases()
         after = await self._find(image)
         if after is None:
             raise Unavailable(f"containerd does not know {pinned_name(image)} after it pulled it")
+        # A manifest that is named by its digest is pulled whatever it is for.
+        check_platform(image.reference, after.config)
         manifest = await self._client.content.read(image.manifest_digest)
         fetched = parse_manifest(manifest).compressed_bytes + len(manifest) + len(after.config)
         self.registry_bytes += fetched
@@ -95,6 +105,16 @@ class PlainPull:
                     f"containerd, {whole}/{len(manifest.layers)} layers here",
                 )
             await self._disk.check(f"image {image.reference}")
+
+    async def _drop_leases(self) -> None:
+        """A ctr that was ended leaves its lease for a day, and with it all that it had fetched. The
+        namespace is this node's alone: what is not ours is ctr's."""
+        if self._pulls:
+            return
+        with contextlib.suppress(ZeropullError):
+            for lease in await self._client.leases.list():
+                if not lease.startswith(LEASE_PREFIX):
+                    await self._client.leases.delete(lease, sync=True)
 
     async def _arrived(self, layers: Sequence[Descriptor]) -> tuple[int, int]:
         """Bytes and whole layers that are in containerd's content store."""

@@ -12,6 +12,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from zeropull.controlapi.messages import (
     ImageAssignment,
     NodeAssignment,
     NodeReport,
+    VolumeMount,
 )
 from zeropull.controlapi.server import ControlServer
 from zeropull.imagecache.layout import CachedImage, GenerationIndex, encode_index
@@ -147,6 +149,22 @@ class Fleet:
         return Node(instance_id, self.provider, self.exchange, self.root, self.run_dir)
 
 
+@dataclass(frozen=True)
+class Generation:
+    """A cache volume, and the chain IDs of the image in it."""
+
+    volume: Volume
+    chain_ids: tuple[str, ...]
+
+    def layer(self, number: int) -> Path:
+        return self.volume.path / "layers" / hex_of(self.chain_ids[number])
+
+    def copied(self, into: Path) -> Generation:
+        """One that a test may damage."""
+        shutil.copytree(self.volume.path, into)
+        return Generation(Volume(1, into, self.volume.index_digest), self.chain_ids)
+
+
 @pytest.fixture(scope="session")
 def registry() -> Iterator[Registry]:
     with running_registry() as running:
@@ -198,6 +216,29 @@ def push(
 ) -> ImageAssignment:
     digest = push_image(registry.direct, name, "v1", image, credentials=credentials)
     return ImageAssignment(f"{registry.address}/{name}:v1", digest)
+
+
+@pytest.fixture(scope="session")
+def pulled(registry: Registry, server_image: ImageAssignment) -> Iterator[Generation]:
+    """A generation of `server_image`, built from a node's first pull; not to be changed."""
+    folder = Path(tempfile.mkdtemp(prefix="zp-agent-generation-"))
+
+    async def pull() -> Generation:
+        async with running_fleet(registry) as fleet:
+            node = await fleet.launch()
+            node.assign(assignment_of(server_image, copy_of(server_image, "first")))
+            await node.until_copy("first", CopyState.HEALTHY)
+            await node.until(lambda report: bool(report.images) and report.images[0].complete)
+            volume = build_generation(node, server_image, folder / "1")
+            assert node.report is not None
+            return Generation(volume, node.report.images[0].chain_ids)
+
+    try:
+        # In a thread, since tests have loops of their own.
+        with ThreadPoolExecutor(1) as thread:
+            yield thread.submit(asyncio.run, pull()).result()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -276,6 +317,12 @@ def assignment_of(
 
 def copy_of(image: ImageAssignment, copy_id: str, **others: object) -> CopyAssignment:
     return CopyAssignment(copy_id, image.manifest_digest, stop_grace_s=2.0, **others)  # type: ignore[arg-type]
+
+
+def mounted(node: Node, volume: Volume) -> VolumeMount:
+    """As the node's assignment names it."""
+    path = node.disk / "volumes" / str(volume.generation)
+    return VolumeMount(volume.generation, str(path), volume.index_digest)
 
 
 def build_generation(node: Node, image: ImageAssignment, into: Path) -> Volume:

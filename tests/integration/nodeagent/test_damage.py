@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -10,22 +12,24 @@ from tests.fixtures.images import Entry, make_image, push_image
 from tests.fixtures.registry import Registry
 from tests.integration.nodeagent.conftest import (
     Fleet,
+    Generation,
     Node,
     assignment_of,
-    build_generation,
     copy_of,
+    mounted,
+    probe,
+    push,
 )
 from zeropull.controlapi.messages import (
     CopyReport,
     CopyState,
     FailureKind,
     ImageAssignment,
+    ImagePath,
     ModelArtifact,
     StoreAccess,
-    VolumeMount,
 )
 from zeropull.oci.digests import hex_of
-from zeropull.providers.protocol import Volume
 from zeropull.resources.stages import Stage, StageRecord
 
 
@@ -33,70 +37,56 @@ def stage_of(copy: CopyReport, stage: Stage) -> StageRecord:
     return next(each for each in copy.stages if each.stage is stage)
 
 
-async def pulled_node(fleet: Fleet, image: ImageAssignment) -> Node:
-    node = await fleet.launch()
-    node.assign(assignment_of(image, copy_of(image, "first")))
-    await node.until_copy("first", CopyState.HEALTHY)
-    await node.until(lambda report: bool(report.images) and report.images[0].complete)
-    return node
-
-
-async def start_from(fleet: Fleet, volume: Volume, image: ImageAssignment) -> Node:
-    node = await fleet.launch(volume)
-    mounted = VolumeMount(1, str(node.disk / "volumes" / "1"), volume.index_digest)
-    node.assign(assignment_of(image, copy_of(image, "second"), volumes=(mounted,)))
+async def start_from(fleet: Fleet, generation: Generation, image: ImageAssignment) -> Node:
+    node = await fleet.launch(generation.volume)
+    volumes = (mounted(node, generation.volume),)
+    node.assign(assignment_of(image, copy_of(image, "second"), volumes=volumes))
     return node
 
 
 @pytest.mark.parametrize("damage", ["missing", "metadata"])
 async def test_only_the_layer_that_is_bad_is_pulled(
-    fleet: Fleet, registry: Registry, server_image: ImageAssignment, damage: str
+    fleet: Fleet, pulled: Generation, server_image: ImageAssignment, damage: str
 ) -> None:
-    first = await pulled_node(fleet, server_image)
-    volume = build_generation(first, server_image, fleet.root / "generation")
-    assert first.report is not None
-    chains = first.report.images[0].chain_ids
-    layer = volume.path / "layers" / hex_of(chains[1])
+    generation = pulled.copied(fleet.root / "generation")
+    layer = generation.layer(1)
     if damage == "missing":
         shutil.rmtree(layer)
     else:
         content = bytearray((layer / "meta.erofs").read_bytes())
         content[2000] ^= 1
         (layer / "meta.erofs").write_bytes(content)
-    second = await start_from(fleet, volume, server_image)
+    second = await start_from(fleet, generation, server_image)
     healthy = await second.until_copy("second", CopyState.HEALTHY, CopyState.FAILED)
     assert healthy.state is CopyState.HEALTHY, healthy
     image = stage_of(healthy, Stage.IMAGE)
     assert (image.path, image.layers_from_cache) == ("partial", 2)
     assert image.bytes_by_source["registry"] > 0
     assert second.report is not None
-    assert second.report.images[0].dropped_layers == (chains[1],)
+    assert second.report.images[0].dropped_layers == (generation.chain_ids[1],)
 
 
 async def test_a_generation_with_a_wrong_digest_is_not_looked_at(
-    fleet: Fleet, server_image: ImageAssignment
+    fleet: Fleet, pulled: Generation, server_image: ImageAssignment
 ) -> None:
-    first = await pulled_node(fleet, server_image)
-    volume = build_generation(first, server_image, fleet.root / "generation")
-    index = volume.path / "generation.json"
+    generation = pulled.copied(fleet.root / "generation")
+    index = generation.volume.path / "generation.json"
     index.write_bytes(index.read_bytes() + b" ")
-    second = await start_from(fleet, volume, server_image)
+    second = await start_from(fleet, generation, server_image)
     healthy = await second.until_copy("second", CopyState.HEALTHY, CopyState.FAILED)
     assert stage_of(healthy, Stage.IMAGE).path == "fallback"
 
 
 async def test_a_bad_block_found_later_replaces_the_container(
-    fleet: Fleet, server_image: ImageAssignment
+    fleet: Fleet, pulled: Generation, server_image: ImageAssignment
 ) -> None:
-    first = await pulled_node(fleet, server_image)
-    volume = build_generation(first, server_image, fleet.root / "generation")
-    assert first.report is not None
-    chain = first.report.images[0].chain_ids[2]
-    data = volume.path / "layers" / hex_of(chain) / "data.erofs"
+    generation = pulled.copied(fleet.root / "generation")
+    chain = generation.chain_ids[2]
+    data = generation.layer(2) / "data.erofs"
     content = bytearray(data.read_bytes())
     content[-1] ^= 1  # in the padding: the server starts all the same
     data.write_bytes(content)
-    second = await start_from(fleet, volume, server_image)
+    second = await start_from(fleet, generation, server_image)
     healthy = await second.until_copy("second", CopyState.HEALTHY)
     assert stage_of(healthy, Stage.IMAGE).path == "cached"
     report = await second.until(
@@ -131,15 +121,24 @@ async def test_failures_say_what_to_do(
     fleet: Fleet, registry: Registry, server_image: ImageAssignment
 ) -> None:
     node = await fleet.launch()
-    foreign = make_image([[Entry("serve", b"#!/bin/sh\n", mode=0o755)]], architecture="s390x")
+    foreign, foreign_too = (
+        make_image([[Entry("serve", content, mode=0o755)]], architecture="s390x")
+        for content in (b"#!/bin/sh\n", b"#!/bin/ash\n")
+    )
     digest = push_image(registry.direct, "foreign", "v1", foreign)
     wrong_platform = ImageAssignment(f"{registry.address}/foreign:v1", digest)
+    by_containerd = dataclasses.replace(
+        wrong_platform,
+        manifest_digest=push_image(registry.direct, "foreign", "v2", foreign_too),
+        path=ImagePath.CONTAINERD,
+    )
     unknown = ImageAssignment(f"{registry.address}/nothing:v1", "sha256:" + "1" * 64)
     nowhere = ModelArtifact("s3://m/no.tar.gz", access=StoreAccess(directory=str(fleet.root)))
     node.assign(
         assignment_of(
             server_image,
             copy_of(wrong_platform, "platform"),
+            copy_of(by_containerd, "by-containerd"),
             copy_of(unknown, "unknown"),
             copy_of(server_image, "model", artifacts=(nowhere,)),
             copy_of(
@@ -148,11 +147,12 @@ async def test_failures_say_what_to_do(
                 environment={"SERVER_BEHAVIOUR": "ping-never"},
                 health_timeout_s=3.0,
             ),
-            images=(server_image, wrong_platform, unknown),
+            images=(server_image, wrong_platform, by_containerd, unknown),
         )
     )
     expected = {
         "platform": FailureKind.IMAGE_PLATFORM,
+        "by-containerd": FailureKind.IMAGE_PLATFORM,
         "unknown": FailureKind.IMAGE_NOT_FOUND,
         "model": FailureKind.MODEL_NOT_FOUND,
         "silent": FailureKind.HEALTH_TIMEOUT,
@@ -161,3 +161,41 @@ async def test_failures_say_what_to_do(
         failed = await node.until_copy(copy_id, CopyState.FAILED)
         assert failed.failure is kind, failed
         assert failed.message
+    report = await node.until(
+        lambda report: (
+            [image.failure for image in report.images]
+            == [
+                None,
+                FailureKind.IMAGE_PLATFORM,
+                FailureKind.IMAGE_PLATFORM,
+                FailureKind.IMAGE_NOT_FOUND,
+            ]
+        )
+    )
+    assert "s390x" in report.images[1].message
+
+
+async def test_bytes_that_are_damaged_on_their_way_are_asked_for_once_more(
+    fleet: Fleet, registry: Registry
+) -> None:
+    images = {name: push(registry, name, probe(tag=name)) for name in ("once", "always")}
+    originals: dict[Path, bytes] = {}
+    node = await fleet.launch()
+    log = node.disk / "logs" / "agent.log"
+    for name, image in images.items():
+        # The config is the one blob that the two images do not share with any other.
+        config = probe(tag=name).config.digest
+        path = registry.blob_path(config)
+        originals[path] = path.read_bytes()
+        path.write_bytes(originals[path].replace(b"linux", b"lynux"))
+        node.assign(assignment_of(image, copy_of(image, name)))
+        if name == "once":
+            await node.until(lambda _: b"damaged bytes, once more" in log.read_bytes())
+            path.write_bytes(originals[path])
+            healthy = await node.until_copy(name, CopyState.HEALTHY, CopyState.FAILED)
+            assert healthy.state is CopyState.HEALTHY, healthy
+            assert healthy.restarts == 0
+        else:
+            failed = await node.until_copy(name, CopyState.HEALTHY, CopyState.FAILED)
+            assert failed.failure is FailureKind.IMAGE_INTEGRITY, failed
+            assert config in failed.message

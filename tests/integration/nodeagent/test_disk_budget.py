@@ -18,6 +18,7 @@ from tests.fixtures.registry import Registry
 from tests.fixtures.s3 import running_s3
 from tests.integration.nodeagent.conftest import (
     Fleet,
+    Generation,
     Node,
     ask,
     assignment_of,
@@ -26,6 +27,7 @@ from tests.integration.nodeagent.conftest import (
     push,
 )
 from tests.integration.nodeagent.test_damage import stage_of
+from zeropull.containerd.client import ContainerdClient
 from zeropull.controlapi.messages import (
     CopyState,
     FailureKind,
@@ -72,21 +74,21 @@ async def test_containerds_own_pull_is_held_to_the_budget_too(
     node.assign(assignment_of(image, copy_of(image, "large")))
     failed = await node.until_copy("large", CopyState.BACKOFF, CopyState.FAILED)
     assert failed.failure is FailureKind.DISK_FULL, failed
+    namespace = node.names.containerd_namespace
+    async with ContainerdClient(node.names.containerd_socket, namespace) as client:
+        assert await client.leases.list() == []
 
 
-async def test_unused_layers_make_room_and_used_ones_stay(fleet: Fleet, registry: Registry) -> None:
+async def test_unused_layers_make_room_and_used_ones_stay(
+    fleet: Fleet, registry: Registry, pulled: Generation
+) -> None:
     images = [
         push(registry, f"big{n}", probe(extra=[Entry("srv/big", os.urandom(20 * MIB))], tag=str(n)))
         for n in range(3)
     ]
-    node = await fleet.launch(disk_bytes=200 * MIB)
-    node.assign(assignment_of(images[0], copy_of(images[0], "zero")))
-    await node.until_copy("zero", CopyState.HEALTHY)
-    shared_and_one = sum(own_layers(node).values())
-    await fleet.provider.terminate(node.instance_id)
-
+    shared = sum(file.stat().st_size for file in pulled.volume.path.glob("layers/*/*"))
     # Room for two of the large layers, not for three.
-    node = await fleet.launch(disk_bytes=shared_and_one + 30 * MIB)
+    node = await fleet.launch(disk_bytes=shared + 55 * MIB)
     node.assign(assignment_of(images[0], copy_of(images[0], "zero")))
     await node.until_copy("zero", CopyState.HEALTHY)
     of_zero = set(own_layers(node))
@@ -120,7 +122,7 @@ async def test_unused_layers_make_room_and_used_ones_stay(fleet: Fleet, registry
 async def test_a_slow_pull_tells_how_far_it_is(fleet: Fleet, server_image: ImageAssignment) -> None:
     for path in (ImagePath.FALLBACK, ImagePath.CONTAINERD):
         image = ImageAssignment(server_image.reference, server_image.manifest_digest, path=path)
-        node = await fleet.launch(bits_per_s=30_000_000)
+        node = await fleet.launch(bits_per_s=40_000_000)
         node.assign(assignment_of(image, copy_of(image, path)))
         report = await node.until(
             lambda report: bool(

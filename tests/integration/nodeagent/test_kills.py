@@ -10,13 +10,13 @@ import pytest
 
 from tests.integration.nodeagent.conftest import (
     Fleet,
+    Generation,
     ask,
     assignment_of,
-    build_generation,
     copy_of,
     kill_process,
 )
-from tests.integration.nodeagent.test_damage import pulled_node, start_from
+from tests.integration.nodeagent.test_damage import start_from
 from zeropull.controlapi.messages import (
     CopyReport,
     CopyState,
@@ -25,7 +25,6 @@ from zeropull.controlapi.messages import (
     NodeReport,
     ResourceLimits,
 )
-from zeropull.oci.digests import hex_of
 from zeropull.providers.local.processes import AGENT, CONTAINERD
 
 
@@ -118,16 +117,13 @@ async def test_containerd_is_killed_and_the_container_serves_on_as_it_was(
 
 
 async def test_an_image_that_a_killed_agent_left_is_still_scrubbed(
-    fleet: Fleet, server_image: ImageAssignment
+    fleet: Fleet, server_image: ImageAssignment, pulled: Generation
 ) -> None:
-    first = await pulled_node(fleet, server_image)
-    volume = build_generation(first, server_image, fleet.root / "generation")
-    assert first.report is not None
-    chain = first.report.images[0].chain_ids[2]
-    second = await start_from(fleet, volume, server_image)
+    generation = pulled.copied(fleet.root / "generation")
+    second = await start_from(fleet, generation, server_image)
     await second.until_copy("second", CopyState.HEALTHY)
     await second.kill(AGENT)
-    data = volume.path / "layers" / hex_of(chain) / "data.erofs"
+    data = generation.layer(2) / "data.erofs"
     with data.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         last = file.read(1)[0]
@@ -135,7 +131,7 @@ async def test_an_image_that_a_killed_agent_left_is_still_scrubbed(
         file.write(bytes([last ^ 1]))
     assert await fleet.provider.heal(second.instance_id)
     report = await second.until(lambda report: replaced(report, "second"))
-    assert report.images[0].dropped_layers == (chain,)
+    assert report.images[0].dropped_layers == (generation.chain_ids[2],)
     assert report.images[0].registry_bytes > 0
 
 

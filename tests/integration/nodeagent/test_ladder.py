@@ -12,15 +12,15 @@ import pytest
 from tests.fixtures.registry import Registry, running_registry
 from tests.integration.nodeagent.conftest import (
     Fleet,
-    Node,
+    Generation,
     assignment_of,
-    build_generation,
     copy_of,
+    mounted,
     probe,
     push,
     running_fleet,
 )
-from tests.integration.nodeagent.test_damage import pulled_node, stage_of
+from tests.integration.nodeagent.test_damage import stage_of
 from zeropull.containerd.client import ContainerdClient
 from zeropull.controlapi.messages import (
     CopyState,
@@ -28,12 +28,10 @@ from zeropull.controlapi.messages import (
     ImageAssignment,
     ImagePath,
     RegistryAccess,
-    VolumeMount,
 )
 from zeropull.errors import AccessDenied
 from zeropull.nodeagent import ctrpull
 from zeropull.nodeagent.imagedocuments import pinned_name, platform_here
-from zeropull.providers.protocol import Volume
 from zeropull.resources.stages import Stage
 
 BROKEN_PLUGIN = (
@@ -56,15 +54,9 @@ async def broken_fleet(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> A
         yield running
 
 
-def mounted(node: Node, volume: Volume) -> VolumeMount:
-    path = node.disk / "volumes" / str(volume.generation)
-    return VolumeMount(volume.generation, str(path), volume.index_digest)
-
-
 async def test_a_node_that_waits_for_the_generation_asks_no_registry(
-    fleet: Fleet, registry: Registry, server_image: ImageAssignment
+    fleet: Fleet, registry: Registry, server_image: ImageAssignment, pulled: Generation
 ) -> None:
-    first = await pulled_node(fleet, server_image)
     waiting = dataclasses.replace(server_image, wait_for_generation=True)
     second = await fleet.launch()
     registry.reset()
@@ -78,9 +70,8 @@ async def test_a_node_that_waits_for_the_generation_asks_no_registry(
     )
     assert preparing.copies[0].state is CopyState.PREPARING
 
-    volume = build_generation(first, server_image, fleet.root / "generation")
-    await fleet.provider.attach(second.instance_id, volume)
-    attached = (mounted(second, volume),)
+    await fleet.provider.attach(second.instance_id, pulled.volume)
+    attached = (mounted(second, pulled.volume),)
     second.assign(assignment_of(waiting, copy_of(waiting, "waiter"), volumes=attached))
     healthy = await second.until_copy("waiter", CopyState.HEALTHY, CopyState.FAILED)
     image = stage_of(healthy, Stage.IMAGE)
@@ -101,15 +92,13 @@ async def test_a_node_stops_waiting_when_it_is_told_to_pull(
 
 
 async def test_an_assigned_rung_is_taken_although_the_cache_has_everything(
-    fleet: Fleet, server_image: ImageAssignment
+    fleet: Fleet, server_image: ImageAssignment, pulled: Generation
 ) -> None:
-    first = await pulled_node(fleet, server_image)
-    volume = build_generation(first, server_image, fleet.root / "generation")
     for path, name in ((ImagePath.FALLBACK, "fallback"), (ImagePath.CONTAINERD, "containerd")):
         image = dataclasses.replace(server_image, path=path)
-        node = await fleet.launch(volume)
+        node = await fleet.launch(pulled.volume)
         copy = copy_of(image, name)
-        node.assign(assignment_of(image, copy, volumes=(mounted(node, volume),)))
+        node.assign(assignment_of(image, copy, volumes=(mounted(node, pulled.volume),)))
         healthy = await node.until_copy(name, CopyState.HEALTHY, CopyState.FAILED)
         stage = stage_of(healthy, Stage.IMAGE)
         assert (stage.path, stage.layers_from_cache) == (name, 0), healthy

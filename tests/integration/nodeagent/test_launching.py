@@ -10,12 +10,12 @@ from tests.integration.nodeagent.conftest import (
     assignment_of,
     build_generation,
     copy_of,
+    mounted,
 )
 from zeropull.controlapi.messages import (
     CopyState,
     FailureKind,
     ImageAssignment,
-    VolumeMount,
 )
 from zeropull.providers.local.processes import AGENT, SNAPSHOTTER
 from zeropull.resources.stages import Stage
@@ -36,8 +36,8 @@ async def test_the_first_pull_feeds_a_generation_that_needs_no_registry(
 
     registry.switch_off()
     second = await fleet.launch(volume)
-    mounted = VolumeMount(1, str(second.disk / "volumes" / "1"), volume.index_digest)
-    second.assign(assignment_of(server_image, copy_of(server_image, "copy-b"), volumes=(mounted,)))
+    volumes = (mounted(second, volume),)
+    second.assign(assignment_of(server_image, copy_of(server_image, "copy-b"), volumes=volumes))
     healthy = await second.until_copy("copy-b", CopyState.HEALTHY, CopyState.FAILED)
     assert healthy.state is CopyState.HEALTHY, healthy
     image = next(each for each in healthy.stages if each.stage is Stage.IMAGE)
