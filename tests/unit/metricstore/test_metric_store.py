@@ -88,3 +88,54 @@ def test_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(ConfigurationError, match="schema version 99"):
         MetricStore(tmp_path / "m.db")
+
+
+def test_short_periods_are_read_again_only_where_they_changed(tmp_path: Path) -> None:
+    store = MetricStore(tmp_path / "m.db")
+
+    def maxima(start_s: int, end_s: int) -> dict[int, float | None]:
+        points = store.read(KEY, start_s, end_s, 10)
+        return {start: point.statistic("Maximum") for start, point in points.items()}
+
+    for second in range(1000, 1060):
+        store.observe(KEY, second, float(second), resolution=1)
+        if second % 10 == 0:
+            store.flush(only_seconds=True)
+            assert maxima(1000, second + 1)[second] == second
+    assert maxima(1000, 1060) == {start: start + 9.0 for start in range(1000, 1060, 10)}
+    store.observe(KEY, 1005, 5000.0, resolution=1)  # late
+    assert maxima(1000, 1060)[1000] == 5000.0
+    assert list(maxima(1040, 1060)) == [1040, 1050]
+    assert list(maxima(1000, 1030)) == [1000, 1010, 1020]  # further back than the last time
+
+
+def test_minutes_reach_the_disk_with_a_whole_flush_or_when_read(tmp_path: Path) -> None:
+    store = MetricStore(tmp_path / "m.db")
+    other = MetricStore(tmp_path / "m.db")
+    store.observe(KEY, 100, 2.0)
+    store.flush(only_seconds=True)
+    assert rows(other) == 0
+    assert store.read(KEY, 60, 120, 60)[60].statistic("Sum") == 2.0
+    assert rows(other) == 1
+    store.observe(KEY, 101, 3.0)
+    store.flush()
+    store.observe(KEY, 102, 4.0)
+    store.close()
+    assert MetricStore(tmp_path / "m.db").read(KEY, 60, 120, 60)[60].statistic("Sum") == 9.0
+
+
+def test_the_file_stops_growing_when_its_oldest_points_grow_coarse(tmp_path: Path) -> None:
+    store = MetricStore(tmp_path / "m.db")
+    hours = 30
+    for start in range(0, hours * 3600, 20):
+        store.observe(KEY, start, 1.0, resolution=1)
+        if start % 3600 == 0:
+            store.roll_up(start)
+    store.roll_up(hours * 3600)
+    seconds = store._db.execute("SELECT count(*) FROM points WHERE resolution = 1").fetchone()[0]
+    assert seconds <= 4 * 3600 / 20
+    assert store.read(KEY, 0, 3600, 3600)[0].statistic("SampleCount") == 180
+
+
+def rows(store: MetricStore) -> int:
+    return int(store._db.execute("SELECT count(*) FROM points").fetchone()[0])
