@@ -21,17 +21,25 @@ from tests.fixtures.awsapi import ACCOUNT, INSTANCE_TYPES, REGION, Served, servi
 from zeropull.api import create_api_app
 from zeropull.api.cloudwatch import cloudwatch_table
 from zeropull.api.keys import ensure_default_key
+from zeropull.controlapi.messages import CopyReading
 from zeropull.metricstore.store import MetricStore
+from zeropull.reconcilers.publishing import publish_readings
 from zeropull.statestore import Store
 
 NOW = datetime.now(UTC).replace(second=0, microsecond=0)
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
+def metrics(tmp_path: Path) -> Iterator[MetricStore]:
+    made = MetricStore(tmp_path / "metrics.db", check_same_thread=False)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path, metrics: MetricStore) -> Iterator[Served]:
     with Store.open(tmp_path / "zeropull.db") as store:
         key, _ = ensure_default_key(store, ACCOUNT, time.time())
-        metrics = MetricStore(tmp_path / "metrics.db", check_same_thread=False)
         app = create_api_app(
             store,
             region=REGION,
@@ -40,7 +48,6 @@ def served(tmp_path: Path) -> Iterator[Served]:
         )
         with serving(app) as url:
             yield Served(url, store, key, time.time)
-        metrics.close()
 
 
 @pytest.fixture
@@ -149,6 +156,88 @@ def test_metrics_are_listed_by_their_dimensions(cloudwatch: Any) -> None:
     put(cloudwatch, "b", 1)
     listed = cloudwatch.list_metrics(Dimensions=[{"Name": "EndpointName"}])["Metrics"]
     assert [metric["MetricName"] for metric in listed] == ["a"]
+
+
+def test_high_resolution_data_can_be_read_by_the_second(cloudwatch: Any) -> None:
+    start = NOW - timedelta(minutes=5)
+    data = [
+        {
+            "MetricName": "fine",
+            "Timestamp": start + timedelta(seconds=second),
+            "Value": float(second),
+            "StorageResolution": 1,
+        }
+        for second in range(20)
+    ]
+    cloudwatch.put_metric_data(Namespace="test", MetricData=data)
+    put(cloudwatch, "coarse", 1.0, minutes_ago=5)
+
+    def maxima(name: str, period: int) -> list[float]:
+        answer = cloudwatch.get_metric_data(
+            StartTime=start,
+            EndTime=start + timedelta(seconds=20),
+            ScanBy="TimestampAscending",
+            MetricDataQueries=[
+                {
+                    "Id": "q",
+                    "MetricStat": {
+                        "Metric": {"Namespace": "test", "MetricName": name},
+                        "Period": period,
+                        "Stat": "Maximum",
+                    },
+                }
+            ],
+        )
+        return list(answer["MetricDataResults"][0]["Values"])
+
+    assert maxima("fine", 1) == [float(second) for second in range(20)]
+    assert maxima("fine", 10) == [9.0, 19.0]
+    assert maxima("fine", 60) == [19.0]
+    assert maxima("coarse", 10) == []  # it was kept by the minute
+
+
+def test_the_metrics_of_an_endpoint_can_be_read(cloudwatch: Any, metrics: MetricStore) -> None:
+    second = int((NOW - timedelta(minutes=5)).timestamp())
+    members: dict[str, Any] = {
+        "account": ACCOUNT, "endpoint": "ep", "variant": "v1", "instance_id": "i",
+        "component": None, "in_flight_min": 1, "in_flight_integral": 3.0,
+    }  # fmt: skip
+    publish_readings(
+        metrics,
+        [
+            CopyReading(
+                copy_id="c", second=second + each, in_flight_max=4 + each // 10, invocations=2,
+                model_latency_us=(1000, 9000), **members,
+            )
+            for each in range(20)
+        ],
+    )  # fmt: skip
+    dimensions = [
+        {"Name": "EndpointName", "Value": "ep"},
+        {"Name": "VariantName", "Value": "v1"},
+    ]
+
+    def query(query_id: str, name: str, statistic: str, period: int) -> dict[str, Any]:
+        metric = {"Namespace": "AWS/SageMaker", "MetricName": name, "Dimensions": dimensions}
+        return {
+            "Id": query_id,
+            "MetricStat": {"Metric": metric, "Period": period, "Stat": statistic},
+        }
+
+    answer = cloudwatch.get_metric_data(
+        StartTime=NOW - timedelta(minutes=5),
+        EndTime=NOW - timedelta(minutes=4),
+        ScanBy="TimestampAscending",
+        MetricDataQueries=[
+            query("most", "ConcurrentRequestsPerModel", "Maximum", 10),
+            query("least", "ConcurrentRequestsPerModel", "Minimum", 10),
+            query("calls", "Invocations", "Sum", 60),
+            query("slow", "ModelLatency", "p99", 60),
+        ],
+    )
+    found = {each["Id"]: each["Values"] for each in answer["MetricDataResults"]}
+    assert (found["most"], found["least"], found["calls"]) == ([4.0, 5.0], [1.0, 1.0], [40.0])
+    assert found["slow"] == [pytest.approx(9000, rel=0.01)]
 
 
 def alarm(**more: Any) -> dict[str, Any]:
