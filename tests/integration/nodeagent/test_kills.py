@@ -16,7 +16,7 @@ from tests.integration.nodeagent.conftest import (
     copy_of,
     kill_process,
 )
-from tests.integration.nodeagent.test_damage import start_from
+from tests.integration.nodeagent.test_damage import stage_of, start_from
 from zeropull.controlapi.messages import (
     CopyReport,
     CopyState,
@@ -25,7 +25,8 @@ from zeropull.controlapi.messages import (
     NodeReport,
     ResourceLimits,
 )
-from zeropull.providers.local.processes import AGENT, CONTAINERD
+from zeropull.providers.local.processes import AGENT, CONTAINERD, SNAPSHOTTER
+from zeropull.resources.stages import Stage
 
 
 def shim_of(copy_id: str, disk: Path) -> int:
@@ -147,3 +148,27 @@ async def test_a_killed_agent_leaves_no_namespace_when_the_instance_ends(
     await node.kill(AGENT)
     await fleet.provider.terminate(node.instance_id)
     assert not [p for p in Path("/run/netns").iterdir() if p.name.startswith(prefix)]
+
+
+async def test_all_of_a_node_is_killed_during_a_pull_and_the_launch_completes(
+    fleet: Fleet, server_image: ImageAssignment
+) -> None:
+    node = await fleet.launch(bits_per_s=40_000_000)
+    node.assign(assignment_of(server_image, copy_of(server_image, "interrupted")))
+    await node.until(
+        lambda report: bool(
+            report.copies
+            and report.copies[0].stages
+            and "layers here" in report.copies[0].stages[0].detail
+        )
+    )
+    for role in (AGENT, SNAPSHOTTER, CONTAINERD):
+        await node.kill(role)
+    assert [path for path in (node.disk / "layers").iterdir() if path.name.startswith(".tmp-")]
+    assert await fleet.provider.heal(node.instance_id)
+    healthy = await node.until_copy("interrupted", CopyState.HEALTHY, CopyState.FAILED)
+    assert healthy.state is CopyState.HEALTHY, healthy
+    assert stage_of(healthy, Stage.IMAGE).path in ("fallback", "partial")
+    left = [path.name for path in (node.disk / "layers").iterdir()]
+    assert not [name for name in left if name.startswith(".tmp-")]
+    assert len(left) == 3
