@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.fixtures.images import Entry, make_image, make_index
-from zeropull.errors import ImageError
+from zeropull.errors import ImageError, PlatformError
 from zeropull.registry.manifests import (
     Index,
     Manifest,
@@ -47,7 +47,7 @@ def test_an_index_is_searched_for_the_platform(docker: bool) -> None:
 def test_a_missing_platform_names_what_is_offered() -> None:
     index = read_manifest("r/a", content(make_index([image(architecture="arm64")])), "")
     assert isinstance(index, Index)
-    with pytest.raises(ImageError, match="not built for linux/amd64, only for linux/arm64"):
+    with pytest.raises(PlatformError, match="not built for linux/amd64, only for linux/arm64"):
         choose("r/a", index, AMD64)
 
 
@@ -61,7 +61,7 @@ def test_a_config_for_another_architecture_is_refused() -> None:
     made = image(architecture="arm64")
     manifest = read_manifest("r/a", content(made), "")
     assert isinstance(manifest, Manifest)
-    with pytest.raises(ImageError, match="is built for linux/arm64, and this needs linux/amd64"):
+    with pytest.raises(PlatformError, match="is built for linux/arm64, and this needs linux/amd64"):
         read_diff_ids("r/a", made.config.content, AMD64, manifest.layers)  # type: ignore[arg-type]
 
 
