@@ -1,6 +1,6 @@
 """Pulls one image with every puller from one registry, and starts a container of it.
 
-    python -m bench image [--image torch|many] [--pullers A,B] [--links loopback,1gbit,2gbit]
+    python -m bench image [--image torch|many|REFERENCE] [--pullers A,B] [--links A,B]
                           [--rounds N] [--no-warm-up] [--json FILE]
 
 Each run begins with an empty disk for the puller, dropped page caches and the registry's blobs
@@ -75,7 +75,7 @@ class Run:
     disk_written_bytes: int
     registry_bytes: int
     model_s: float | None
-    first_response_s: float
+    first_response_s: float | None
 
 
 @dataclass
@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
     pullers = _available(options.pullers, console)
     machine = _machine(pullers)
     shown = {
-        "reference": f"{REPOSITORY}:{image.name}",
+        "reference": f"{REPOSITORY}:{image.name}" if image.serves else options.image,
         "compressed_bytes": image.image.compressed_bytes,
         "unpacked_bytes": image.unpacked_bytes,
         "layers": len(image.image.layers),
@@ -170,19 +170,22 @@ def _one_run(
                 ready_s = time.monotonic() - began_s
             registry_bytes = rig.registry.served()[1] - served_before
             model_s = model.finish()
-            recorder = None
-            if session.volume is None and isinstance(running, Ours):
+            first_s = recorder = None
+            is_first = session.volume is None and isinstance(running, Ours)
+            if is_first and session.image.serves and isinstance(running, Ours):
                 layers = running.mounted_layers()
                 recorder = StartRecorder(f"zpbench-{os.getpid()}", image.manifest_digest, layers)
                 recorder.begin()
-            running.start()
-            _wait_for_answer(rig)
-            first_s = time.monotonic() - began_s
-        if recorder is not None and isinstance(running, Ours):
-            session.volume = _keep_generation(session, image, running, recorder.finish())
+            if session.image.serves:
+                running.start()
+                _wait_for_answer(rig)
+                first_s = round(time.monotonic() - began_s, 3)
+        if is_first and isinstance(running, Ours):
+            profile = recorder.finish() if recorder else None
+            session.volume = _keep_generation(session, image, running, profile)
     run = Run(
         puller, rig.link, model_beside, page_cache, round(ready_s, 3), round(meter.cpu_s, 3),
-        round(meter.peak_mb, 1), meter.written_bytes, registry_bytes, model_s, round(first_s, 3),
+        round(meter.peak_mb, 1), meter.written_bytes, registry_bytes, model_s, first_s,
     )  # fmt: skip
     if shown:
         session.console.print(f"  {run}")
@@ -246,17 +249,20 @@ def _wait_for_answer(rig: Rig) -> None:
 
 
 def _keep_generation(
-    session: Session, image: ResolvedImage, ours: Ours, profile: StartProfile
+    session: Session, image: ResolvedImage, ours: Ours, profile: StartProfile | None
 ) -> Volume:
     """Publishes what our own pull left as a generation, by hard links, with the start profile."""
     layers = {each: layer_directory(ours.layers, each) for each in image.chain_ids}
     store = GenerationStore(session.scratch / "caches")
-    order = "in order (tracepoints)" if profile.ordered else "as a set (mincore)"
-    session.console.print(
-        f"  start profile: {profile.size_bytes / 1e6:.0f} MB in {len(profile.runs)} runs, {order}"
-        f"{'' if session.warm_up else '; it is not used'}"
-    )
-    profiles = {image.manifest_digest: encode_profile(profile)} if session.warm_up else None
+    profiles: dict[str, bytes] = {}
+    if profile is not None:
+        order = "in order (tracepoints)" if profile.ordered else "as a set (mincore)"
+        session.console.print(
+            f"  start profile: {profile.size_bytes / 1e6:.0f} MB in {len(profile.runs)} runs, "
+            f"{order}{'' if session.warm_up else '; it is not used'}"
+        )
+        if session.warm_up:
+            profiles[image.manifest_digest] = encode_profile(profile)
     return store.build("bench", [image], layers, created_at=time.time(), profiles=profiles)
 
 
@@ -348,6 +354,7 @@ def _table(runs: Sequence[Run]) -> Table:
         ready_s = statistics.median(run.ready_s for run in group)
         ratio = ready_s / statistics.median(run.ready_s for run in ours) if ours else None
         models = [run.model_s for run in group if run.model_s is not None]
+        firsts = [run.first_response_s for run in group if run.first_response_s is not None]
         table.add_row(
             link, puller, page_cache, str(len(group)),
             f"{ready_s:.2f}",
@@ -357,7 +364,7 @@ def _table(runs: Sequence[Run]) -> Table:
             f"{statistics.median(run.disk_written_bytes for run in group) / 1e6:.0f}",
             f"{statistics.median(run.registry_bytes for run in group) / 1e6:.1f}",
             f"{statistics.median(models):.1f}" if models else "",
-            f"{statistics.median(run.first_response_s for run in group):.2f}",
+            f"{statistics.median(firsts):.2f}" if firsts else "",
         )  # fmt: skip
     return table
 
@@ -373,7 +380,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         return parse
 
     parser = argparse.ArgumentParser(prog="bench image", description="compares image pullers")
-    parser.add_argument("--image", choices=image_names(), default="torch")
+    names = " or ".join(image_names())
+    parser.add_argument("--image", default="torch", help=f"{names}, or an image's reference")
     parser.add_argument("--pullers", type=several(NAMES), default=list(NAMES))  # type: ignore[arg-type]
     parser.add_argument("--links", type=several(tuple(RATES_BITS)), default=list(RATES_BITS))  # type: ignore[arg-type]
     parser.add_argument("--rounds", type=int, default=3)

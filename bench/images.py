@@ -6,6 +6,7 @@ server that imports it. "many": a model server's shape, 34 layers and 100,000 sm
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 import sys
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+from bench.copiedimage import copy_image
 from tests.fixtures.images import Image, make_image
 from tests.fixtures.servers import BUILD
 from tests.fixtures.wheelimages import (
@@ -74,12 +76,14 @@ HTTPServer(("", PORT), Handler).serve_forever()
 
 @dataclass(frozen=True)
 class BenchImage:
-    """`unpacked_bytes` of the layers' tars, headers included; `files` of regular files."""
+    """`unpacked_bytes` of the layers' tars, headers included; `files` of regular files; `serves`:
+    a container of it answers POST /invocations on PORT."""
 
     name: str
     image: Image
     unpacked_bytes: int
     files: int
+    serves: bool = True
 
 
 def image_names() -> tuple[str, ...]:
@@ -87,12 +91,16 @@ def image_names() -> tuple[str, ...]:
 
 
 def prepare_image(name: str, say: Callable[[str], None]) -> BenchImage:
-    """Build what is missing: minutes the first time, at once later.
+    """Build what is missing: minutes the first time, at once later. Any other name than those of
+    `image_names` is a reference, and the image is copied from its registry.
 
     Raises:
         SystemExit: too little disk.
         StepFailed: a package registry or a program did not do its part.
     """
+    if name not in _ROOM_BYTES:
+        tag = f"copied-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        return BenchImage(tag, *copy_image(name, FOLDER / tag, say), serves=False)
     folder = LayerFolder(FOLDER / name)
     names: list[str] = []
     blobs = []
