@@ -22,8 +22,10 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -92,6 +94,7 @@ class Session:
 
 def main(argv: Sequence[str]) -> int:
     options = _options(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through every clean-up
     if os.geteuid() != 0:
         raise SystemExit("the image benchmark makes mounts and network namespaces: run it as root")
     console = Console(width=150)
