@@ -44,7 +44,7 @@ def test_a_request_that_waits_asks_for_one_more() -> None:
 def test_a_forecast_is_bounded() -> None:
     rising = [float(second) for second in range(30)]
     decision = decide(window(*rising), Fleet(1, startup_s=600))
-    assert decision.desired == 11  # 1.5 × 28.5 / 4, and not 28.5 + 600
+    assert decision.desired == 9  # 1.25 × 28.5 / 4, and not 28.5 + 600
 
 
 def test_scale_in_waits_for_fifteen_minutes_and_keeps_a_tenth_in_hand() -> None:
