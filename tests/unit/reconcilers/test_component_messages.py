@@ -1,0 +1,140 @@
+"""What nodes and gateways are told of component endpoints, and what wakes a component."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.unit.reconcilers.component_world import (
+    ACCOUNT,
+    ComponentWorld,
+    deployment,
+    version,
+    world,
+)
+from zeropull.controlapi.messages import GatewayReport, ImagePath, NodeAssignment
+from zeropull.reconcilers.cachecontroller import component_images
+from zeropull.reconcilers.componentassignments import build_component_assignment
+from zeropull.reconcilers.componentrouting import component_endpoint_route
+from zeropull.reconcilers.waking import held_requests, wake_components
+from zeropull.resources.components import ComponentStatus, InferenceComponent
+from zeropull.resources.scaling import ScalingActivity
+from zeropull.statestore import Store
+
+
+def assignment(made: ComponentWorld, *, simulate: bool = True) -> NodeAssignment:
+    instance = made.running()[0]
+    return build_component_assignment(
+        made.view(),
+        replace(instance, accelerators=("gpu=0", "gpu=1")),
+        region="us-east-1",
+        simulate_accelerators=simulate,
+        image_path=ImagePath.AUTO,
+        waits=["sha256:repo/b:1"],
+        registry_access=lambda image: None,
+        buckets={},
+    )
+
+
+def test_an_assignment_carries_several_images_and_each_copys_own_accelerators() -> None:
+    made = world()
+    made.add("a", 1, version("repo/a:1", accelerators=1))
+    made.add("b", 1, version("repo/b:1", accelerators=1))
+    made.settle()
+    told = assignment(made)
+    waits = {image.reference: image.wait_for_generation for image in told.images}
+    assert waits == {"repo/a:1": False, "repo/b:1": True}
+    given = {copy.component: copy.limits.accelerators for copy in told.copies}
+    assert sorted(given.values()) == [("gpu=0",), ("gpu=1",)]
+    assert {copy.limits.simulated_accelerators for copy in told.copies} == {1}
+    assert {copy.limits.simulated_accelerators for copy in assignment(made, simulate=False).copies}
+    assert {copy.desired for copy in told.copies} == {"run"}
+
+
+def test_a_copy_without_accelerators_gets_none() -> None:
+    made = world()
+    made.add("a")
+    made.settle()
+    (copy,) = assignment(made).copies
+    assert copy.limits.accelerators == ()
+    assert copy.limits.simulated_accelerators == 0
+
+
+def test_a_copy_of_a_version_that_is_not_known_is_stopped() -> None:
+    made = world()
+    made.add("a")
+    made.settle()
+    made.components.clear()
+    (copy,) = assignment(made).copies
+    assert copy.desired == "stop"
+
+
+def test_routes_name_components_and_their_copies() -> None:
+    made = world()
+    made.add("a", 2)
+    made.add("b")
+    made.settle()
+    made.scale("b", 0)
+    made.plan()
+    made.change("b", status=ComponentStatus.IN_SERVICE)
+    route = component_endpoint_route(
+        made.view(), 10, {(ACCOUNT, "a"): 4}, frozenset({"b", "unknown"})
+    )
+    assert route.component_based
+    assert route.components == ("a", "b")
+    assert route.held_components == ("b",)
+    (variant,) = route.variants
+    told = [(t.component, t.draining, t.max_concurrency) for t in variant.targets]
+    assert sorted(told) == [("a", False, 4), ("a", False, 4), ("b", True, None)]
+
+
+def test_a_component_that_goes_takes_no_requests() -> None:
+    made = world()
+    made.add("a")
+    made.settle()
+    made.change("a", status=ComponentStatus.DELETING)
+    route = component_endpoint_route(made.view(), 10, {}, frozenset())
+    assert route.components == ()
+    assert route.variants[0].targets == ()
+
+
+def test_the_image_cache_wants_every_image_but_those_of_deleted_components() -> None:
+    made = world(deployment(1, 1))
+    made.add("a", 1, version("repo/a:1"))
+    made.add("b", 1, version("repo/b:1"))
+    made.add("c", 1, version("repo/b:1"))
+    made.settle()
+    made.change("a", status=ComponentStatus.DELETING)
+    assert component_images(made.components.values()) == {"sha256:repo/b:1": "repo/b:1"}
+
+
+@pytest.fixture
+def sleeping(tmp_path: Path) -> ComponentWorld:
+    made = world()
+    made.add("a")
+    made.settle()
+    made.scale("a", 0)
+    made.settle()
+    return made
+
+
+def test_a_held_request_wakes_its_component_once(sleeping: ComponentWorld, tmp_path: Path) -> None:
+    report = GatewayReport("g", 1, 0.0, queued={"shared/main/a": 3, "shared/main": 9, "x/y/z": 0})
+    waiting = held_requests([report])
+    assert waiting == {("shared", "a"): 3}
+    with Store.open(tmp_path / "zeropull.db") as store:
+        component = sleeping.components["a"]
+        store.put(component)
+        wake_components(store, {}, waiting, 100.0)
+        assert store.require(InferenceComponent, component.key).document == component
+        held = {ACCOUNT: frozenset({"a"})}
+        for _ in range(2):
+            wake_components(store, held, waiting, 100.0)
+        woken = store.require(InferenceComponent, component.key).document
+        assert woken.desired_copies == 1
+        assert woken.status is ComponentStatus.UPDATING
+        assert "3 request(s) wait" in woken.cause
+        (activity,) = store.select(ScalingActivity)
+        assert activity.document.description == "Setting desired copy count to 1."
