@@ -42,7 +42,7 @@ def tables() -> list[OperationTable]:
     with TemporaryDirectory() as folder, Store.open(Path(folder) / "s.db") as store:
         metrics = MetricStore(Path(folder) / "m.db")
         found = [
-            sagemaker_table(store, instance_types=()),
+            sagemaker_table(store, instance_types=(), with_components=True),
             autoscaling_table(store),
             cloudwatch_table(store, metrics),
         ]
