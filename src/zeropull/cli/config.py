@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
+import os
+import re
 import tomllib
 import types
 import typing
@@ -19,6 +22,9 @@ from zeropull.resources.settings import Settings
 DEFAULT_CONFIG = Path("/etc/zeropull/zeropull.toml")
 ENVIRONMENT_PREFIX = "ZEROPULL_"
 CONFIG_VARIABLE = "ZEROPULL_CONFIG"
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
+_MAX_RUN_DIR = 60  # the path of a Unix socket may have 107 bytes
 _NOT_IN_FILES = frozenset({"gateway_token"})
 
 
@@ -46,7 +52,40 @@ def load_settings(
         settings = msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"configuration: {error}") from error
+    _check_values(settings)
     return _made_absolute(settings)
+
+
+def _check_values(settings: Settings) -> None:
+    """What the types cannot say, so that it is told here and not by a process that dies of it."""
+    serve, network = settings.serve, settings.fleet.network
+    _require(0 <= serve.port < 65536, "serve.port", serve.port, "a TCP port, 0 = any free one")
+    _require(serve.log_level in _LOG_LEVELS, "serve.log_level", serve.log_level, _LOG_LEVELS)
+    is_account = len(serve.account) == 12 and serve.account.isascii() and serve.account.isdigit()
+    _require(is_account, "serve.account", serve.account, "12 digits")
+    _require(bool(_REGION.fullmatch(serve.region)), "serve.region", serve.region, "like us-east-1")
+    try:
+        fits = ipaddress.IPv4Network(network).prefixlen <= 24
+    except ValueError:
+        fits = False
+    _require(fits, "fleet.network", network, "an IPv4 network of /24 or larger, like 198.18.0.0/15")
+    for port in settings.fleet.loopback_ports:
+        _require(0 < port < 65536, "fleet.loopback_ports", port, "TCP ports")
+    for table in ("fleet", "image_cache", "endpoints", "gateway"):
+        part = getattr(settings, table)
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if isinstance(value, (int, float)) and not value >= 0:
+                raise ConfigurationError(f"{table}.{field.name} = {value}: expected 0 or more")
+    # The longest path of a socket below it is <run_dir>/<instance id>/snapshotter-status.sock.
+    length = len(os.fsencode(settings.run_dir.absolute()))
+    _require(length <= _MAX_RUN_DIR, "serve.run_dir", settings.run_dir, f"{_MAX_RUN_DIR} bytes")
+
+
+def _require(holds: bool, key: str, value: object, expected: object) -> None:
+    if not holds:
+        shown = ", ".join(expected) if isinstance(expected, tuple) else expected
+        raise ConfigurationError(f"{key} = {str(value)!r}: expected {shown}")
 
 
 def _read_toml(config: Path | None, environment: Mapping[str, str]) -> dict[str, Any]:

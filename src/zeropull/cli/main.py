@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -20,6 +21,7 @@ from zeropull import __version__
 from zeropull.cli.config import load_settings
 from zeropull.cli.connection import connection_lines
 from zeropull.cli.doctor import run_doctor
+from zeropull.cli.fitness import refuse_unfit_machine
 from zeropull.cli.logs import follow_logs
 from zeropull.cli.status import show_explanation, show_status
 from zeropull.cli.timeline import draw_timeline
@@ -40,6 +42,7 @@ STOP_TIMEOUT_S = 180.0
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # they hold secrets
     help="Serve models behind the SageMaker inference API on machines of your own.",
 )
 Config = Annotated[Path | None, typer.Option(help="TOML file; default /etc/zeropull/zeropull.toml")]
@@ -61,12 +64,12 @@ def serve(
     flags = {"serve.host": host, "serve.port": port, "serve.log_level": log_level}
     settings = _settings(config, state_dir, **flags)
     _require_root("serve")
+    refuse_unfit_machine(settings)
     configure_logging("supervisor", level=settings.serve.log_level)
 
     def announce(address: str) -> None:
-        for line in connection_lines(settings, address):
-            print(line)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # nobody reads it, as behind `| head`
+            print("\n".join(connection_lines(settings, address)), flush=True)
 
     asyncio.run(Supervisor(settings, announce).run())
 
@@ -118,7 +121,7 @@ def timeline(
     """Every launch of the endpoint, stage by stage."""
     settings = _settings(config, state_dir)
     query = f"?account={account}" if account else ""
-    data = _admin(settings, f"endpoints/{endpoint}/timeline{query}")
+    data = _admin(settings, f"endpoints/{quote(endpoint, safe='')}/timeline{query}")
     if as_json:
         print(json.dumps(data, indent=2))
     elif html is not None:
@@ -138,7 +141,7 @@ def logs(
     """What the endpoint's containers wrote to stdout and stderr."""
     settings = _settings(config, state_dir)
     query = f"?account={account}" if account else ""
-    path = f"endpoints/{endpoint}/logs{query}"
+    path = f"endpoints/{quote(endpoint, safe='')}/logs{query}"
     with contextlib.suppress(KeyboardInterrupt):
         follow_logs(lambda: _admin(settings, path)["copies"], sys.stdout, follow=follow)
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,8 +31,10 @@ from zeropull.telemetry import get_logger
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 45.0  # above the gateway's grace for requests in flight
 TEARDOWN_TIMEOUT_S = 120.0
+PORT_TIMEOUT_S = 5.0
 MIN_RESTART_S, MAX_RESTART_S = 0.2, 10.0
 LONG_RUN_S = 60.0  # a child that lived this long starts its backoff anew
+REFUSAL_FILE = "refusal"
 _PR_SET_PDEATHSIG = 1
 
 log = get_logger(__name__)
@@ -51,7 +55,10 @@ class Supervisor:
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _only_one(run_dir / "supervisor.pid"):
             self._handle_signals()
+            await _refuse_taken_port(self._settings)
+            _make_private_folders(self._settings)
             (run_dir / "address").unlink(missing_ok=True)
+            (run_dir / REFUSAL_FILE).unlink(missing_ok=True)
             write_settings(self._settings)
             async with asyncio.TaskGroup() as tasks:
                 control = tasks.create_task(self._keep("controlplane"))
@@ -62,9 +69,9 @@ class Supervisor:
                     announcer.cancel()
                     gateway.cancel()
                     await asyncio.wait({gateway})
-                await self._tear_down_if_asked()
+                is_empty = await self._tear_down_if_asked()
                 control.cancel()
-        if self._signal is signal.SIGINT:
+        if is_empty:
             shutil.rmtree(run_dir, ignore_errors=True)
 
     # ------------------------------------------------------------------------------ private
@@ -117,12 +124,20 @@ class Supervisor:
                 await admin_call(self._settings, "GET", "status", timeout_s=5.0)
                 return True
             except Unavailable:
+                self._raise_refusal()
                 if loop.time() > deadline:
                     raise
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.05):
                         await self._stop.wait()
         return False
+
+    def _raise_refusal(self) -> None:
+        """What the control plane has written down when it cannot serve, however often it is
+        started."""
+        with contextlib.suppress(FileNotFoundError):
+            path = self._settings.run_dir / REFUSAL_FILE
+            raise Conflict(path.read_text(encoding="utf-8"))
 
     async def _announce_address(self) -> None:
         path = self._settings.run_dir / "address"
@@ -136,13 +151,17 @@ class Supervisor:
         write_settings(self._settings)
         self._announce(address)
 
-    async def _tear_down_if_asked(self) -> None:
+    async def _tear_down_if_asked(self) -> bool:
+        """True when nothing runs any more, so that the run directory can go: what is left of an
+        instance has its sockets and mounts there."""
         if self._signal is not signal.SIGINT:
-            return
+            return False
         try:
             await admin_call(self._settings, "POST", "teardown", timeout_s=TEARDOWN_TIMEOUT_S)
         except Unavailable as error:
-            log.error("teardown failed", reason=error.reason)
+            log.error("teardown failed, `zeropull stop` tries again", reason=error.reason)
+            return False
+        return True
 
 
 async def admin_call(settings: Settings, method: str, path: str, *, timeout_s: float) -> bytes:
@@ -189,11 +208,14 @@ def with_token(settings: Settings) -> Settings:
     """The settings with the gateway's token, which is kept in S/gateway.token."""
     path = settings.state_dir / "gateway.token"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not path.exists():
+    if not path.exists() or path.stat().st_size == 0:  # empty: the machine lost power once
         temporary = path.with_name(".gateway.token")
         temporary.unlink(missing_ok=True)
         temporary.touch(mode=0o600)
-        temporary.write_text(secrets.token_hex(32), encoding="ascii")
+        with temporary.open("w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     return replace(settings, gateway_token=path.read_text(encoding="ascii"))
 
@@ -221,6 +243,41 @@ def supervisor_pid(run_dir: Path) -> int | None:
     except FileNotFoundError:
         pass
     return None
+
+
+async def _refuse_taken_port(settings: Settings) -> None:
+    """Raises:
+    Conflict: somebody else listens there; the gateway of a killed supervisor gets some time to go.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PORT_TIMEOUT_S
+    host, port = settings.serve.host, settings.serve.port
+    while True:
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            family, kind, protocol, _, address = found[0]
+            with socket.socket(family, kind, protocol) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind(address)
+                trial.listen(1)
+            return
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and loop.time() < deadline:
+                await asyncio.sleep(0.1)
+                continue
+            raise Conflict(
+                f"cannot listen on {host}:{port} ({error.strerror or error}): choose another with "
+                "--host and --port; --port 0 takes any free one"
+            ) from error
+
+
+def _make_private_folders(settings: Settings) -> None:
+    """Images, models and logs are readable by their owner only, whatever the state directory's own
+    mode is: a container reaches its files through mounts, never along these paths."""
+    for folder in ("caches", "instances"):
+        path = settings.state_dir / folder
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,49 @@
+"""What `zeropull serve` refuses to begin on: one sentence, before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from zeropull.errors import ConfigurationError, DiskFull, Unavailable
+from zeropull.providers.local.machine import Verdict, examine, file_system_of
+from zeropull.resources.settings import Settings
+
+_UNFIT = frozenset({"overlay", "tmpfs", "ramfs"})  # no image can be mounted from files there
+_ONLY_TOLD = frozenset({"overlayfs"})  # in a container, the kernel may load what is not seen here
+_MIN_FREE_BYTES = 256 << 20
+
+
+def refuse_unfit_machine(settings: Settings) -> None:
+    """Raises:
+    ConfigurationError: the state directory is no folder, or on a file system that cannot do.
+    DiskFull: its disk has no room even for the state.
+    Unavailable: the machine lacks what nothing works without; with the remedy.
+    """
+    state_dir = settings.state_dir
+    place = next(path for path in (state_dir, *state_dir.parents) if path.exists())
+    if not place.is_dir():
+        raise ConfigurationError(f"serve.state_dir = {str(state_dir)!r}: {place} is not a folder")
+    kind = file_system_of(place)
+    if kind in _UNFIT:
+        raise ConfigurationError(
+            f"serve.state_dir = {str(state_dir)!r}: {place} is on {kind}, from which no image can "
+            "be mounted: choose a folder on ext4, xfs or btrfs, with --state-dir or in the "
+            "configuration"
+        )
+    free = shutil.disk_usage(place).free
+    if free < _MIN_FREE_BYTES:
+        raise DiskFull(
+            f"the disk of {place} has {free:,} bytes free, and at least {_MIN_FREE_BYTES:,} are "
+            "needed to begin: make room, or choose another --state-dir"
+        )
+    missing = [
+        f"{found.check}: {found.found}" + (f" ({found.remedy})" if found.remedy else "")
+        for found in examine(settings.fleet, Path(place))
+        if found.verdict is Verdict.MISSING and found.check not in _ONLY_TOLD
+    ]
+    if missing:
+        raise Unavailable(
+            f"zeropull cannot serve on this machine: {'; '.join(missing)}. "
+            "`zeropull doctor` tells more"
+        )
