@@ -16,8 +16,8 @@ Every run ends with a line per trace that says against whom it is reached. What 
 - against KPA at equal cost too, but for slow noisy days (`diurnal`): there `fast` is as good as
   KPA, because both keep a tenth of a one-minute mean free, and two seconds of warning gain nothing;
 - against `kpa` it is not: a fleet whose mean load is its target is over it half of the time, and
-  is cheaper by just that. On `diurnal` (seed 1, 45 s) no policy has `aws`'s 717 seconds at `kpa`'s 159 hours:
-  sizing in hindsight, by the 90th percentile of five minutes, takes 165 hours for 2265 seconds;
+  is cheaper by just that. On `diurnal` (seed 1, 45 s) no policy has `aws`'s 717 seconds at `kpa`'s
+  159 hours: sized in hindsight, by the 90th percentile of five minutes, it is 165 for 2265 seconds;
 - against `kpa-70` it has fewer hours everywhere, and more seconds: it keeps a tenth free, not 30 %.
 On `burstgpt`, whose load is never calm, `fast` scales in and out again more often than KPA.
 

@@ -380,9 +380,7 @@ class ScalingController:
             state.activities.note_not_scaled(target, decision.not_scaled, capacity, cause, now_s)
             return
         if decision.desired > capacity and (pause := state.activities.retry(now_s)) is not None:
-            left_s, message = pause
-            why = f"{decision.reason}; the last attempt failed, next in {left_s:.0f} s: {message}"
-            state.decision = Decision(capacity, why, decision.policy, NotScaled.NO_CAPACITY)
+            state.decision = _paused(decision, capacity, pause)
             return
         since_s = state.overload_since_s if decision.desired > capacity else None
         is_fast = self._mode(target) == "fast"
@@ -438,6 +436,10 @@ class ScalingController:
         which = "minimum" if allowed > scaled.desired else "maximum"
         bound = target.minimum if allowed > scaled.desired else target.maximum
         cause = f"{which} capacity was set to {bound}"
+        state.decision, state.decided_s = Decision(allowed, cause), now_s
+        if allowed > scaled.desired and (pause := state.activities.retry(now_s)) is not None:
+            state.decision = _paused(state.decision, scaled.desired, pause)
+            return True
         if self._change(scaled, Decision(allowed, cause), None, now_s):
             state.activities.begin(target, allowed, cause, now_s)
             log.info("capacity moved into its bounds", target=target.resource_id, desired=allowed)
@@ -577,6 +579,12 @@ def _by_source(loads: dict[tuple[Resource, int], LoadSecond]) -> Loads:
             source = (resource.account, resource.component)
         found.setdefault(source, []).append((second, load))
     return found
+
+
+def _paused(decision: Decision, capacity: int, pause: tuple[float, str]) -> Decision:
+    left_s, message = pause
+    why = f"{decision.reason}; the last attempt failed, next in {left_s:.0f} s: {message}"
+    return Decision(capacity, why, decision.policy, NotScaled.NO_CAPACITY)
 
 
 def _last_scaling(target: ScalableTarget) -> LastScaling:

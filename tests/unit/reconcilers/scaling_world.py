@@ -21,6 +21,7 @@ from zeropull.resources.instances import CopyRecord, Instance, InstanceState
 from zeropull.resources.scaling import ScalableTarget, ScalingActivity
 from zeropull.resources.settings import ScalingSettings
 from zeropull.statestore import Store
+from zeropull.statestore.cached import CachedKind
 
 ACCOUNT = "000000000000"
 START_S = 1_790_000_040.0  # a whole minute
@@ -48,6 +49,8 @@ class ScalingWorld:
     def __post_init__(self) -> None:
         self.store = Store.open(self.folder / "state.db")
         self.metrics = MetricStore(self.folder / "metrics.db")
+        self._copies = CachedKind(self.store, CopyRecord)
+        self._endpoints = CachedKind(self.store, Endpoint)
         self.start()
 
     def start(self) -> None:
@@ -144,7 +147,9 @@ class ScalingWorld:
 
     @property
     def endpoint(self) -> Endpoint:
-        return self.store.require(Endpoint, KEY).document
+        found = self._endpoints.get(KEY)
+        assert found is not None
+        return found
 
     @property
     def variant(self) -> Variant:
@@ -180,7 +185,7 @@ class ScalingWorld:
     def _report(self) -> None:
         if self.silent:
             return
-        copies = [s.document.copy_id for s in self.store.select(CopyRecord)]
+        copies = [copy.copy_id for copy in self._copies.all()]
         share = self.load / max(1, len(copies))
         readings = tuple(
             CopyReading(

@@ -256,6 +256,19 @@ def test_instances_that_cannot_be_had_are_seen_and_asked_for_again_later(
     assert 100 <= world.seconds_until(2, limit=150) <= 120  # twice as long
 
 
+def test_a_minimum_that_cannot_be_had_is_asked_for_again_later(world: ScalingWorld) -> None:
+    world.endpoint_with(1)
+    world.settles = False
+    world.call("RegisterScalableTarget", **RESOURCE, MinCapacity=3)
+    world.seconds_until(3, limit=3)
+    world.give_up(1, "no capacity")
+    world.seconds(30)
+    assert world.desired == 1
+    assert world.decision is not None
+    assert "minimum capacity was set to 3; the last attempt failed" in world.decision.reason
+    world.seconds_until(3, limit=40)
+
+
 # -------------------------------------------------------------------------------------- schedules
 
 
