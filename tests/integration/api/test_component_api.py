@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 
 from tests.fixtures.awsapi import ACCOUNT, INSTANCE_TYPES, REGION, Served, serving
 from zeropull.api import create_api_app
+from zeropull.api.applicationautoscaling import autoscaling_table
 from zeropull.api.keys import ensure_default_key
 from zeropull.placement.capacity import Shape
 from zeropull.resources.components import (
@@ -62,6 +63,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
             instance_types=INSTANCE_TYPES,
             with_components=True,
             component_shape=shape_of,
+            tables=[autoscaling_table(store)],
             clock=lambda: state.clock(),
         )
         with serving(app) as url:
@@ -330,3 +332,44 @@ def test_component_configs_need_a_role_and_one_variant(sagemaker: Any) -> None:
             ExecutionRoleArn=ROLE,
             ProductionVariants=[VARIANT, {**VARIANT, "VariantName": "second"}],
         )
+
+
+def test_a_component_is_a_scalable_target_from_zero_on(served: Served, sagemaker: Any) -> None:
+    create(sagemaker)
+    autoscaling = served.client("application-autoscaling")
+    resource = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": "inference-component/one",
+        "ScalableDimension": "sagemaker:inference-component:DesiredCopyCount",
+    }
+    autoscaling.register_scalable_target(**resource, MinCapacity=0, MaxCapacity=4)
+    for kind in (
+        "SageMakerInferenceComponentConcurrentRequestsPerCopyHighResolution",
+        "SageMakerInferenceComponentInvocationsPerCopy",
+    ):
+        answer = autoscaling.put_scaling_policy(
+            **resource,
+            PolicyName=kind,
+            PolicyType="TargetTrackingScaling",
+            TargetTrackingScalingPolicyConfiguration={
+                "TargetValue": 5.0,
+                "PredefinedMetricSpecification": {"PredefinedMetricType": kind},
+            },
+        )
+        assert len(answer["Alarms"]) == 2
+    settle(served)
+    sagemaker.delete_inference_component(InferenceComponentName="one")
+
+
+def test_an_unknown_component_is_no_scalable_target(served: Served, sagemaker: Any) -> None:
+    autoscaling = served.client("application-autoscaling")
+    for resource_id in ("inference-component/none", "inference-component/a/b", "endpoint/shared"):
+        with pytest.raises(ClientError) as refused:
+            autoscaling.register_scalable_target(
+                ServiceNamespace="sagemaker",
+                ResourceId=resource_id,
+                ScalableDimension="sagemaker:inference-component:DesiredCopyCount",
+                MinCapacity=0,
+                MaxCapacity=4,
+            )
+        assert refused.value.response["Error"]["Code"] == "ValidationException"
