@@ -67,6 +67,13 @@ def test_three_components_with_two_images_and_two_models_scale_apart(
     assert registry.counts.bytes_served == 0
     assert stage_of(second_copy, "image")["layers_total"] >= 3
     assert user.describe("b")["RuntimeConfig"]["CurrentCopyCount"] == 1
+    stream = server.runtime.invoke_endpoint_with_response_stream(
+        EndpointName="shared",
+        InferenceComponentName="b",
+        Body=b"x",
+        CustomAttributes="chunks=2",
+    )["Body"]
+    assert b"".join(event["PayloadPart"]["Bytes"] for event in stream) == b"0:x\n1:x\n"
     user.scale("a", 0)
     user.wait_serves("a", 0)
     with pytest.raises(ClientError, match="has no capacity to process this request"):
@@ -250,3 +257,24 @@ def test_a_crashing_component_says_so_and_harms_no_neighbour(
     user.wait_serves("bad")
     server.delete_endpoint("crashing")
     assert server.left_behind() == {}
+
+
+def test_an_endpoint_is_deleted_with_components_in_every_state(
+    server: Server, user: ComponentUser, registry: Registry
+) -> None:
+    image = f"{registry.address}/server:1"
+    user.make_endpoint("ending", maximum=1)
+    user.create("ending", "waits", image, environment={"SERVER_START_DELAY_S": "600"})
+    user.create("ending", "fails", f"{registry.address}/nowhere:1")
+    user.create("ending", "serves", image)
+    user.wait_serves("serves")
+    user.wait_failed("fails")
+    user.sagemaker.update_inference_component(
+        InferenceComponentName="serves", Specification=user.specification(image, accelerators=2)
+    )
+    states = {c: user.describe(c)["InferenceComponentStatus"] for c in ("waits", "fails", "serves")}
+    assert states == {"waits": "Creating", "fails": "Failed", "serves": "Updating"}
+    server.delete_endpoint("ending")
+    assert not any(user.exists(name) for name in states)
+    assert server.left_behind() == {}
+    assert not list((server.folder / "state/caches").glob("*/*"))
