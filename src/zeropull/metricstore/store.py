@@ -66,10 +66,11 @@ class MetricKey:
 
 @dataclass(slots=True)
 class _Window:
-    """Points of one series from `low` on; those before `final` are in `points` for good."""
+    """Points of one series from `low` to `final`, to which nothing is added any more."""
 
     low: int
     final: int
+    span_s: int
     points: dict[int, Point]
 
 
@@ -243,18 +244,23 @@ class MetricStore:
         what came since the last time is read from the disk."""
         window = self._windows.get((series, period_s))
         if window is None or low < window.low or high < window.final:
-            window = _Window(low, low, {})
+            window = _Window(low, low, 0, {})
             if len(self._windows) >= MAX_WINDOWS:
                 self._windows.clear()
             self._windows[series, period_s] = window
         fresh = self._points(series, period_s, window.final, high)
-        for start in [start for start in window.points if start < low]:
-            del window.points[start]
-        window.low = low
-        found = window.points | fresh
+        window.points |= fresh
+        # Kept is what the reader that looks furthest back needs; a metric has two alarms.
+        window.span_s = max(window.span_s, high - low)
+        window.low = max(window.low, high - window.span_s)
+        found = {start: point for start, point in window.points.items() if start >= low}
         # The newest two periods may still be added to.
         window.final = max(window.final, max(fresh, default=0) - period_s)
-        window.points |= {start: p for start, p in fresh.items() if start < window.final}
+        window.points = {
+            start: point
+            for start, point in window.points.items()
+            if window.low <= start < window.final
+        }
         return found
 
     def _row(self, slot: Slot) -> Point | None:

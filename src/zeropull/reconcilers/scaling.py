@@ -219,6 +219,8 @@ class ScalingController:
     ) -> None:
         """When an alarm of one of the policies was evaluated. The others have their say too: a
         policy by the minute keeps one by ten seconds from scaling in between."""
+        if not due:
+            return
         proposals: list[Decision] = []
         alarms: dict[str, MetricAlarm] = {}
         is_due = False
