@@ -122,12 +122,23 @@ def test_endpoints_come_back_after_a_reboot(server: Server, registry: Registry) 
     )
 
 
-@pytest.mark.parametrize("way", ["ctrl-c", "zeropull stop", "zeropull stop after a crash"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "ctrl-c",
+        "ctrl-c without a control plane",
+        "zeropull stop",
+        "zeropull stop after a crash",
+    ],
+)
 def test_it_leaves_nothing_on_the_machine_and_comes_back_from_its_cache(
     server: Server, registry: Registry, way: str
 ) -> None:
     assert set(server.left_behind()) >= {"folders", "mounts", "netns", "links", "cgroups", "rules"}
     if way == "ctrl-c":
+        server.end(signal.SIGINT)
+    elif way == "ctrl-c without a control plane":
+        server.kill(server.child_pid("controlplane"))
         server.end(signal.SIGINT)
     elif way == "zeropull stop":
         server.cli("stop")

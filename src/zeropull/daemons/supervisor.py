@@ -71,6 +71,8 @@ class Supervisor:
                     await asyncio.wait({gateway})
                 is_empty = await self._tear_down_if_asked()
                 control.cancel()
+            if self._signal is signal.SIGINT and not is_empty:
+                is_empty = await self._tear_down_alone()
         if is_empty:
             shutil.rmtree(run_dir, ignore_errors=True)
 
@@ -159,9 +161,26 @@ class Supervisor:
         try:
             await admin_call(self._settings, "POST", "teardown", timeout_s=TEARDOWN_TIMEOUT_S)
         except Unavailable as error:
-            log.error("teardown failed, `zeropull stop` tries again", reason=error.reason)
+            log.warning("teardown failed, another process tries", reason=error.reason)
             return False
         return True
+
+    async def _tear_down_alone(self) -> bool:
+        """After the control plane's end: it may have been down when Ctrl-C came."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "zeropull.daemons.controlplane",
+            "--settings",
+            str(self._settings.settings_file),
+            "--teardown",
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        code = await process.wait()
+        if code != 0:
+            log.error("teardown failed, `zeropull stop` tries again", code=code)
+        return code == 0
 
 
 async def admin_call(settings: Settings, method: str, path: str, *, timeout_s: float) -> bytes:
