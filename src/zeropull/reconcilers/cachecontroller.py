@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from zeropull.reconcilers.cacheplan import (
     with_generation,
     without_generations,
 )
+from zeropull.reconcilers.componentslots import component_images
 from zeropull.reconcilers.view import View
-from zeropull.resources.components import ComponentStatus, InferenceComponent
 from zeropull.resources.endpoints import EndpointStatus
 from zeropull.resources.imagecaches import (
     CacheState,
@@ -452,17 +452,6 @@ class CacheController:
         ]
         for record in sorted(purged, key=lambda r: r.purged_s or 0.0)[:-PURGED_RECORDS]:
             self._store.delete(ImageCacheRecord, record.key)
-
-
-def component_images(components: Iterable[InferenceComponent]) -> dict[str, str]:
-    """Reference by manifest digest: every image that a copy runs or is about to run."""
-    return {
-        version.image.manifest_digest: version.image.reference
-        for component in components
-        if component.status is not ComponentStatus.DELETING
-        for version in component.versions
-        if version.image is not None
-    }
 
 
 def link_layer(source: Path, into: Path) -> None:

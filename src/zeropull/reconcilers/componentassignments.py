@@ -15,6 +15,7 @@ from zeropull.controlapi.messages import (
     VolumeMount,
 )
 from zeropull.reconcilers.assignments import artifact_of, environment_of
+from zeropull.reconcilers.componentslots import component_images
 from zeropull.reconcilers.view import View
 from zeropull.resources.components import ComponentSpec, ComponentVersion
 from zeropull.resources.instances import CopyIntent, CopyRecord, Instance
@@ -39,15 +40,8 @@ def build_component_assignment(
     waiting = frozenset(waits)
     images: dict[str, ImageAssignment] = {}
     copies = []
-    for copy in sorted(view.copies_on(instance), key=lambda c: c.copy_id):
-        component = components.get(copy.component or "")
-        version = component.version(copy.deployment_id) if component else None
-        if version is None:
-            # Its version is no longer known: it can only be stopped.
-            copies.append(CopyAssignment(copy.copy_id, copy.manifest_digest, desired="stop"))
-            continue
-        reference = version.spec.container.image
-        digest = copy.manifest_digest
+
+    def want(reference: str, digest: str) -> None:
         images[digest] = ImageAssignment(
             reference=reference,
             manifest_digest=digest,
@@ -55,7 +49,22 @@ def build_component_assignment(
             registry=registry_access(reference),
             wait_for_generation=image_path is ImagePath.AUTO and digest in waiting,
         )
+
+    for copy in sorted(view.copies_on(instance), key=lambda c: c.copy_id):
+        component = components.get(copy.component or "")
+        version = component.version(copy.deployment_id) if component else None
+        if version is None:
+            # Its version is no longer known: it can only be stopped.
+            copies.append(CopyAssignment(copy.copy_id, copy.manifest_digest, desired="stop"))
+            continue
+        want(version.spec.container.image, copy.manifest_digest)
         copies.append(_copy(copy, version, instance, region, simulate_accelerators, buckets))
+    # What a copy may come back to stays, though none of it runs now: without a name in the
+    # assignment the node would let go of the image.
+    held = view.cached.get(instance.instance_id, frozenset())
+    for digest, reference in component_images(view.components).items():
+        if digest in held and digest not in images:
+            want(reference, digest)
     return NodeAssignment(
         version=0,
         instance_id=instance.instance_id,

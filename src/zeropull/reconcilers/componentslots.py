@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from zeropull.placement.capacity import (
     Requirement,
@@ -16,7 +16,12 @@ from zeropull.placement.placing import CopyRequest
 from zeropull.providers.protocol import MachineShape
 from zeropull.reconcilers.draft import Draft
 from zeropull.reconcilers.view import LIVE_STATES
-from zeropull.resources.components import ComponentSpec, ComponentVersion
+from zeropull.resources.components import (
+    ComponentSpec,
+    ComponentStatus,
+    ComponentVersion,
+    InferenceComponent,
+)
 from zeropull.resources.documents import new_copy_id
 from zeropull.resources.instances import CopyRecord, Instance
 
@@ -93,3 +98,14 @@ def slots_of(draft: Draft, instances: list[Instance], shape_of: ShapeOf) -> dict
         slot.cached = frozenset(cached)
         slots[instance.instance_id] = slot
     return slots
+
+
+def component_images(components: Iterable[InferenceComponent]) -> dict[str, str]:
+    """Reference by manifest digest: every image that a copy runs or is about to run."""
+    return {
+        version.image.manifest_digest: version.image.reference
+        for component in components
+        if component.status is not ComponentStatus.DELETING
+        for version in component.versions
+        if version.image is not None
+    }

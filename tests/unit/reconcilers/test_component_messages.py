@@ -15,19 +15,21 @@ from tests.unit.reconcilers.component_world import (
     world,
 )
 from zeropull.controlapi.messages import GatewayReport, ImagePath, NodeAssignment
-from zeropull.reconcilers.cachecontroller import component_images
 from zeropull.reconcilers.componentassignments import build_component_assignment
 from zeropull.reconcilers.componentrouting import component_endpoint_route
+from zeropull.reconcilers.componentslots import component_images
 from zeropull.reconcilers.waking import held_requests, wake_components
 from zeropull.resources.components import ComponentStatus, InferenceComponent
 from zeropull.resources.scaling import ScalingActivity
 from zeropull.statestore import Store
 
 
-def assignment(made: ComponentWorld, *, simulate: bool = True) -> NodeAssignment:
+def assignment(
+    made: ComponentWorld, *, simulate: bool = True, cached: frozenset[str] = frozenset()
+) -> NodeAssignment:
     instance = made.running()[0]
     return build_component_assignment(
-        made.view(),
+        replace(made.view(), cached={instance.instance_id: cached}),
         replace(instance, accelerators=("gpu=0", "gpu=1")),
         region="us-east-1",
         simulate_accelerators=simulate,
@@ -69,6 +71,20 @@ def test_a_copy_of_a_version_that_is_not_known_is_stopped() -> None:
     made.components.clear()
     (copy,) = assignment(made).copies
     assert copy.desired == "stop"
+
+
+def test_an_image_to_which_a_copy_may_come_back_stays_on_its_node() -> None:
+    made = world()
+    made.add("a", 1, version("repo/a:1"))
+    made.add("b", 1, version("repo/b:1"))
+    made.settle()
+    made.scale("a", 0)
+    made.settle()
+    held = frozenset({"sha256:repo/a:1", "sha256:another"})
+    assert [i.reference for i in assignment(made, cached=held).images] == ["repo/a:1", "repo/b:1"]
+    assert [i.reference for i in assignment(made).images] == ["repo/b:1"]
+    made.change("a", status=ComponentStatus.DELETING)
+    assert [i.reference for i in assignment(made, cached=held).images] == ["repo/b:1"]
 
 
 def test_routes_name_components_and_their_copies() -> None:
