@@ -205,4 +205,7 @@ def _index(netlink: IPRoute, link: str) -> int | None:
 
 
 def _sysctl(name: str, value: str) -> None:
-    (Path("/proc/sys/net") / name).write_text(value)
+    path = Path("/proc/sys/net") / name
+    if name.startswith("ipv6/") and not path.exists():
+        return  # the host was booted without IPv6: there is nothing to switch off
+    path.write_text(value)
