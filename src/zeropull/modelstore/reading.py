@@ -11,6 +11,10 @@ from zeropull.errors import Unavailable
 from zeropull.modelstore.protocol import ObjectFacts, ObjectSource
 
 PART_BYTES = 8 << 20
+# The parts that are on their way at the end arrive together, and what unpacks them in order has
+# them all before it then: small ones there cost a few requests and save a quarter of a second.
+LAST_PART_BYTES = 2 << 20
+TAPERED_BYTES = 32 << 20
 # Waits before the next try; a try that brought bytes starts the row again.
 _RETRY_DELAYS_S = (0.1, 0.5, 1.0, 2.0, 4.0)
 
@@ -19,9 +23,16 @@ OnBytes = Callable[[int], None]
 
 def parts_of(facts: ObjectFacts) -> Iterator[tuple[int, int]]:
     """Start and end of the parts that are read at the same time; one when there are no ranges."""
-    step = PART_BYTES if facts.has_ranges else max(facts.size, 1)
-    for start in range(0, facts.size, step):
-        yield start, min(start + step, facts.size)
+    if not facts.has_ranges:
+        if facts.size:
+            yield 0, facts.size
+        return
+    start = 0
+    while start < facts.size:
+        is_last = facts.size - start <= TAPERED_BYTES < facts.size
+        end = min(start + (LAST_PART_BYTES if is_last else PART_BYTES), facts.size)
+        yield start, end
+        start = end
 
 
 async def read_resuming(
