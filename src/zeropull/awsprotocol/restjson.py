@@ -5,13 +5,11 @@ https://smithy.io/2.0/aws/protocols/aws-restjson1-protocol.html
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from types import MappingProxyType
 
 from botocore.model import Shape
 
-from zeropull.awsprotocol.faults import ApiFault
 from zeropull.awsprotocol.services import load_service
 
 RUNTIME = "sagemaker-runtime"
@@ -27,16 +25,6 @@ def request_headers(operation: str) -> MappingProxyType[str, str]:
 def response_headers(operation: str) -> MappingProxyType[str, str]:
     """Member -> header (as the model spells it, lower case) of a runtime operation's output."""
     return _headers(load_service(RUNTIME).model.operation_model(operation).output_shape)
-
-
-def encode_fault(fault: ApiFault, request_id: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of an error."""
-    headers = {
-        "Content-Type": "application/json",
-        "x-amzn-RequestId": request_id,
-        "x-amzn-ErrorType": fault.code,
-    }
-    return fault.status, headers, json.dumps({"Message": fault.message, **fault.members}).encode()
 
 
 def _headers(shape: Shape | None) -> MappingProxyType[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddsketch import DDSketch
@@ -106,14 +106,6 @@ class Point:
         value: float | None = self.sketch.get_quantile_value(percent / 100)
         # A bucket's middle may lie a little outside of what was seen: the extremes are exact.
         return None if value is None else min(self.most, max(self.least, value))
-
-
-def merged(points: Iterable[Point]) -> Point:
-    """One point of all of them."""
-    whole = Point()
-    for point in points:
-        whole.merge(point)
-    return whole
 
 
 def encode_sketch(sketch: DDSketch | None) -> bytes | None:

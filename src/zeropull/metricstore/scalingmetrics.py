@@ -12,8 +12,7 @@ from typing import Any
 from zeropull.autoscaler.stepscaling import AdjustmentType, Step, StepScaling
 from zeropull.autoscaler.targettracking import DEFAULT_COOLDOWN_S, TargetTracking
 from zeropull.errors import InvalidInput
-from zeropull.metricstore.alarmspecs import query_from
-from zeropull.metricstore.queries import MetricStat, Query
+from zeropull.metricstore.queries import MetricStat
 from zeropull.resources.scaling import COMPONENT_DIMENSION, VARIANT_DIMENSION, ScalingPolicy
 
 SAGEMAKER = "AWS/SageMaker"
@@ -145,13 +144,6 @@ def concurrency_target(policy: ScalingPolicy) -> float | None:
     config = policy.request["TargetTrackingScalingPolicyConfiguration"]
     predefined = (config.get("PredefinedMetricSpecification") or {}).get("PredefinedMetricType", "")
     return float(config["TargetValue"]) if predefined.endswith("HighResolution") else None
-
-
-def queries_of(metric: ScalingMetric) -> tuple[Query, ...]:
-    """The queries that give the metric; the one with `return_data` is the metric."""
-    if metric.stat is not None:
-        return (Query("m1", stat=metric.stat),)
-    return tuple(query_from(raw) for raw in metric.math)
 
 
 def _predefined(policy: ScalingPolicy, raw: dict[str, Any]) -> ScalingMetric:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 from pathlib import Path
 
 CURRENT = "current.log"
@@ -71,10 +70,6 @@ def last_lines(path: Path, *, lines: int = 10, max_bytes: int = 2000) -> str:
         return ""
     printable = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
     return "\n".join([line for line in printable.splitlines() if line.strip()][-lines:])
-
-
-def remove_logs(logs_dir: Path, copy_id: str) -> None:
-    shutil.rmtree(logs_dir / copy_id, ignore_errors=True)
 
 
 def _cut_front(path: Path, length: int) -> None:

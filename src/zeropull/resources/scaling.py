@@ -124,10 +124,6 @@ def target_key(account: str, resource_id: str, dimension: str) -> str:
     return f"{account}/{dimension}/{resource_id}"
 
 
-def variant_resource(endpoint: str, variant: str) -> str:
-    return f"endpoint/{endpoint}/variant/{variant}"
-
-
 def component_of(resource_id: str) -> str:
     """The component's name in inference-component/<name>; "" for anything else."""
     kind, _, name = resource_id.partition("/")

@@ -13,10 +13,10 @@ from typing import Any
 from zeropull.api.cloudwatch.faults import invalid_combination, invalid_value, missing
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
+from zeropull.metricstore.alarmspecs import query_from
 from zeropull.metricstore.expressions import Series
 from zeropull.metricstore.points import Point
 from zeropull.metricstore.queries import (
-    MetricStat,
     Query,
     evaluate_queries,
     period_of,
@@ -191,28 +191,15 @@ def query_of(raw: Mapping[str, Any], path: str) -> Query:
             f"The parameters {path}.MetricStat and {path}.Expression are mutually exclusive, and "
             "exactly one of them is required."
         )
-    period = raw.get("Period")
-    return Query(
-        query_id=name,
-        stat=None if stat is None else stat_of(stat),
-        expression=expression,
-        period_s=None if period is None else _period(period),
-        label=raw.get("Label"),
-        return_data=raw.get("ReturnData", True),
-    )
-
-
-def stat_of(raw: Mapping[str, Any]) -> MetricStat:
-    """A MetricStat."""
-    metric = raw["Metric"]
-    return MetricStat(
-        namespace=metric.get("Namespace", ""),
-        name=metric.get("MetricName", ""),
-        dimensions=_dimensions(metric),
-        statistic=_statistic(raw["Stat"]),
-        period_s=_period(raw.get("Period", 60)),
-        unit=raw.get("Unit"),
-    )
+    if raw.get("Period") is not None:
+        _period(raw["Period"])
+    if stat is not None:
+        for member in ("Namespace", "MetricName"):
+            if not stat["Metric"].get(member):
+                raise missing(f"The parameter {path}.MetricStat.Metric.{member} is required.")
+        _statistic(stat["Stat"])
+        _period(stat.get("Period", 60))
+    return query_from(raw)
 
 
 def _key_of(call: Call, namespace: str, datum: Mapping[str, Any]) -> MetricKey:
