@@ -53,6 +53,7 @@ class ImageAssignment:
     path: ImagePath = ImagePath.AUTO
     registry: RegistryAccess | None = None
     wait_for_generation: bool = False  # another node is pulling it for the cache: wait, do not pull
+    keep: bool = True  # in the data cache when its last copy has gone; False: EnableCaching false
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,8 @@ class CopyReport:
 @dataclass(frozen=True, slots=True)
 class ImageReport:
     """An image on this node. `complete` once every layer's files are published in the node's
-    layer store; then the control plane may collect them into a generation."""
+    layer store; then the control plane may collect them into a generation. `on_node`: a copy can
+    start from it without a registry, whichever way it came."""
 
     manifest_digest: str
     complete: bool
@@ -178,6 +180,7 @@ class ImageReport:
     failure: FailureKind | None = None
     message: str = ""
     dropped_layers: tuple[str, ...] = ()  # chain IDs of the volume that failed verification
+    on_node: bool = False
 
 
 @dataclass(frozen=True, slots=True)

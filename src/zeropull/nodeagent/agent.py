@@ -117,6 +117,8 @@ class NodeAgent:
             async with asyncio.timeout(CONTAINERD_WAIT_S):
                 await self._persist(self._client.version)
                 await self._client.namespaces.ensure(self._client.namespace)
+            if self._assignment is not None:
+                await self._images.recall(self._assignment.images)
         except BaseException:
             await self._client.__aexit__(None, None, None)
             raise
@@ -219,6 +221,10 @@ class NodeAgent:
                     await asyncio.to_thread(logs.rotate, path)
                 except OSError as error:
                     log.warning("log cannot be rotated", copy_id=copy_id, reason=str(error))
+            try:
+                await asyncio.to_thread(logs.prune, self._config.logs_dir, frozenset(self._records))
+            except OSError as error:
+                log.warning("logs of earlier copies cannot be removed", reason=str(error))
 
     def report(self) -> NodeReport:
         """The node's whole state now."""

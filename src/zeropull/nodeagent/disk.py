@@ -96,6 +96,18 @@ class NodeDisk:
         others = await self.used_bytes() - await asyncio.to_thread(_used_flat, self._layers)
         return DiskWatch(self._layers, self.budget_bytes, others, what)
 
+    async def remove(self, names: Collection[str]) -> None:
+        """Give up these directories of the layer store; the caller knows that nobody uses them."""
+        doomed = []
+        for name in names:
+            path = self._layers / name
+            if path.is_dir():
+                self._forget(path)
+                doomed.append(_set_aside(path))
+        # No await before: what a pull that begins now looks for is there as a whole or not at all.
+        for path in doomed:
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
     async def _evict(self, wanted_bytes: int) -> int:
         in_use = await self._in_use()
         freed = 0
@@ -183,9 +195,12 @@ def _by_last_use(layers: Path) -> list[tuple[Path, int]]:
 
 def _remove_at_once(path: Path) -> None:
     """By rename first: half a layer must never stand under its name."""
+    shutil.rmtree(_set_aside(path), ignore_errors=True)
+
+
+def _set_aside(path: Path) -> Path:
     doomed = path.with_name(f"{TEMPORARY_PREFIX}{path.name[:12]}-{secrets.token_hex(4)}")
-    path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    return path.rename(doomed)
 
 
 def _size_of_disk(folder: Path) -> int:

@@ -64,6 +64,25 @@ class ImageDocuments:
         kept = self.kept(manifest_digest)
         return tuple(chain_ids(list(kept.diff_ids))) if kept is not None else ()
 
+    def own_chain_ids(self, manifest_digest: str) -> set[str]:
+        """The image's chain IDs that no other image whose documents are here has."""
+        others = (self._kept_or_none(d) for d in self._records.blobs() if d != manifest_digest)
+        shared = {chain for kept in others if kept for chain in chain_ids(list(kept.diff_ids))}
+        return set(self.chain_ids(manifest_digest)) - shared
+
+    def forget(self, manifest_digest: str) -> None:
+        """Drop the image's documents. A config that another manifest shares is fetched again."""
+        kept = self.kept(manifest_digest)
+        if kept is not None:
+            self._records.remove_blob(manifest_digest)
+            self._records.remove_blob(kept.config_digest)
+
+    def _kept_or_none(self, digest: str) -> ResolvedImage | None:
+        try:
+            return self.kept(digest)
+        except ImageError:
+            return None  # a config, say
+
     async def _find(self, digest: str, volumes: Sequence[VolumeMount]) -> bytes | None:
         content = self._records.load_blob(digest)
         if content is None:

@@ -45,4 +45,5 @@ class ImageReports:
             failure=failure.kind if failure else None,
             message=failure.message if failure else "",
             dropped_layers=tuple(each for each in chains if each in self._catalog.dropped),
+            on_node=complete or plain,
         )

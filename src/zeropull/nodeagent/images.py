@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from zeropull.containerd.adopt import adopt_image
@@ -85,6 +85,8 @@ class NodeImages:
         self._document_bytes = 0
         self._flights: dict[tuple[str, bool], asyncio.Task[ImageOnNode]] = {}
         self._spoiled: dict[str, str] = {}
+        self._records = records
+        self._uncached = records.load_uncached()
 
     @property
     def registry_bytes(self) -> int:
@@ -102,6 +104,7 @@ class NodeImages:
         """
         key = (image.manifest_digest, plain)
         flight = self._flights.get(key)
+        self._note_caching(image)
         if flight is None:
             flight = asyncio.create_task(self._walk(image, plain=plain))
             self._flights[key] = flight
@@ -140,6 +143,14 @@ class NodeImages:
             layers_from_cache=stage.layers_from_cache or 0,
         )
 
+    async def recall(self, images: Iterable[ImageAssignment]) -> None:
+        """Images that containerd pulled by itself for an earlier agent are ready for this one."""
+        for image in images:
+            if image.manifest_digest not in self.ready:
+                found = await self._plain_pull.find(image)
+                if found is not None:
+                    self.ready[image.manifest_digest] = found
+
     def spoil(self, manifest_digest: str) -> None:
         """A layer of it turned out bad: before its next use containerd must let go of its
         snapshots, so that every layer is asked for anew."""
@@ -149,7 +160,8 @@ class NodeImages:
 
     async def release_unused(self, wanted: Collection[str]) -> None:
         """Delete the image records of all other manifests: containerd's garbage collection takes
-        their snapshots, and with them the mounts. The layers' files stay in the data cache."""
+        their snapshots, and with them the mounts. The layers' files stay in the data cache, but
+        for images that are not to be cached."""
         for record in await self._client.images.list():
             digest = record.name.partition("@")[2]
             flying = any(key[0] == digest for key in self._flights)
@@ -160,6 +172,27 @@ class NodeImages:
                     await self._client.images.delete(record.name, sync=True)
         for digest in self.failures.keys() - set(wanted):
             del self.failures[digest]
+        for digest in self._uncached - set(wanted):
+            await self._drop_uncached(digest)
+
+    def _note_caching(self, image: ImageAssignment) -> None:
+        known = image.manifest_digest in self._uncached
+        if known is image.keep:
+            self._uncached ^= {image.manifest_digest}
+            self._records.save_uncached(self._uncached)
+
+    async def _drop_uncached(self, manifest_digest: str) -> None:
+        """With EnableCaching false an image goes when its last copy has gone; what another image
+        needs of it stays."""
+        in_use = await self._layers_in_use()
+        layers = directory_names(self.documents.own_chain_ids(manifest_digest))
+        if layers & in_use or any(key[0] == manifest_digest for key in self._flights):
+            return  # of a container that is still being removed, say: the next round tries again
+        log.info("image is not cached and goes", manifest_digest=manifest_digest)
+        self.documents.forget(manifest_digest)
+        self._uncached.discard(manifest_digest)
+        self._records.save_uncached(self._uncached)
+        await self.disk.remove(layers)
 
     def _landed(self, key: tuple[str, bool], flight: asyncio.Task[ImageOnNode]) -> None:
         self._flights.pop(key, None)

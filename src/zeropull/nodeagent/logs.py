@@ -4,18 +4,24 @@ containerd's shim appends to current.log itself (`file://`, opened with O_APPEND
 keeps logging when this agent is killed, and nothing has to be handed over afterwards. Rotation
 therefore leaves the file in place: its older part is copied aside and then cut off the front of
 the file with FALLOC_FL_COLLAPSE_RANGE, which loses no byte that is written meanwhile. Where the
-file system cannot do that (btrfs), the file is truncated instead.
+file system cannot do that (btrfs), the file is truncated instead. Of copies that are gone, only the
+newest logs stay.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 CURRENT = "current.log"
 MAX_BYTES = 10 << 20
 KEPT = 3  # files in all, the current one included
+KEPT_COPIES = 20  # logs of copies that are gone: as many, and together no more bytes than these
+KEPT_COPIES_BYTES = 100 << 20
 _BLOCK = 4096
 _COLLAPSE_RANGE = 0x08
 
@@ -57,6 +63,30 @@ def rotate(path: Path, *, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> bool:
     aside.replace(path.with_name(f"{path.name}.1"))
     _cut_front(path, whole)
     return True
+
+
+def prune(
+    logs_dir: Path,
+    living: Collection[str],
+    *,
+    kept: int = KEPT_COPIES,
+    max_bytes: int = KEPT_COPIES_BYTES,
+) -> list[str]:
+    """Remove the oldest logs of copies that are not `living`; returns their copy IDs."""
+    found = []
+    for folder in logs_dir.iterdir():
+        if folder.name not in living and folder.is_dir():
+            files = [path.stat() for path in folder.iterdir()]
+            newest_s = max((each.st_mtime for each in files), default=0.0)
+            found.append((newest_s, sum(each.st_size for each in files), folder))
+    gone, total = [], 0
+    for number, (_, size, folder) in enumerate(sorted(found, reverse=True)):
+        total += size
+        if number >= kept or total > max_bytes:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(folder)
+            gone.append(folder.name)
+    return gone
 
 
 def last_lines(path: Path, *, lines: int = 10, max_bytes: int = 2000) -> str:

@@ -56,7 +56,7 @@ class PlainPull:
             PlatformError: it is for another machine.
         ZeropullError: as ctr says.
         """
-        before = await self._find(image)
+        before = await self.find(image)
         if before is not None:
             check_platform(image.reference, before.config)
             return before
@@ -83,7 +83,7 @@ class PlainPull:
             pull.cancel()
             await asyncio.gather(pull, return_exceptions=True)
             await self._drop_leases()
-        after = await self._find(image)
+        after = await self.find(image)
         if after is None:
             raise Unavailable(f"containerd does not know {pinned_name(image)} after it pulled it")
         # A manifest that is named by its digest is pulled whatever it is for.
@@ -92,6 +92,31 @@ class PlainPull:
         fetched = parse_manifest(manifest).compressed_bytes + len(manifest) + len(after.config)
         self.registry_bytes += fetched
         return dataclasses.replace(after, registry_bytes=fetched, layers_from_cache=0)
+
+    async def find(self, image: ImageAssignment) -> ImageOnNode | None:
+        """The image as overlayfs has it, None when it is not all there."""
+        name = pinned_name(image)
+        try:
+            manifest = await self._client.content.read(image.manifest_digest)
+            config = await self._client.content.read(parse_manifest(manifest).config_digest)
+            chains = chain_ids(list(diff_ids_of(config)))
+            await self._client.images.get(name)
+            if chains:
+                await self._client.snapshots(OVERLAYFS).stat(chains[-1])
+        except NotFound:
+            return None
+        return ImageOnNode(
+            manifest_digest=image.manifest_digest,
+            name=name,
+            snapshotter=OVERLAYFS,
+            config=config,
+            chain_ids=tuple(chains),
+            path="containerd",
+            registry_bytes=0,
+            volume_metadata_bytes=0,
+            node_bytes=0,
+            layers_from_cache=len(chains),
+        )
 
     async def _follow(self, image: ImageAssignment, pull: asyncio.Task[None]) -> None:
         """Until the pull has ended: tell how far it is, and hold it to the budget."""
@@ -127,28 +152,3 @@ class PlainPull:
             except NotFound:
                 total += sum(n for ref, n in arriving.items() if ref.endswith(layer.digest))
         return total, whole
-
-    async def _find(self, image: ImageAssignment) -> ImageOnNode | None:
-        """The image as overlayfs has it, None when it is not all there."""
-        name = pinned_name(image)
-        try:
-            manifest = await self._client.content.read(image.manifest_digest)
-            config = await self._client.content.read(parse_manifest(manifest).config_digest)
-            chains = chain_ids(list(diff_ids_of(config)))
-            await self._client.images.get(name)
-            if chains:
-                await self._client.snapshots(OVERLAYFS).stat(chains[-1])
-        except NotFound:
-            return None
-        return ImageOnNode(
-            manifest_digest=image.manifest_digest,
-            name=name,
-            snapshotter=OVERLAYFS,
-            config=config,
-            chain_ids=tuple(chains),
-            path="containerd",
-            registry_bytes=0,
-            volume_metadata_bytes=0,
-            node_bytes=0,
-            layers_from_cache=len(chains),
-        )

@@ -4,6 +4,7 @@
     copies/<copy_id>.json    CopyRecord
     blobs/<hex>              manifests and configs, so that a further copy asks no registry
     dropped.json             chain IDs of volumes whose bytes turned out bad
+    uncached.json            manifest digests of images that go with their last copy
 
 Files are replaced by rename: a killed agent leaves the old or the new one. They are not fsynced,
 since everything of a node ends with its machine.
@@ -117,6 +118,23 @@ class AgentRecords:
 
     def save_dropped(self, chain_ids: set[str]) -> None:
         _replace(self._folder / "dropped.json", msgspec.json.encode(sorted(chain_ids)))
+
+    def load_uncached(self) -> set[str]:
+        try:
+            content = (self._folder / "uncached.json").read_bytes()
+            return msgspec.json.decode(content, type=set[str])
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return set()
+
+    def save_uncached(self, manifest_digests: set[str]) -> None:
+        _replace(self._folder / "uncached.json", msgspec.json.encode(sorted(manifest_digests)))
+
+    def blobs(self) -> list[str]:
+        """Digests of all documents that are kept."""
+        return [f"sha256:{p.name}" for p in self._blobs.iterdir() if not p.name.startswith(".")]
+
+    def remove_blob(self, digest: str) -> None:
+        (self._blobs / hex_of(digest)).unlink(missing_ok=True)
 
     def load_blob(self, digest: str) -> bytes | None:
         """The document, None when it is not here or damaged."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ from zeropull.errors import ZeropullError
 from zeropull.metricstore.alarmspecs import AlarmSpec, alarm_spec
 from zeropull.metricstore.store import MetricStore
 from zeropull.resources.alarms import MetricAlarm, alarm_key
+from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Endpoint
 from zeropull.statestore import Store
 from zeropull.statestore.alarmhistory import record_transition
@@ -42,9 +44,13 @@ def evaluate_alarms(store: Store, metrics: MetricStore, now_s: float) -> set[str
     return due
 
 
-def rollback_alarms(store: Store, endpoint: Endpoint) -> frozenset[str]:
-    """Names of the alarms in ALARM that the endpoint's update is to be rolled back for."""
-    names = endpoint.pending.policy.rollback_alarms if endpoint.pending is not None else ()
+def rollback_alarms(
+    store: Store, endpoint: Endpoint, components: Iterable[InferenceComponent] = ()
+) -> frozenset[str]:
+    """Names of the alarms in ALARM that an update of the endpoint, or of one of its components, is
+    to be rolled back for."""
+    under_way = (endpoint.pending, *(component.pending for component in components))
+    names = {name for each in under_way if each is not None for name in each.policy.rollback_alarms}
     found = (store.get(MetricAlarm, alarm_key(endpoint.account, name)) for name in names)
     return frozenset(
         stored.document.name

@@ -15,7 +15,7 @@ from zeropull.controlapi.messages import (
     VolumeMount,
 )
 from zeropull.reconcilers.assignments import artifact_of, environment_of
-from zeropull.reconcilers.componentslots import component_images
+from zeropull.reconcilers.componentslots import cached_images
 from zeropull.reconcilers.view import View
 from zeropull.resources.components import ComponentSpec, ComponentVersion
 from zeropull.resources.instances import CopyIntent, CopyRecord, Instance
@@ -39,6 +39,7 @@ def build_component_assignment(
     components = {c.name: c for c in view.components}
     waiting = frozenset(waits)
     images: dict[str, ImageAssignment] = {}
+    cached = cached_images(view.components)
     copies = []
 
     def want(reference: str, digest: str) -> None:
@@ -48,6 +49,7 @@ def build_component_assignment(
             path=image_path,
             registry=registry_access(reference),
             wait_for_generation=image_path is ImagePath.AUTO and digest in waiting,
+            keep=digest in cached,
         )
 
     for copy in sorted(view.copies_on(instance), key=lambda c: c.copy_id):
@@ -60,9 +62,10 @@ def build_component_assignment(
         want(version.spec.container.image, copy.manifest_digest)
         copies.append(_copy(copy, version, instance, region, simulate_accelerators, buckets))
     # What a copy may come back to stays, though none of it runs now: without a name in the
-    # assignment the node would let go of the image.
-    held = view.cached.get(instance.instance_id, frozenset())
-    for digest, reference in component_images(view.components).items():
+    # assignment the node would let go of the image. What a node holds that has not reported yet,
+    # since this control plane is younger, nobody knows: it may be all.
+    held = view.cached.get(instance.instance_id, cached.keys())
+    for digest, reference in cached.items():
         if digest in held and digest not in images:
             want(reference, digest)
     return NodeAssignment(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from zeropull.placement.capacity import (
     Requirement,
@@ -23,6 +23,7 @@ from zeropull.resources.components import (
     InferenceComponent,
 )
 from zeropull.resources.documents import new_copy_id
+from zeropull.resources.endpoints import DeployedImage
 from zeropull.resources.instances import CopyRecord, Instance
 
 ShapeOf = Callable[[str], Shape | None]
@@ -102,10 +103,23 @@ def slots_of(draft: Draft, instances: list[Instance], shape_of: ShapeOf) -> dict
 
 def component_images(components: Iterable[InferenceComponent]) -> dict[str, str]:
     """Reference by manifest digest: every image that a copy runs or is about to run."""
+    return {image.manifest_digest: image.reference for _, image in _images(components)}
+
+
+def cached_images(components: Iterable[InferenceComponent]) -> dict[str, str]:
+    """Those of them that nodes keep for a copy that comes back: EnableCaching."""
     return {
-        version.image.manifest_digest: version.image.reference
-        for component in components
-        if component.status is not ComponentStatus.DELETING
-        for version in component.versions
-        if version.image is not None
+        image.manifest_digest: image.reference
+        for version, image in _images(components)
+        if version.spec.enable_caching
     }
+
+
+def _images(
+    components: Iterable[InferenceComponent],
+) -> Iterator[tuple[ComponentVersion, DeployedImage]]:
+    for component in components:
+        if component.status is not ComponentStatus.DELETING:
+            for version in component.versions:
+                if version.image is not None:
+                    yield version, version.image

@@ -231,9 +231,7 @@ class Controller:
         wake_components(self._store, held, waiting, now_s)
         views = []
         for stored in self._store.select(Endpoint):
-            alarms = rollback_alarms(self._store, stored.document)
-            view = View(stored.document, gateways=gateways, alarms=alarms)
-            view = self._observe(view, now_s)
+            view = self._observe(View(stored.document, gateways=gateways), now_s)
             try:
                 draft = self._plan(view, now_s)
                 self._write(view, draft)
@@ -282,6 +280,9 @@ class Controller:
         """Read the endpoint's documents and fold the newest reports into them."""
         uid = view.endpoint.uid
         instances = tuple(s.document for s in self._store.select(Instance, endpoint_uid=uid))
+        components = tuple(
+            s.document for s in self._store.select(InferenceComponent, endpoint_uid=uid)
+        )
         copies, stopped = [], set()
         with self._store.transaction():
             for stored in self._store.select(CopyRecord, endpoint_uid=uid):
@@ -312,14 +313,13 @@ class Controller:
             resolve_failures=self._effects.resolve_failures,
             stopped=frozenset(stopped),
             has_cache=self._caches.has_files(uid),
-            components=tuple(
-                s.document for s in self._store.select(InferenceComponent, endpoint_uid=uid)
-            ),
+            alarms=rollback_alarms(self._store, view.endpoint, components),
+            components=components,
             cached={
                 i.instance_id: frozenset(
                     image.manifest_digest
                     for image in self._exchange.nodes[i.instance_id].report.images
-                    if image.complete
+                    if image.on_node
                 )
                 for i in instances
                 if i.instance_id in self._exchange.nodes

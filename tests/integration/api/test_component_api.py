@@ -334,6 +334,24 @@ def test_component_configs_need_a_role_and_one_variant(sagemaker: Any) -> None:
         )
 
 
+def test_deployment_configs_are_refused_where_components_live(
+    served: Served, sagemaker: Any
+) -> None:
+    policy = {"AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "errors"}]}}
+    refused = "DeploymentConfig is not supported for an endpoint with inference components"
+    with pytest.raises(ClientError, match=refused):
+        sagemaker.create_endpoint(
+            EndpointName="other", EndpointConfigName="shared", DeploymentConfig=policy
+        )
+    with pytest.raises(ClientError, match=refused):
+        sagemaker.update_endpoint(
+            EndpointName="shared", EndpointConfigName="shared", DeploymentConfig=policy
+        )
+    sagemaker.update_endpoint(
+        EndpointName="shared", EndpointConfigName="shared", RetainDeploymentConfig=True
+    )
+
+
 def test_a_component_is_a_scalable_target_from_zero_on(served: Served, sagemaker: Any) -> None:
     create(sagemaker)
     autoscaling = served.client("application-autoscaling")

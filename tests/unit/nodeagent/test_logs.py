@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from zeropull.nodeagent.logs import last_lines, log_file, make_log_file, rotate
+from zeropull.nodeagent.logs import last_lines, log_file, make_log_file, prune, rotate
 
 
 def test_rotation_loses_no_line_and_keeps_the_writers_file(tmp_path: Path) -> None:
@@ -47,3 +47,16 @@ def test_the_last_words_are_bounded_and_printable(tmp_path: Path) -> None:
     make_log_file(path)
     path.write_bytes(b"x" * 5000 + b"\n\x1b[31mbad\n\nend\n")
     assert last_lines(path, lines=2) == " [31mbad\nend"
+
+
+def test_of_copies_that_are_gone_the_newest_logs_stay(tmp_path: Path) -> None:
+    for number in range(6):
+        path = log_file(tmp_path, f"copy-{number}")
+        make_log_file(path)
+        path.write_bytes(b"x" * 1000)
+        os.utime(path, (number, number))
+    (tmp_path / "agent.log").write_text("a daemon's")
+    assert sorted(prune(tmp_path, {"copy-0"}, kept=3)) == ["copy-1", "copy-2"]
+    assert sorted(prune(tmp_path, {"copy-0"}, max_bytes=2500)) == ["copy-3"]
+    left = sorted(each.name for each in tmp_path.iterdir())
+    assert left == ["agent.log", "copy-0", "copy-4", "copy-5"]

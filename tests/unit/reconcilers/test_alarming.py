@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.reconcilers import component_world
 from tests.unit.reconcilers.endpoint_world import World, deployment, serving
 from zeropull.metricstore.store import MetricKey, MetricStore
 from zeropull.reconcilers.alarming import evaluate_alarms, rollback_alarms
@@ -102,6 +103,23 @@ def test_an_alarm_in_alarm_while_baking_rolls_the_update_back(
     assert world.endpoint.status is EndpointStatus.ROLLING_BACK
     assert "alarm errors is in ALARM" in world.endpoint.failure_reason
     assert rollback_alarms(store, world.endpoint) == frozenset()
+
+
+def test_the_alarms_of_a_components_update_are_looked_at_too(
+    store: Store, metrics: MetricStore
+) -> None:
+    put_alarm(store)
+    put_alarm(store, "unrelated")
+    metrics.observe(KEY, NOW_S - 5, 1.0, resolution=1)
+    evaluate_alarms(store, metrics, NOW_S)
+    made = component_world.world()
+    made.add("one")
+    made.settle()
+    policy = UpdatePolicy(None, None, ("errors",))
+    made.change("one", pending=component_world.version("repo/b:1", policy=policy))
+    components = made.components.values()
+    assert rollback_alarms(store, made.endpoint) == frozenset()
+    assert rollback_alarms(store, made.endpoint, components) == {"errors"}
 
 
 def updating(alarm: str) -> World:

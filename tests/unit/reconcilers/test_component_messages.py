@@ -25,11 +25,11 @@ from zeropull.statestore import Store
 
 
 def assignment(
-    made: ComponentWorld, *, simulate: bool = True, cached: frozenset[str] = frozenset()
+    made: ComponentWorld, *, simulate: bool = True, cached: frozenset[str] | None = frozenset()
 ) -> NodeAssignment:
     instance = made.running()[0]
     return build_component_assignment(
-        replace(made.view(), cached={instance.instance_id: cached}),
+        replace(made.view(), cached={} if cached is None else {instance.instance_id: cached}),
         replace(instance, accelerators=("gpu=0", "gpu=1")),
         region="us-east-1",
         simulate_accelerators=simulate,
@@ -85,6 +85,29 @@ def test_an_image_to_which_a_copy_may_come_back_stays_on_its_node() -> None:
     assert [i.reference for i in assignment(made).images] == ["repo/b:1"]
     made.change("a", status=ComponentStatus.DELETING)
     assert [i.reference for i in assignment(made, cached=held).images] == ["repo/b:1"]
+
+
+def test_an_image_that_is_not_to_be_cached_goes_with_its_last_copy() -> None:
+    made = world()
+    first = version("repo/a:1")
+    made.add("a", 1, replace(first, spec=replace(first.spec, enable_caching=False)))
+    made.add("b", 1, version("repo/b:1"))
+    made.settle()
+    held = frozenset({"sha256:repo/a:1", "sha256:repo/b:1"})
+    keeps = {image.reference: image.keep for image in assignment(made, cached=held).images}
+    assert keeps == {"repo/a:1": False, "repo/b:1": True}
+    made.scale("a", 0)
+    made.settle()
+    assert [i.reference for i in assignment(made, cached=held).images] == ["repo/b:1"]
+
+
+def test_what_a_node_holds_that_has_not_reported_yet_is_not_let_go() -> None:
+    made = world()
+    made.add("a", 1, version("repo/a:1"))
+    made.settle()
+    made.scale("a", 0)
+    made.settle()
+    assert [i.reference for i in assignment(made, cached=None).images] == ["repo/a:1"]
 
 
 def test_routes_name_components_and_their_copies() -> None:

@@ -19,6 +19,7 @@ from zeropull.awsprotocol.members import MemberRules
 from zeropull.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from zeropull.resources.capacity import CapacityChange, with_capacity
 from zeropull.resources.documents import new_uid
+from zeropull.resources.endpointconfigs import EndpointConfig
 from zeropull.resources.endpoints import Deployment, Endpoint, EndpointStatus, endpoint_key
 from zeropull.resources.models import Model
 from zeropull.statestore import Store
@@ -75,6 +76,7 @@ class EndpointOperations:
                     f'Cannot create already existing endpoint "{existing.document.arn}".'
                 )
             config = require_endpoint_config(self._store, call, members["EndpointConfigName"])
+            _refuse_policy(config, deployment_config)
             deployment = deployment_of(
                 config, lambda model: self._model(call, model), policy, call.now_s
             )
@@ -148,6 +150,7 @@ class EndpointOperations:
                     "An endpoint with inference components cannot become one without, nor the "
                     "other way round."
                 )
+            _refuse_policy(config, given)
             pending = deployment_of(
                 config,
                 lambda model: self._model(call, model),
@@ -211,6 +214,15 @@ class EndpointOperations:
 def _refuse_in_progress(endpoint: Endpoint) -> None:
     if endpoint.status.is_in_progress:
         raise Conflict(f'Cannot update in-progress endpoint "{endpoint.arn}".')
+
+
+def _refuse_policy(config: EndpointConfig, given: Members | None) -> None:
+    if config.is_component_based and given is not None:
+        raise InvalidInput(
+            "DeploymentConfig is not supported for an endpoint with inference components: a new "
+            "endpoint configuration is in force at once, and copies move before their instances "
+            "go. UpdateInferenceComponent takes a DeploymentConfig for each component."
+        )
 
 
 def _refuse_zero(endpoint: Endpoint, changes: dict[str, CapacityChange]) -> None:
