@@ -137,6 +137,7 @@ class ControlPlane:
             async with self.registries.client, contextlib.AsyncExitStack() as servers:
                 await self._serve_control(servers)
                 await self._serve_api(servers)
+                self.provider.prepare()
                 self._work = asyncio.create_task(self._reconcile(), name="reconcilers")
                 self._work.add_done_callback(self._work_ended)
                 log.info("control plane serves", state=str(settings.state_dir))

@@ -27,6 +27,7 @@ from zeropull.providers.local.processes import (
 )
 from zeropull.providers.local.records import InstanceRecord
 from zeropull.providers.local.resolvers import read_resolvers
+from zeropull.providers.local.spawner import Spawner
 from zeropull.providers.local.volumes import attach_volume
 from zeropull.resources.node import NodeConfig, write_node_config
 from zeropull.resources.settings import FleetSettings
@@ -84,8 +85,10 @@ def start_node(
     settings: FleetSettings,
     programs: Programs,
     containerd_version: tuple[int, int, int],
-) -> dict[str, subprocess.Popen[bytes]]:
-    """Folders, volumes, limits and daemons; returns the daemons that had to be started."""
+    spawner: Spawner | None = None,
+) -> dict[str, subprocess.Popen[bytes] | None]:
+    """Folders, volumes, limits and daemons; returns the daemons that had to be started, with the
+    processes that are the caller's children."""
     config = _node_config(names, record, subnet, limits, settings, programs)
     _make_folders(names, config)
     config.resolv_conf.write_text(read_resolvers().render(subnet))
@@ -95,10 +98,10 @@ def start_node(
             attach_volume(names, volume.generation, Path(volume.path))
     write_node_config(names.node_file, config)
     groups = cgroups.create_instance(cgroups.find_hierarchies(), names.cgroup, limits)
-    started = {}
+    started: dict[str, subprocess.Popen[bytes] | None] = {}
     for role, command in _commands(names, config, programs, containerd_version).items():
         if daemon_pid(names, role) is None:
-            started[role] = start_daemon(names, role, command, groups)
+            started[role] = start_daemon(names, role, command, groups, spawner)
     return started
 
 

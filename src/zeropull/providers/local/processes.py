@@ -19,6 +19,7 @@ from pathlib import Path
 
 from zeropull.providers.local.names import InstanceNames
 from zeropull.providers.local.netns import in_netns, netns_exists, netns_identity
+from zeropull.providers.local.spawner import Spawner, spawn_of
 
 CONTAINERD, SNAPSHOTTER, AGENT = "containerd", "snapshotter", "agent"
 _LOG_LIMIT_BYTES = 8 << 20
@@ -34,17 +35,25 @@ exec "$@"
 
 
 def start_daemon(
-    names: InstanceNames, role: str, command: Sequence[str], cgroup_files: Sequence[Path]
-) -> subprocess.Popen[bytes]:
+    names: InstanceNames,
+    role: str,
+    command: Sequence[str],
+    cgroup_files: Sequence[Path],
+    spawner: Spawner | None = None,
+) -> subprocess.Popen[bytes] | None:
     """Start one daemon in a session of its own; its output is appended to logs/<role>.log.
 
     The caller keeps the returned object and polls it, so that the process is reaped when it ends.
+    None: the spawner started it, and reaps it.
     """
     pid_file = _pid_file(names, role)
     pid_file.unlink(missing_ok=True)
     log = names.logs_dir / f"{role}.log"
     if log.exists() and log.stat().st_size > _LOG_LIMIT_BYTES:
         log.replace(log.with_suffix(".log.1"))
+    spawn = spawn_of(command, names.netns, cgroup_files, pid_file, log)
+    if spawner is not None and spawn is not None and spawner.spawn(spawn):
+        return None
     environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
 
     def start() -> subprocess.Popen[bytes]:

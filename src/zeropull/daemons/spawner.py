@@ -1,0 +1,108 @@
+"""`python -m zeropull.daemons.spawner`: starts the daemons of nodes without their imports' seconds.
+
+It imports the node agent and the snapshotter once, stays single-threaded, and forks for each
+request that comes on its standard input, a Unix socket. The child moves into the network namespace
+and the cgroups, writes its pid file and becomes the daemon, as if it had been executed. When the
+other end closes, the spawner ends; its children run on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from zeropull.providers.local.names import NETNS_DIR
+from zeropull.providers.local.spawner import READY, STARTED, Spawn
+
+MODULES = ("zeropull.daemons.nodeagent", "zeropull.daemons.snapshotter")
+_CLONE_NEWNET = 0x40000000
+_REQUEST_BYTES = 1 << 16
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> int:
+    for module in MODULES:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # what is shared with the children stays shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which closes
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
+    with socket.socket(fileno=os.dup(0)) as requests:
+        requests.send(READY)
+        while message := requests.recv(_REQUEST_BYTES):
+            spawn = msgspec.json.decode(message, type=Spawn)
+            if os.fork() == 0:
+                _become(spawn, requests)
+    return 0
+
+
+def _become(spawn: Spawn, requests: socket.socket) -> None:
+    """Never returns."""
+    code = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = [spawn.module, *spawn.arguments]
+        _show([sys.executable, "-m", *sys.argv])
+        try:
+            _move(spawn)
+            requests.send(STARTED)
+        except OSError as error:
+            requests.send(str(error).encode())
+            raise
+        requests.close()
+        code = importlib.import_module(spawn.module).main() or 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        logging.getLogger(__name__).exception("%s broke off", spawn.module)
+    finally:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _move(spawn: Spawn) -> None:
+    """Session, output, namespace, cgroups, pid file: in the order in which they can fail."""
+    os.setsid()
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    output = os.open(spawn.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    os.close(nothing)
+    os.close(output)
+    namespace = os.open(NETNS_DIR / spawn.netns, os.O_RDONLY)
+    try:
+        if _libc.setns(namespace, _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"cannot enter network namespace {spawn.netns}")
+    finally:
+        os.close(namespace)
+    for file in spawn.cgroup_files:
+        Path(file).write_text("0")
+    written = Path(f"{spawn.pid_file}.tmp")
+    written.write_text(Path("/proc/self/stat").read_text())
+    written.rename(spawn.pid_file)
+
+
+def _show(words: list[str]) -> None:
+    """Make it the command line that `ps` shows: written over our own, which leaves room for it."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, proc_pid_stat(5)
+    size = max(0, end - start)
+    line = "\0".join(words).encode()[: size - 1] if size else b""
+    ctypes.memmove(start, line.ljust(size, b"\0"), size)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
