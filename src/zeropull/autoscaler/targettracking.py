@@ -90,7 +90,11 @@ def propose(
             NotScaled.ANTICIPATED_FLAPPING,
             f"{capacity - 1} would bring {metric:g} back above the target {policy.target:g}",
         )
-    return _stay(policy, capacity, NotScaled.WITHIN_TARGET, f"{metric:g} calls for no change")
+    calm = f"{metric:g} calls for no change"
+    if policy.scale_in_disabled:
+        # Without a say in it: a step policy may scale in beside it.
+        return _stay(policy, capacity, NotScaled.SUSPENDED, f"{calm}, and scale-in is disabled")
+    return _stay(policy, capacity, NotScaled.WITHIN_TARGET, calm)
 
 
 def _stay(policy: TargetTracking, capacity: int, code: NotScaled, why: str) -> Decision:

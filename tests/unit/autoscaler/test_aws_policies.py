@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from zeropull.autoscaler.alarms import AlarmState
@@ -70,6 +72,16 @@ def test_only_a_larger_scale_out_passes_during_its_cooldown() -> None:
     assert held.not_scaled is NotScaled.COOLING_DOWN
     assert "200 s more" in held.reason
     assert combine([Decision(4, "x", "p")], **at).desired == 4
+
+
+def test_a_policy_that_may_not_scale_in_does_not_keep_another_from_it() -> None:
+    policy = replace(POLICY, scale_in_disabled=True)
+    calm = propose(policy, high=AlarmState.OK, low=AlarmState.OK, metric=0.0, capacity=2)
+    at = {"capacity": 2, "limits": LIMITS, "last": LastScaling(), "now_s": 1000.0}
+    assert combine([calm, Decision(1, "step", "s")], **at).desired == 1
+    assert combine([calm], **at).desired == 2
+    busy = propose(policy, high=AlarmState.ALARM, low=AlarmState.OK, metric=15.0, capacity=2)
+    assert combine([busy, Decision(1, "step", "s")], **at).desired == 6
 
 
 def test_a_scale_out_during_the_scale_in_cooldown_acts_at_once() -> None:
