@@ -129,6 +129,18 @@ async def test_an_instance_comes_back_after_everything_but_its_disk_is_gone(flee
     assert (names.layers_dir / "kept").exists()
 
 
+async def test_a_namespace_that_the_administrator_adds_is_in_nobodys_way(fleet: Fleet) -> None:
+    """The first `ip netns add` on a machine mounts the directory over itself."""
+    launched = await fleet.provider.launch(request())
+    other = f"zptest-{os.urandom(4).hex()}"
+    await run_command("ip", "netns", "add", other)
+    try:
+        await fleet.provider.terminate(launched.instance_id)
+        assert await fleet.left_behind() == {}
+    finally:
+        await run_command("ip", "netns", "delete", other)
+
+
 async def test_a_half_finished_launch_is_swept(fleet: Fleet) -> None:
     kept = await fleet.provider.launch(request())
     half = fleet.names.instance("i-0123456789abcdef0")

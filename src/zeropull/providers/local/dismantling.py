@@ -84,6 +84,7 @@ def close_fleet(names: FleetNames) -> None:
         network.delete_link(link)
     firewall.close_host(names)
     cgroups.remove_if_empty(cgroups.find_hierarchies(), names.cgroup)
+    netns.release_directory()
 
 
 def _shim_sockets(names: InstanceNames) -> set[Path]:

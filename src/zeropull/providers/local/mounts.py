@@ -12,7 +12,7 @@ from pathlib import Path
 
 MNT_DETACH = 2
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
-_MS_REMOUNT, _MS_BIND = 32, 4096
+_MS_REMOUNT, _MS_BIND, _MS_SHARED = 32, 4096, 1 << 20
 _READ_ONLY = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
 _BUSY_RETRY_S = 0.05
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,6 +42,11 @@ def bind_read_only(source: Path, target: Path) -> None:
     except OSError:
         unmount(target, MNT_DETACH)
         raise
+
+
+def make_shared(target: Path) -> None:
+    """What is mounted below appears, and goes, in every mount namespace that has `target`."""
+    _mount(None, target, _MS_SHARED)
 
 
 def unmount(target: Path, flags: int = 0) -> None:

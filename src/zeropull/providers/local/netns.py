@@ -8,6 +8,7 @@ namespace is entered. `ip netns exec` would remount /sys, after which runc finds
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from zeropull.errors import NotFound, Unavailable
-from zeropull.providers.local.mounts import MNT_DETACH, bind, unmount
+from zeropull.providers.local.mounts import MNT_DETACH, bind, make_shared, read_mounts, unmount
 from zeropull.providers.local.names import NETNS_DIR
 
 _CLONE_NEWNET = 0x40000000
@@ -29,6 +30,7 @@ def create_netns(name: str) -> None:
     if netns_exists(name):
         return
     NETNS_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _own_directory()
     path = NETNS_DIR / name
     path.touch(mode=0o444)
 
@@ -45,11 +47,30 @@ def create_netns(name: str) -> None:
 
 
 def delete_netns(name: str) -> None:
-    """Remove the name; the namespace itself goes with its last process. Idempotent."""
+    """Remove the name; the namespace itself goes with its last process. Idempotent.
+
+    Raises:
+        Unavailable: another mount of the directory hides a second mount of the namespace.
+    """
     path = NETNS_DIR / name
     if netns_exists(name):
         unmount(path, MNT_DETACH)
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise Unavailable(
+            f"network namespace {name} is mounted below {NETNS_DIR}, which `ip netns add` has "
+            "mounted over itself since: restart the machine, or take that mount away"
+        ) from error
+
+
+def release_directory() -> None:
+    """When no namespace is left, the directory need not be a mount any more."""
+    with suppress(OSError):
+        if not any(NETNS_DIR.iterdir()):
+            unmount(NETNS_DIR)
 
 
 def netns_exists(name: str) -> bool:
@@ -92,6 +113,22 @@ def in_netns(name: str, work: Callable[[], T]) -> T:
         return work()
 
     return _in_thread(enter)
+
+
+def _own_directory() -> None:
+    """Make the directory a shared mount of itself before anything is mounted below it.
+
+    The first `ip netns add` does so. Done with namespaces there it would mount each of them twice,
+    of which nobody can reach the lower one to remove it (ip-netns(8), iproute2's ipnetns.c).
+    """
+    if _is_mounted(NETNS_DIR) or any(NETNS_DIR.iterdir()):
+        return
+    bind(NETNS_DIR, NETNS_DIR)
+    make_shared(NETNS_DIR)
+
+
+def _is_mounted(path: Path) -> bool:
+    return any(mount.target == path for mount in read_mounts())
 
 
 def _in_thread(work: Callable[[], T]) -> T:
