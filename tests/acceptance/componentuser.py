@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from tests.acceptance.serving import Server, stage_of, wait_until
+from tests.acceptance.serving import Load, Server, stage_of, wait_until
 from tests.integration.serve.served import DEADLINE_S, ROLE
 
 DUO = "ml.duo.large"  # two accelerators, 4 cores, 8 GiB
@@ -22,11 +22,37 @@ class ComponentUser:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.sagemaker = server.sagemaker
+        self._endpoints: list[str] = []
+        self._alarms: list[str] = []
+
+    @property
+    def sagemaker(self) -> Any:
+        """The server has another port after each start."""
+        return self.server.sagemaker
+
+    def clean_up(self) -> None:
+        """Delete every endpoint and config made here that is still there: names are free again,
+        even after a test that failed half-way."""
+        for name in self._endpoints:
+            wait_until(f"{name} can be deleted", lambda name=name: self._deleted(name))  # type: ignore[misc]
+            self.server.wait_deleted(name)
+            self.sagemaker.delete_endpoint_config(EndpointConfigName=name)
+        self.server.client("cloudwatch").delete_alarms(AlarmNames=self._alarms)
+        self._endpoints.clear()
+        self._alarms.clear()
+
+    def _deleted(self, name: str) -> bool:
+        """Deletion is accepted or was; an endpoint in progress refuses it."""
+        try:
+            self.sagemaker.delete_endpoint(EndpointName=name)
+        except ClientError as error:
+            return "Could not find" in str(error) or self.server.status(name) == "Deleting"
+        return True
 
     def make_endpoint(
         self, name: str, minimum: int = 1, maximum: int = 2, wait: bool = True, **variant: Any
     ) -> None:
+        tags = [{"Key": key, "Value": value} for key, value in variant.pop("Tags", {}).items()]
         base: dict[str, Any] = {
             "VariantName": "main",
             "InstanceType": DUO,
@@ -41,9 +67,14 @@ class ComponentUser:
         self.sagemaker.create_endpoint_config(
             EndpointConfigName=name, ExecutionRoleArn=ROLE, ProductionVariants=[base | variant]
         )
-        self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+        self._endpoints.append(name)
+        self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
         if wait:
             self.server.wait_in_service(name)
+
+    def put_alarm(self, name: str, **request: Any) -> None:
+        self._alarms.append(name)
+        self.server.client("cloudwatch").put_metric_alarm(AlarmName=name, **request)
 
     def make_model(self, name: str) -> str:
         """An artifact in the bucket; returns its URL."""
@@ -139,9 +170,16 @@ class ComponentUser:
         return bytes(answer["Body"].read())
 
     def launches(self, endpoint: str, name: str) -> list[dict[str, Any]]:
-        """Of one component's copies, oldest first."""
+        """Of one component's copies, oldest first; those of one decision in no order."""
         found = self.server.admin(f"endpoints/{endpoint}/timeline")["launches"]
         return sorted((x for x in found if x["component"] == name), key=lambda x: x["began_s"])
+
+
+class ComponentLoad(Load):
+    """Requests to one component."""
+
+    def __init__(self, server: Server, name: str, component: str) -> None:
+        super().__init__(server, name, InferenceComponentName=component)
 
 
 def fetched_bytes(launch: dict[str, Any]) -> int:

@@ -32,8 +32,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def user(server: Server) -> ComponentUser:
-    return ComponentUser(server)
+def user(server: Server) -> Iterator[ComponentUser]:
+    user = ComponentUser(server)
+    yield user
+    user.clean_up()
 
 
 def register(server: Server, name: str, mode: str, maximum: int = 2) -> dict[str, str]:
@@ -120,8 +122,8 @@ def test_the_alarm_on_missing_capacity_brings_the_first_copy_back(
             "StepAdjustments": [{"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}],
         },
     )
-    server.client("cloudwatch").put_metric_alarm(
-        AlarmName="cold-has-no-capacity",
+    user.put_alarm(
+        "cold-has-no-capacity",
         AlarmActions=[policy["PolicyARN"]],
         Namespace="AWS/SageMaker",
         MetricName="NoCapacityInvocationFailures",
@@ -144,4 +146,3 @@ def test_the_alarm_on_missing_capacity_brings_the_first_copy_back(
     assert user.invoke("aws", "cold") == b"hello"
     scaled = [a for a in activities(server, resource) if "copy count to 1" in a["Description"]]
     assert "monitor alarm cold-has-no-capacity in state ALARM" in scaled[0]["Cause"]
-    server.delete_endpoint("aws")

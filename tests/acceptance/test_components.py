@@ -8,20 +8,19 @@ from collections.abc import Iterator
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.acceptance.componentuser import MODEL_BYTES, TYPES, ComponentUser, fetched_bytes
+from tests.acceptance.componentuser import (
+    MODEL_BYTES,
+    TYPES,
+    ComponentLoad,
+    ComponentUser,
+    fetched_bytes,
+)
 from tests.acceptance.images import server_image_with
-from tests.acceptance.serving import Load, Server, running_server, stage_of, wait_until
+from tests.acceptance.serving import Server, running_server, stage_of, wait_until
 from tests.fixtures.images import push_image
 from tests.fixtures.registry import Registry
 
 REASON = "FailureReason"
-
-
-class ComponentLoad(Load):
-    """Requests to one component."""
-
-    def __init__(self, server: Server, name: str, component: str) -> None:
-        super().__init__(server, name, InferenceComponentName=component)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +32,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def user(server: Server) -> ComponentUser:
-    return ComponentUser(server)
+def user(server: Server) -> Iterator[ComponentUser]:
+    user = ComponentUser(server)
+    yield user
+    user.clean_up()
 
 
 def test_three_components_with_two_images_and_two_models_scale_apart(
@@ -91,6 +92,68 @@ def test_three_components_with_two_images_and_two_models_scale_apart(
     assert server.left_behind() == {}
 
 
+def test_what_is_not_to_be_cached_goes_with_its_last_copy_and_comes_again(
+    server: Server, user: ComponentUser, registry: Registry
+) -> None:
+    push_image(registry.address, "fleeting", "1", server_image_with("fleeting", 3_000_000))
+    image, model = f"{registry.address}/fleeting:1", user.make_model("fleeting")
+    # The endpoint's image cache is another matter: it would have the image on its volume.
+    user.make_endpoint("caching", maximum=1, Tags={"zeropull:image-path": "fallback"})
+    user.create("caching", "kept", f"{registry.address}/server:1", model)
+    user.wait_serves("kept")
+    user.create("caching", "fleeting", image, model, DataCacheConfig={"EnableCaching": False})
+    user.wait_serves("fleeting")
+    (instance,) = server.instances("caching")
+    disk = server.folder / "state/instances" / instance
+
+    def here() -> tuple[int, int]:
+        """Layers and model artifacts on the node."""
+        layers = [p for p in (disk / "layers").iterdir() if not p.name.startswith(".")]
+        return len(layers), len(list((disk / "models").iterdir()))
+
+    assert here() == (4, 2)  # three layers are of both images; each component has the model
+    assert not user.describe("fleeting")["Specification"]["DataCacheConfig"]["EnableCaching"]
+    # While one copy has the image another one uses it too; the model it downloads for itself.
+    registry.reset()
+    user.scale("fleeting", 2)
+    user.wait_serves("fleeting", 2)
+    second = user.launches("caching", "fleeting")[-1]
+    assert registry.counts.bytes_served == 0
+    assert stage_of(second, "model")["bytes_by_source"]["model_store"] > MODEL_BYTES
+    assert here() == (4, 3)
+    user.scale("fleeting", 0)
+    user.wait_serves("fleeting", 0)
+    wait_until("image and model have gone", lambda: here() == (3, 1))
+    user.scale("fleeting", 1)
+    user.wait_serves("fleeting", 1)
+    again = user.launches("caching", "fleeting")[-1]
+    assert stage_of(again, "image")["bytes_by_source"]["registry"] > 3_000_000
+    assert stage_of(again, "model")["bytes_by_source"]["model_store"] > MODEL_BYTES
+    assert user.invoke("caching", "kept") == user.invoke("caching", "fleeting") == b"hello"
+
+
+def test_a_plain_containerd_node_keeps_its_image_for_the_copy_that_comes_back(
+    server: Server, user: ComponentUser, registry: Registry
+) -> None:
+    user.make_endpoint("plain", maximum=1, Tags={"zeropull:image-path": "containerd"})
+    user.create("plain", "returning", f"{registry.address}/server:1")
+    user.wait_serves("returning")
+    first = stage_of(user.launches("plain", "returning")[-1], "image")
+    assert first["path"] == "containerd"
+    assert first["bytes_by_source"]["registry"] > 0
+    user.scale("returning", 0)
+    user.wait_serves("returning", 0)
+    registry.reset()
+    (instance,) = server.instances("plain")
+    server.kill(server.daemon_pid(instance, "agent"))  # the next one has to know of it too
+    user.scale("returning", 1)
+    user.wait_serves("returning", 1)
+    again = stage_of(user.launches("plain", "returning")[-1], "image")
+    assert again["path"] == "containerd"
+    assert again["bytes_by_source"]["registry"] == 0
+    assert registry.counts.bytes_served == 0
+
+
 def test_two_components_want_the_last_accelerator_and_one_waits_for_it(
     server: Server, user: ComponentUser, registry: Registry
 ) -> None:
@@ -115,7 +178,6 @@ def test_two_components_want_the_last_accelerator_and_one_waits_for_it(
     assert "FailureReason" not in user.describe("waiter")
     with pytest.raises(ClientError, match="A copy needs 3 of 2 accelerators of an empty"):
         user.create("full", "never", image, accelerators=3)
-    server.delete_endpoint("full")
 
 
 def test_what_fits_nowhere_makes_an_instance_which_goes_when_it_is_idle(
@@ -129,9 +191,8 @@ def test_what_fits_nowhere_makes_an_instance_which_goes_when_it_is_idle(
     user.scale("grower", 3)
     user.wait_serves("grower", 3)
     assert len(server.instances("growing")) == 2
-    newest = user.launches("growing", "grower")[-1]
-    assert newest["new_instance"]
-    assert stage_of(newest, "image")["bytes_by_source"].get("registry", 0) == 0
+    (elsewhere,) = (x for x in user.launches("growing", "grower")[1:] if x["new_instance"])
+    assert stage_of(elsewhere, "image")["bytes_by_source"].get("registry", 0) == 0
     assert registry.counts.bytes_served == 0
     user.scale("grower", 0)
     wait_until("no instance is left", lambda: server.instances("growing") == [])
@@ -140,7 +201,6 @@ def test_what_fits_nowhere_makes_an_instance_which_goes_when_it_is_idle(
     user.scale("grower", 1)
     user.wait_serves("grower", 1)
     assert user.invoke("growing", "grower") == b"hello"
-    server.delete_endpoint("growing")
 
 
 def test_a_new_image_makes_a_new_generation_while_the_old_one_serves(
@@ -165,7 +225,6 @@ def test_a_new_image_makes_a_new_generation_while_the_old_one_serves(
     kept = json.loads((generation / "generation.json").read_text())["images"]
     references = sorted(image["reference"].rpartition("/")[2] for image in kept)
     assert references == ["server:1", "third:1"]
-    server.delete_endpoint("images")
 
 
 def test_a_rolling_update_under_load_fails_no_request_and_a_bad_one_is_rolled_back(
@@ -205,7 +264,6 @@ def test_a_rolling_update_under_load_fails_no_request_and_a_bad_one_is_rolled_ba
         assert found["Specification"]["Container"]["DeployedImage"] == shown
         load.wait_for_more()
     assert load.failed == []
-    server.delete_endpoint("rolling")
 
 
 def test_copies_of_a_killed_instance_come_back_elsewhere(
@@ -227,7 +285,6 @@ def test_copies_of_a_killed_instance_come_back_elsewhere(
         user.wait_serves("moved", 2, 120)
         load.wait_for_more()
     assert len(load.failed) <= 4, load.failed
-    server.delete_endpoint("killed")
 
 
 def test_a_crashing_component_says_so_and_harms_no_neighbour(
