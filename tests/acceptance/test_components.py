@@ -208,11 +208,19 @@ def test_a_new_image_makes_a_new_generation_while_the_old_one_serves(
 ) -> None:
     push_image(registry.address, "added", "1", server_image_with("added"))
     user.make_endpoint("images")
-    user.create("images", "old", f"{registry.address}/server:1")
+    user.create("images", "old", f"{registry.address}/server:1", accelerators=1)
     user.wait_serves("old")
     server.wait_cached("images", 1)
-    user.create("images", "new", f"{registry.address}/added:1")
+    registry.reset()
+    user.create("images", "new", f"{registry.address}/added:1", accelerators=2)
     user.wait_serves("new")
+    # It takes an instance of its own, whose volume has three of the four layers.
+    (launch,) = user.launches("images", "new")
+    stage = stage_of(launch, "image")
+    assert launch["new_instance"]
+    assert (stage["path"], stage["layers_from_cache"], stage["layers_total"]) == ("partial", 3, 4)
+    assert 200_000 < stage["bytes_by_source"]["registry"] < 300_000
+    assert stage["bytes_by_source"]["registry"] <= registry.counts.bytes_served < 300_000
     generation = server.wait_cached("images", 2)
     images = json.loads((generation / "generation.json").read_text())["images"]
     assert len(images) == 2

@@ -8,6 +8,7 @@ other end closes, the spawner ends; its children run on.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -34,9 +35,9 @@ def main() -> int:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # what is shared with the children stays shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which closes
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
-    with socket.socket(fileno=os.dup(0)) as requests:
+    # The other end may be closed at any time, even before this one is ready.
+    with contextlib.suppress(ConnectionError), socket.socket(fileno=os.dup(0)) as requests:
         requests.send(READY)
         while message := requests.recv(_REQUEST_BYTES):
             spawn = msgspec.json.decode(message, type=Spawn)
@@ -50,7 +51,6 @@ def _become(spawn: Spawn, requests: socket.socket) -> None:
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.argv = [spawn.module, *spawn.arguments]
         _show([sys.executable, "-m", *sys.argv])
         try:

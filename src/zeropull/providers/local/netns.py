@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from zeropull.errors import NotFound, Unavailable
-from zeropull.providers.local.mounts import MNT_DETACH, bind, make_shared, read_mounts, unmount
+from zeropull.providers.local.mounts import MNT_DETACH, bind, make_shared, unmount
 from zeropull.providers.local.names import NETNS_DIR
 
 _CLONE_NEWNET = 0x40000000
@@ -121,14 +121,14 @@ def _own_directory() -> None:
     The first `ip netns add` does so. Done with namespaces there it would mount each of them twice,
     of which nobody can reach the lower one to remove it (ip-netns(8), iproute2's ipnetns.c).
     """
-    if _is_mounted(NETNS_DIR) or any(NETNS_DIR.iterdir()):
-        return
-    bind(NETNS_DIR, NETNS_DIR)
-    make_shared(NETNS_DIR)
-
-
-def _is_mounted(path: Path) -> bool:
-    return any(mount.target == path for mount in read_mounts())
+    try:
+        make_shared(NETNS_DIR)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # it is no mount
+            raise
+        if not any(NETNS_DIR.iterdir()):
+            bind(NETNS_DIR, NETNS_DIR)
+            make_shared(NETNS_DIR)
 
 
 def _in_thread(work: Callable[[], T]) -> T:

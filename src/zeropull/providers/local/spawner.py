@@ -55,7 +55,10 @@ class Spawner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
         with theirs:
-            self._process = subprocess.Popen(COMMAND, stdin=theirs.fileno(), env=environment)
+            # In a session of its own: Ctrl-C is for the supervisor.
+            self._process = subprocess.Popen(
+                COMMAND, stdin=theirs.fileno(), env=environment, start_new_session=True
+            )
         self._socket = ours
 
     def close(self) -> None:
@@ -65,7 +68,11 @@ class Spawner:
                 self._socket.close()
                 self._socket = None
         if self._process is not None:
-            self._process.wait(_ANSWER_S)
+            try:
+                self._process.wait(_ANSWER_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
     @property
     def is_ready(self) -> bool:
