@@ -1,14 +1,15 @@
 """Another copy: on an instance that runs, on a new one, from zero; and how long placing takes.
 
-    ./run bench copies [--rounds 3] [--json FILE]
+    ./run bench copies [--rounds 3] [--image demo|small] [--json FILE]
 
 The demo's image and model as an inference component of a real endpoint on the local fleet, on a
-1 Gbit/s link. `second_copy`: image and model stages of one more copy on a running instance, and the
-bytes that it took from the registry and the model store. `new_instance`: a copy that fits nowhere,
-with the image cached and the way a plain containerd node does it. `from_zero`: a request held while
-the first copy starts, against that container's own start (start and health stages). Figures are
-medians of the rounds, the time above the container's start also the worst of them; the plain node
-is measured once.
+1 Gbit/s link (`--image small`: the tests' Python server with 200 MB beside it, and a model of
+100 MB, neither of which can be compressed). `second_copy`: image and model stages of one more copy
+on a running instance, and the bytes that it took from the registry and the model store.
+`new_instance`: a copy that fits nowhere, with the image cached and the way a plain containerd node
+does it. `from_zero`: a request held while the first copy starts, against that container's own start
+(start and health stages). Figures are medians of the rounds, the time above the container's start
+also the worst of them; the plain node is measured once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import contextlib
 import json
 import os
 import statistics
+import tarfile
 import tempfile
 import threading
 import time
@@ -29,10 +31,12 @@ from botocore.config import Config
 from rich.console import Console
 
 from demo.__main__ import machine, publish, wait_for_cache, write_config
-from demo.image import prepare_assets
+from demo.image import DemoAssets, prepare_assets
 from demo.registry import running_counted_registry
 from demo.serving import ENDPOINT, INSTANCE_TYPE, WAIT_S, Client, Server
+from tests.fixtures.images import Entry, make_image, make_layer
 from tests.fixtures.s3 import running_s3
+from tests.fixtures.serverimage import python_server_image
 from zeropull import __version__
 from zeropull.placement.capacity import Requirement, Shape, Strategy, empty_slot
 from zeropull.placement.placing import CopyRequest, place_copies
@@ -41,6 +45,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LINK_BITS_PER_S = 1_000_000_000
 COMPONENT = "embedder"
 ROLE = "arn:aws:iam::000000000000:role/bench"
+IMAGE_BYTES, MODEL_BYTES = 200_000_000, 100_000_000  # of --image small
 MEMORY_MB = 7000  # two copies fit on an instance of 16 GiB
 STAGES = ("detect", "provision", "image", "model", "start", "health", "route")
 PLAIN_ROUNDS = 1  # most of a minute each, of which the link is nearly all
@@ -238,17 +243,29 @@ def _median(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def run(rounds: int) -> dict[str, Any]:
-    assets = prepare_assets(console)
+def _small_assets(scratch: Path) -> DemoAssets:
+    server = python_server_image()
+    assert isinstance(server.config.content, bytes)
+    ballast = make_layer([Entry("srv/ballast.bin", os.urandom(IMAGE_BYTES))])
+    image = make_image([*server.layers, ballast], json.loads(server.config.content)["config"])
+    weights = scratch / "weights.bin"
+    weights.write_bytes(os.urandom(MODEL_BYTES))
+    with tarfile.open(scratch / "model.tar.gz", "w:gz", compresslevel=1) as archive:
+        archive.add(weights, "weights.bin")
+    return DemoAssets(image, scratch / "model.tar.gz")
+
+
+def run(rounds: int, which: str) -> dict[str, Any]:
     found: dict[str, list[dict[str, Any]]] = {
         "second_copy": [], "cached": [], "containerd": [], "from_zero": [],
     }  # fmt: skip
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zeropull-bench-")))
-        registry = stack.enter_context(
-            running_counted_registry(REPOSITORY / "build/demo/registry", scratch)
-        )
-        store = stack.enter_context(running_s3(folder=REPOSITORY / "build/demo/buckets"))
+        kept = REPOSITORY / "build/demo" if which == "demo" else scratch / "kept"
+        (kept / "buckets").mkdir(parents=True, exist_ok=True)
+        assets = prepare_assets(console) if which == "demo" else _small_assets(scratch)
+        registry = stack.enter_context(running_counted_registry(kept / "registry", scratch))
+        store = stack.enter_context(running_s3(folder=kept / "buckets"))
         image, model_url = publish(assets, registry, store)
         state_dir = scratch / "state"
         config = write_config(scratch, state_dir, store, LINK_BITS_PER_S)
@@ -282,12 +299,16 @@ def run(rounds: int) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="bench copies", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--image", choices=["demo", "small"], default="demo")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(argv)
     if os.geteuid() != 0:
         raise SystemExit("this benchmark makes network namespaces and mounts: run it as root")
-    console.print(f"zeropull {__version__}; {machine()}")
-    results = run(options.rounds)
+    console.print(
+        f"zeropull {__version__}; {machine()}; image {options.image}; {options.rounds} rounds, "
+        f"{PLAIN_ROUNDS} of the plain node; links of {LINK_BITS_PER_S / 1e9:g} Gbit/s"
+    )
+    results = run(options.rounds, options.image)
     console.print_json(json.dumps(results))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
