@@ -26,7 +26,7 @@ need() {
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
 
-# $1: the command of ./run that it is for.
+# $1: the command of ./run that it is for; $2: the benchmark's name.
 system_ready() {
     missing=
     # Docker's containerd.io brings containerd, ctr and runc too, and conflicts with Debian's
@@ -44,6 +44,11 @@ system_ready() {
             need mkfs.ext4 e2fsprogs
             need iptables-nft iptables ;;
     esac
+    if [ "$1" = bench ] && [ "${2:-}" = gateway ]; then   # the load, the upstream, the yardstick
+        need wrk wrk
+        need nginx nginx
+        need haproxy haproxy
+    fi
     # The tests' image is made of the distribution's own Python.
     [ -x /usr/bin/python3 ] || missing="$missing python3"
     python_has_venv || missing="$missing python3-venv"

@@ -18,6 +18,7 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zeropull.awsprotocol import sigv4
 from zeropull.awsprotocol.faults import SignatureError
 from zeropull.awsprotocol.sigv4 import verify
 
@@ -224,3 +225,143 @@ def test_garbage_is_refused_and_never_breaks(authorization: bytes, query: bytes)
                     "body_sha256": "",
                 }
             )
+
+
+@pytest.fixture
+def known() -> dict[str, Any]:
+    """A request whose claim is remembered, since it has been verified once."""
+    arguments = simple()
+    assert check(arguments)
+    return arguments
+
+
+def altered(arguments: dict[str, Any], name: bytes, old: bytes, new: bytes) -> dict[str, Any]:
+    headers = [
+        (found, value.replace(old, new) if found == name else value)
+        for found, value in arguments["headers"]
+    ]
+    assert headers != arguments["headers"]
+    return arguments | {"headers": headers}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "PUT"},
+        {"raw_path": "/other"},
+        {"raw_path": "/a/../b"},
+        {"query": "a=1"},
+        {"body_sha256": hashlib.sha256(b"{} ").hexdigest()},
+        {"keys": {"AKIAEXAMPLE": Key(secret_access_key="changed")}},
+    ],
+)
+def test_a_remembered_claim_vouches_for_nothing_else(
+    known: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    with pytest.raises(SignatureError, match="does not match the signature"):
+        check(known, **changes)
+    assert check(known)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "text"),
+    [
+        (b"X-Amz-Target", b"List", b"Delete", "does not match"),
+        (b"Content-Type", b"json", b"text", "does not match"),
+        (b"Host", b"127.0.0.1", b"127.0.0.2", "does not match"),
+        (b"Authorization", b"Signature=", b"Signature=0", "does not match"),
+        (b"Authorization", b"/us-east-1/", b"/eu-west-3/", "scoped to a valid Region"),
+        (b"Authorization", b"/sagemaker/", b"/s3/", "to correct service"),
+        (b"Authorization", b"AKIAEXAMPLE", b"AKIAUNKNOWN", "security token"),
+        (b"Authorization", b"content-type;", b"", "does not match"),
+        (b"X-Amz-Date", b"T", b"T0", "basic format"),
+    ],
+)
+def test_what_is_altered_behind_a_remembered_claim_is_refused(
+    known: dict[str, Any], name: bytes, old: bytes, new: bytes, text: str
+) -> None:
+    with pytest.raises(SignatureError, match=text):
+        check(altered(known, name, old, new))
+
+
+def test_every_part_of_a_remembered_claims_signature_counts(known: dict[str, Any]) -> None:
+    (authorization,) = (value for name, value in known["headers"] if name == b"Authorization")
+    for place in (-64, -33, -1):
+        end = authorization[place:]
+        flipped = (b"0" if end[:1] != b"0" else b"1") + end[1:]
+        with pytest.raises(SignatureError, match="does not match"):
+            check(altered(known, b"Authorization", end, flipped))
+
+
+def test_a_remembered_claim_expires_and_its_key_can_be_taken_away(known: dict[str, Any]) -> None:
+    for now_s, text in ((NOW_S + 301, "Signature expired"), (NOW_S - 301, "not yet current")):
+        with pytest.raises(SignatureError, match=text):
+            check(known, now_s=now_s)
+    with pytest.raises(SignatureError, match="security token"):
+        check(known, keys={})
+    with pytest.raises(SignatureError, match="scoped to a valid Region"):
+        check(known, region="eu-west-3")
+    with pytest.raises(SignatureError, match="to correct service"):
+        check(known, service="monitoring")
+
+
+def test_headers_may_come_in_any_order_and_case_with_spaces_around(known: dict[str, Any]) -> None:
+    headers = [(name.upper(), b"  " + value + b" \t") for name, value in known["headers"]]
+    assert check(known | {"headers": headers[::-1]})
+
+
+@pytest.mark.parametrize("added", [b"X-Amz-Target", b"Host", b"X-Amz-Date", b"Authorization"])
+def test_a_second_header_of_a_signed_name_is_refused(known: dict[str, Any], added: bytes) -> None:
+    (value,) = (value for name, value in known["headers"] if name == added)
+    for headers in (
+        [*known["headers"], (added, value)],
+        [(added.lower(), b""), *known["headers"]],
+        [(added, b"other"), *known["headers"]],
+    ):
+        with pytest.raises(SignatureError):
+            check(known | {"headers": headers})
+
+
+def test_a_header_that_means_something_must_be_signed_also_behind_a_remembered_claim(
+    known: dict[str, Any],
+) -> None:
+    assert check(known | {"headers": [*known["headers"], (b"Accept", b"anything")]})
+    with pytest.raises(SignatureError, match="'x-amz-other' must be a 'SignedHeader'"):
+        check(known | {"headers": [*known["headers"], (b"X-Amz-Other", b"")]})
+
+
+def test_runs_of_spaces_in_a_signed_value_are_one() -> None:
+    headers = {"X-Amz-Note": "a   b  c", "Content-Type": "text/plain"}
+    arguments = sign("POST", "http://127.0.0.1:8440/", headers, b"")
+    assert check(arguments)
+    assert check(altered(arguments, b"X-Amz-Note", b"a   b  c", b"a b\t \tc"))
+    with pytest.raises(SignatureError, match="does not match"):
+        check(altered(arguments, b"X-Amz-Note", b"a   b  c", b"ab c"))
+
+
+def test_a_signed_header_that_did_not_come_is_an_empty_one(known: dict[str, Any]) -> None:
+    headers = [(name, value) for name, value in known["headers"] if name != b"X-Amz-Target"]
+    with pytest.raises(SignatureError, match="does not match"):
+        check(known | {"headers": headers})
+
+
+def test_bytes_that_are_no_text_are_refused_as_a_signature(known: dict[str, Any]) -> None:
+    (authorization,) = (value for name, value in known["headers"] if name == b"Authorization")
+    with pytest.raises(SignatureError, match="does not match"):
+        check(altered(known, b"Authorization", authorization[-64:], b"\xff" * 64))
+    with pytest.raises(SignatureError, match="does not match"):
+        check(altered(known, b"Authorization", authorization[-64:], b"\xff"))
+
+
+def test_only_verified_claims_are_remembered_and_never_too_many() -> None:
+    sigv4._claims.clear()
+    for number in range(50):
+        with pytest.raises(SignatureError):
+            check(altered(simple(), b"Authorization", b"AKIAEXAMPLE", b"AKIA%d" % number))
+        with pytest.raises(SignatureError):
+            check(simple(secret="other"))
+    assert not sigv4._claims
+    with patch.object(sigv4, "MAX_REMEMBERED", 3):
+        for second in range(10):
+            assert check(simple(at_s=NOW_S + second))
+    assert len(sigv4._claims) <= 3
