@@ -191,7 +191,7 @@ class ClientConnection(asyncio.Protocol):
         request.method = parser.get_method()
         request.keep_alive = parser.should_keep_alive()
         request.http10 = parser.get_http_version() == "1.0"
-        request.received_s = self.gateway.clock()
+        request.received_s = self.gateway.monotonic()
         if self.current is None:
             self.current = request
             self._activate(request)

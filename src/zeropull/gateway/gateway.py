@@ -49,13 +49,15 @@ class Gateway:
         api_socket: str,
         account: str = "000000000000",
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.api_socket = api_socket
         self.account = account  # named in answers when no key says whose it is
-        self.clock = clock
+        self.clock = clock  # for what is reported and for signatures
+        self.monotonic = monotonic  # for everything that takes or lasts
         self.signed = settings.verify_signatures
-        self.now_s = clock()  # as of the last sweep: good enough for idle connections
+        self.now_s = monotonic()  # as of the last sweep: good enough for time-outs
         self.readings: deque[CopyReading] = deque(maxlen=MAX_READINGS)
         self.table = RoutingTable(self.readings.append)
         self.connections: set[ClientConnection] = set()
@@ -68,7 +70,6 @@ class Gateway:
         self.cancelled = 0
         # Called when a request is held where no copy is: it cannot wait for the next report.
         self.first_held: Callable[[], None] = lambda: None
-        self.first_responses: dict[str, float] = {}
         self._host, self._port = host, port
         self._unaries: dict[Invocation, float] = {}  # invocation -> deadline, in order of both
         self._streams: dict[Invocation, float] = {}
@@ -139,13 +140,13 @@ class Gateway:
     def in_flight(self) -> int:
         return len(self._unaries) + len(self._streams)
 
-    def slot_free(self, group: Group, now_s: float) -> None:
+    def slot_free(self, group: Group) -> None:
         """The oldest waiting requests take what is free."""
         while group.waiting:
-            target = group.choose(now_s)
+            target = group.choose(self.monotonic())
             if target is None:
                 return
-            next(iter(group.waiting)).begin(target, now_s)
+            next(iter(group.waiting)).begin(target)
 
     def count_refusal(self, group: Group | None, refusal: Refusal) -> None:
         results = self.refusals if group is None else group.results
@@ -170,7 +171,7 @@ class Gateway:
         except OSError as error:
             log.info("copy refuses a connection", copy_id=target.copy_id, reason=repr(error))
             refused = not isinstance(error, TimeoutError)
-            invocation.connect_failed(self.clock(), refused=refused)
+            invocation.connect_failed(refused=refused)
             return
         if not invocation.connected(connection):
             self.keep(target, connection)
@@ -188,8 +189,8 @@ class Gateway:
         connection.idle_since_s = self.now_s
         target.idle.append(connection)
 
-    def eject(self, target: Target, now_s: float) -> None:
-        pause_s = target.eject(now_s)
+    def eject(self, target: Target) -> None:
+        pause_s = target.eject(self.monotonic())
         while target.idle:
             target.idle.pop().transport.abort()
         log.warning("copy leaves rotation for a moment", copy_id=target.copy_id, pause_s=pause_s)
@@ -224,15 +225,14 @@ class Gateway:
 
     def apply(self, routes: Routes) -> None:
         """Take over a newer version of the routes; waiting requests start on new copies at once."""
-        now_s = self.clock()
-        self.table.apply(routes, now_s)
+        self.table.apply(routes, self.clock())
         for group in self.table.removed:
             for invocation in list(group.waiting):
                 invocation.endpoint_gone()
         self.table.removed.clear()
         for group in self.table.groups.values():
             if group.waiting:
-                self.slot_free(group, now_s)
+                self.slot_free(group)
         for target in self.table.targets.values():
             if target.draining:
                 _close_idle(target.idle)
@@ -243,7 +243,8 @@ class Gateway:
         now_s = self.clock()
         for group in self.table.groups.values():
             if group.waiting:
-                group.meter.note_age(now_s, now_s - next(iter(group.waiting)).queued_s)
+                age_s = self.monotonic() - next(iter(group.waiting)).queued_s
+                group.meter.note_age(now_s, age_s)
             group.meter.roll(now_s)
         for target in self.table.targets.values():
             target.meter.roll(now_s)
@@ -266,7 +267,7 @@ class Gateway:
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
-        before_s, self.now_s = self.now_s, self.clock()
+        before_s, self.now_s = self.now_s, self.monotonic()
         self._time_out(self._unaries)
         self._time_out(self._streams)
         for group in self.table.groups.values():
@@ -274,7 +275,7 @@ class Gateway:
                 self._sweep_waiting(group)
             group.widen()
             if group.waiting:
-                self.slot_free(group, self.now_s)
+                self.slot_free(group)
         if int(before_s) == int(self.now_s):
             return
         for target in self.table.targets.values():
@@ -298,7 +299,7 @@ class Gateway:
             limit_s = settings.hold_timeout_s if oldest.held else settings.request_timeout_s
             if self.now_s - oldest.queued_s < limit_s:
                 return
-            oldest.give_up_waiting(self.now_s)
+            oldest.give_up_waiting()
 
     async def _stop(self) -> None:
         assert self._server is not None

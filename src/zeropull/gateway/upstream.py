@@ -10,6 +10,8 @@ import httptools
 
 MAX_HEAD_BYTES = 64 * 1024
 
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
 
 class Exchange(Protocol):
     """What an upstream connection tells the request that it carries at the moment."""
@@ -157,9 +159,10 @@ class UpstreamConnection(asyncio.Protocol):
         if status < 200 or self.exchange is None or self._out_of_step:
             return
         self._in_head = False
-        self._close_delimited = status not in (204, 304) and not any(
-            name in (b"content-length", b"transfer-encoding") for name, _ in headers
-        )
+        self._close_delimited = status not in (204, 304)
+        for name, _ in headers:
+            if name in _FRAMING:
+                self._close_delimited = False
         self.exchange.on_response_head(status, headers)
         if self._head_only:
             exchange, self.exchange = self.exchange, None

@@ -58,7 +58,7 @@ async def test_a_head_that_drips_in_is_cut_off() -> None:
     now = [1_000_000.0]
     settings = GatewaySettings(verify_signatures=False)
     async with Gateway(
-        settings, host="127.0.0.1", port=0, api_socket="/nonexistent", clock=lambda: now[0]
+        settings, host="127.0.0.1", port=0, api_socket="/nonexistent", monotonic=lambda: now[0]
     ) as served:
         client = await Client.open(served)
         await until(lambda: bool(served.connections))
