@@ -1,8 +1,6 @@
-"""The gateways that are compared, and the upstream and load that they share.
+"""The gateways that are compared: how each is installed, configured and started.
 
-Each contender is started in a process group of its own, pinned to core 0; nginx (the upstream) and
-wrk (the load) share the other cores. The group is killed between rows: a router of the row before
-that still runs halves the next one.
+What comes from PyPI lies in environments of its own under build/, made when it is first asked for.
 """
 
 from __future__ import annotations
@@ -11,13 +9,10 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,144 +21,37 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from bench.upstream import ANSWER, CHAT, Place, Skipped, free_port, process_group, wait_ready
 from zeropull.controlapi.messages import AccessKey, EndpointRoute, Routes, Target, VariantRoute
 from zeropull.resources.settings import GatewaySettings, ServeSettings, Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VENVS = REPOSITORY / "build" / "bench-venvs"
-READY_S = 60.0
+INSTALL_S = 900
+FREE_BYTES = 4 << 30  # of disk that an installation may need; Ray alone has half a GiB
+STOP_S = 20
 ENDPOINT = "bench"
+COUNTED = "bench-counted"
 KEY = AccessKey("BENCHKEY", "benchsecret", "000000000000")
-CHAT = b'{"model":"bench","messages":[{"role":"user","content":"hello there, how are you?"}]}'
-ANSWER = {
-    "id": "x",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "bench",
-    "choices": [
-        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Fine."}}
-    ],
-    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-    "data": [{"id": "bench", "object": "model"}],
-}
-STREAM_BYTES = 3600  # nginx takes at most a page of text; of a streamed answer
-
-
-class Skipped(Exception):
-    """This contender cannot run here; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A gateway that answers."""
+    """A gateway that answers. `process` leads its session; None = there is none (direct)."""
 
+    process: subprocess.Popen[bytes] | None
     port: int
     path: str
     stream_path: str | None
     headers: dict[str, str] = field(default_factory=dict)
-    stream_headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where things lie and which ports the upstream has."""
-
-    folder: Path
-    upstream: int
-    upstream_stream: int
+    signed: bool = False
 
 
 Starter = Callable[[Place, contextlib.ExitStack], Started]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def process_group(
-    command: list[str], log: Path, *, core: str | None = "0", env: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A running command with everything that it starts; killed whole at the end."""
-    pinned = ["taskset", "-c", core, *command] if core is not None else command
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            pinned, stdout=output, stderr=output, start_new_session=True, env=env
-        )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def wait_ready(port: int, path: str, process: subprocess.Popen[bytes], body: bytes | None) -> None:
-    """Until POST (or GET without a body) `path` answers below 500."""
-    deadline = time.monotonic() + READY_S
-    error = "no answer"
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise Skipped(f"exited with {process.returncode} at start")
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}{path}",
-            data=body,
-            headers={"Content-Type": "application/json", "Authorization": "Bearer sk-bench"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=5):
-                return
-        except urllib.error.HTTPError as answer:
-            if answer.code in (400, 403):  # it is there, and wants a signature
-                return
-            error = f"HTTP {answer.code}"
-        except OSError as problem:
-            error = str(problem)
-        time.sleep(0.1)
-    raise Skipped(f"not ready within {READY_S:.0f} s: {error}")
-
-
-# ----------------------------------------------------------------------------- the upstream
-
-
-@contextlib.contextmanager
-def upstream(folder: Path, core: str) -> Iterator[Place]:
-    """nginx with one worker: a small answer on one port, a chunked one on the other."""
-    if shutil.which("nginx") is None:
-        raise Skipped("nginx is not installed (apt-get install nginx-light)")
-    plain, streamed = free_port(), free_port()
-    answer = json.dumps(ANSWER)
-    # SSI takes the length away, which makes nginx send the answer in chunks.
-    configuration = folder / "nginx.conf"
-    configuration.write_text(
-        f"""daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
-events {{ worker_connections 8192; }}
-http {{
-  access_log off; client_max_body_size 64m; client_body_buffer_size 2m;
-  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
-  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  keepalive_requests 100000000; keepalive_timeout 600s;
-  server {{ listen 127.0.0.1:{plain} backlog=4096;
-    location / {{ default_type application/json; return 200 '{answer}'; }} }}
-  server {{ listen 127.0.0.1:{streamed} backlog=4096;
-    location / {{ ssi on; ssi_types *; default_type text/plain;
-      return 200 '{"data: token " * (STREAM_BYTES // 12)}'; }} }}
-}}
-"""
-    )
-    command = ["nginx", "-c", str(configuration), "-p", str(folder)]
-    with process_group(command, folder / "nginx.log", core=core) as process:
-        wait_ready(plain, "/invocations", process, b"{}")
-        yield Place(folder, plain, streamed)
-
-
-# ----------------------------------------------------------------------------- the contenders
-
-
 def direct(place: Place, stack: contextlib.ExitStack) -> Started:
-    return Started(place.upstream, "/invocations", None)
+    return Started(None, place.plain, "/invocations", None)
 
 
 def _ours(place: Place, stack: contextlib.ExitStack, *, signed: bool) -> Started:
@@ -193,8 +81,9 @@ def _ours(place: Place, stack: contextlib.ExitStack, *, signed: bool) -> Started
             ),
         )
         for name, upstream in (
-            (ENDPOINT, place.upstream),
-            (f"{ENDPOINT}-stream", place.upstream_stream),
+            (ENDPOINT, place.plain),
+            (f"{ENDPOINT}-stream", place.streamed),
+            (COUNTED, place.counted),
         )
     )
     routes = Routes(1, keys=(KEY,), endpoints=endpoints)
@@ -209,10 +98,14 @@ def _ours(place: Place, stack: contextlib.ExitStack, *, signed: bool) -> Started
             place.folder / "ours.log",
         )
     )
-    path = f"/endpoints/{ENDPOINT}/invocations"
-    stream_path = f"/endpoints/{ENDPOINT}-stream/invocations-response-stream"
     wait_ready(port, "/healthz", process, None)
-    return Started(port, path, stream_path)
+    return Started(
+        process,
+        port,
+        f"/endpoints/{ENDPOINT}/invocations",
+        f"/endpoints/{ENDPOINT}-stream/invocations-response-stream",
+        signed=signed,
+    )
 
 
 def ours(place: Place, stack: contextlib.ExitStack) -> Started:
@@ -223,18 +116,18 @@ def ours_signed(place: Place, stack: contextlib.ExitStack) -> Started:
     return _ours(place, stack, signed=True)
 
 
-def sign(started: Started, path: str, body: bytes) -> dict[str, str]:
-    """SigV4 headers; good for five minutes, which is longer than one row."""
+def request_headers(started: Started, path: str, body: bytes) -> dict[str, str]:
+    """What the contender wants; SigV4 holds for five minutes, which is longer than one row."""
+    headers = {"Content-Type": "application/json", **started.headers}
+    if not started.signed:
+        return headers
     request = AWSRequest(
-        "POST",
-        f"http://127.0.0.1:{started.port}{path}",
-        data=body,
-        headers={"Content-Type": "application/json"},
+        "POST", f"http://127.0.0.1:{started.port}{path}", data=body, headers=headers
     )
     SigV4Auth(
         Credentials(KEY.access_key_id, KEY.secret_access_key), "sagemaker", "us-east-1"
     ).add_auth(request)
-    return {name: request.headers[name] for name in ("X-Amz-Date", "Authorization", "Content-Type")}
+    return {name: request.headers[name] for name in ("X-Amz-Date", "Authorization", *headers)}
 
 
 def haproxy(place: Place, stack: contextlib.ExitStack) -> Started:
@@ -258,17 +151,17 @@ frontend front
   default_backend plain
 backend plain
   balance leastconn
-  server one 127.0.0.1:{place.upstream}
+  server one 127.0.0.1:{place.plain}
 backend streamed
   balance leastconn
-  server one 127.0.0.1:{place.upstream_stream}
+  server one 127.0.0.1:{place.streamed}
 """
     )
     process = stack.enter_context(
         process_group(["haproxy", "-db", "-f", str(configuration)], place.folder / "haproxy.log")
     )
     wait_ready(port, "/invocations", process, CHAT)
-    return Started(port, "/invocations", "/stream")
+    return Started(process, port, "/invocations", "/stream")
 
 
 def _installed(name: str, requirements: list[str]) -> Path:
@@ -276,17 +169,33 @@ def _installed(name: str, requirements: list[str]) -> Path:
     venv = VENVS / name
     marker = venv / ".installed"
     if not marker.exists():
+        VENVS.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(VENVS).free < FREE_BYTES:
+            raise Skipped(f"not installed: less than {FREE_BYTES >> 30} GiB are free in {VENVS}")
+        print(f"{name}: pip install {' '.join(requirements)}, once", flush=True)
         try:
             subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
             subprocess.run(
                 [str(venv / "bin/pip"), "install", "--quiet", *requirements],
                 check=True,
-                timeout=900,
+                timeout=INSTALL_S,
             )
         except (subprocess.SubprocessError, OSError) as error:
             raise Skipped(f"pip install {' '.join(requirements)} failed: {error}") from error
         marker.touch()
     return venv / "bin"
+
+
+def version(contender: str) -> str:
+    """As the benchmark has it here; "" = not installed."""
+    if contender == "haproxy" and shutil.which("haproxy"):
+        return subprocess.run(
+            ["haproxy", "-v"], capture_output=True, text=True, check=True
+        ).stdout.split()[2]
+    name = {"ray-serve": "ray"}.get(contender, contender)
+    for found in VENVS.glob(f"{name}/lib/*/site-packages/{name.replace('-', '_')}-*.dist-info"):
+        return found.name.removesuffix(".dist-info").rpartition("-")[2]
+    return ""
 
 
 def _rust_router(
@@ -303,7 +212,7 @@ def _rust_router(
         process_group(
             [
                 *(str(bin_folder / "python"), "-m", module),
-                *("--worker-urls", f"http://127.0.0.1:{place.upstream}"),
+                *("--worker-urls", f"http://127.0.0.1:{place.plain}"),
                 *("--host", "127.0.0.1", "--port", str(port), "--policy", policy),
                 *("--prometheus-port", str(free_port()), "--log-level", "error"),
             ],
@@ -311,7 +220,7 @@ def _rust_router(
         )
     )
     wait_ready(port, "/v1/chat/completions", process, CHAT)
-    return Started(port, "/v1/chat/completions", None)
+    return Started(process, port, "/v1/chat/completions", None)
 
 
 def vllm_router(place: Place, stack: contextlib.ExitStack) -> Started:
@@ -343,7 +252,7 @@ def litellm(place: Place, stack: contextlib.ExitStack) -> Started:
   - model_name: bench
     litellm_params:
       model: openai/bench
-      api_base: http://127.0.0.1:{place.upstream}/v1
+      api_base: http://127.0.0.1:{place.plain}/v1
       api_key: sk-upstream
 general_settings:
   master_key: sk-bench
@@ -361,7 +270,7 @@ general_settings:
     )
     wait_ready(port, "/v1/chat/completions", process, CHAT)
     headers = {"Authorization": "Bearer sk-bench"}
-    return Started(port, "/v1/chat/completions", None, headers)
+    return Started(process, port, "/v1/chat/completions", None, headers)
 
 
 def ray_serve(place: Place, stack: contextlib.ExitStack) -> Started:
@@ -395,16 +304,16 @@ time.sleep(100000)
             env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
         )
     )
-    # Ray's own daemons leave the process group.
-    stack.callback(
-        subprocess.run,
-        [str(bin_folder / "ray"), "stop", "--force"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
+    # Ray's own daemons leave the process group: only Ray ends them, when it is asked to.
+    stack.callback(_end_politely, process)
     wait_ready(port, "/", process, CHAT)
-    return Started(port, "/", None)
+    return Started(process, port, "/", None)
+
+
+def _end_politely(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_S)
 
 
 CONTENDERS: dict[str, Starter] = {
