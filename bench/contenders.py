@@ -284,14 +284,16 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-@serve.deployment(max_ongoing_requests=1024)
+quiet = {{"enable_access_log": False, "log_level": "ERROR"}}
+
+@serve.deployment(max_ongoing_requests=1024, logging_config=quiet)
 class Echo:
     async def __call__(self, request: Request):
         await request.body()
         return Response({json.dumps(ANSWER)!r}, media_type="application/json")
 
-ray.init(num_cpus=2, include_dashboard=False, configure_logging=False)
-serve.start(http_options={{"host": "127.0.0.1", "port": {port}}})
+ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
+serve.start(http_options={{"host": "127.0.0.1", "port": {port}}}, logging_config=quiet)
 serve.run(Echo.bind(), route_prefix="/")
 time.sleep(100000)
 """
