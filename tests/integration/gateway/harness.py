@@ -43,8 +43,10 @@ class Container:
     gone: asyncio.Event = field(default_factory=asyncio.Event)  # a client's connection has ended
     arrived: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     port: int = 0
+    connections: int = 0  # that were ever opened
 
     async def serve(self, reader: asyncio.StreamReader, writer: Writer) -> None:
+        self.connections += 1
         # Read ahead, so that the end is seen while a request is being answered.
         ahead, ended = asyncio.StreamReader(limit=1 << 20), asyncio.Event()
 
@@ -95,10 +97,14 @@ def copy(name: str, port: int, **values: object) -> Target:
     return Target(name, f"i-{name}", "127.0.0.1", port, **values)  # type: ignore[arg-type]
 
 
-def routes(*targets: Target, version: int = 1, hold: bool = False, limit: int = 1000) -> Routes:
-    variant = VariantRoute(
-        "AllTraffic", targets=targets, strategy="LEAST_OUTSTANDING_REQUESTS", queue_limit=limit
-    )
+def routes(
+    *targets: Target,
+    version: int = 1,
+    hold: bool = False,
+    limit: int = 1000,
+    strategy: str = "LEAST_OUTSTANDING_REQUESTS",
+) -> Routes:
+    variant = VariantRoute("AllTraffic", targets=targets, strategy=strategy, queue_limit=limit)
     endpoint = EndpointRoute(
         "e", KEY.account, "InService", variants=(variant,), hold_from_zero=hold
     )
