@@ -32,13 +32,16 @@ from zeropull.controlapi.messages import (
 from zeropull.errors import AccessDenied
 from zeropull.nodeagent import ctrpull
 from zeropull.nodeagent.imagedocuments import pinned_name, platform_here
+from zeropull.providers.local.mounts import read_mounts
 from zeropull.resources.stages import Stage
 
-BROKEN_PLUGIN = (
-    sys.executable, "-m", "tests.fixtures.brokenplugin", "--socket", "{socket}",
-    "--state", "{state}", "--catalog", "{catalog}", "--mounts", "{mounts}",
-    "--namespace", "{namespace}",
-)  # fmt: skip
+
+def plugin_command(module: str) -> tuple[str, ...]:
+    return (
+        sys.executable, "-m", f"tests.fixtures.{module}", "--socket", "{socket}",
+        "--state", "{state}", "--catalog", "{catalog}", "--mounts", "{mounts}",
+        "--namespace", "{namespace}",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +53,31 @@ def private_registry() -> Iterator[Registry]:
 @pytest.fixture
 async def broken_fleet(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    async with running_fleet(registry, snapshotter_command=BROKEN_PLUGIN) as running:
+    command = plugin_command("brokenplugin")
+    async with running_fleet(registry, snapshotter_command=command) as running:
         yield running
+
+
+@pytest.fixture
+async def loop_fleet(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    async with running_fleet(registry, snapshotter_command=plugin_command("loopplugin")) as running:
+        yield running
+
+
+async def test_containers_start_over_layers_that_are_mounted_through_loop_devices(
+    loop_fleet: Fleet, server_image: ImageAssignment, pulled: Generation
+) -> None:
+    node = await loop_fleet.launch(pulled.volume)
+    copy = copy_of(server_image, "looped")
+    node.assign(assignment_of(server_image, copy, volumes=(mounted(node, pulled.volume),)))
+    healthy = await node.until_copy("looped", CopyState.HEALTHY, CopyState.FAILED)
+    stage = stage_of(healthy, Stage.IMAGE)
+    assert (stage.path, stage.bytes_by_source["registry"]) == ("cached", 0), healthy
+    folder = node.names.run_dir / "m"
+    sources = [each.source for each in read_mounts() if each.target.parent == folder]
+    assert len(sources) == len(pulled.chain_ids)
+    assert all(source.startswith("/dev/loop") for source in sources), sources
 
 
 async def test_a_node_that_waits_for_the_generation_asks_no_registry(
