@@ -1,15 +1,22 @@
 """Pulls one image with every puller from one registry, and starts a container of it.
 
     python -m bench image [--image torch|many|REFERENCE] [--pullers A,B] [--links A,B]
-                          [--rounds N] [--no-warm-up] [--json FILE]
+                          [--rounds N] [--no-slow-volume] [--json FILE]
 
 Each run begins with an empty disk for the puller, dropped page caches and the registry's blobs
 read once, so that all find the same. On limited links a model is downloaded beside the image, by
-our model store's client for every puller. `ready_s` ends when a container can be made,
-`first_response_s` when the container has answered /invocations (and the model is there). CPU,
-memory and disk are those of the puller's processes up to `ready_s`: see bench/rig.py.
-`page_cache` is the state of the cache volume's files at a cached start; after a pull they are as
-the puller left them ("warm").
+our model store's client for every puller: in a process apart, or, for our own pull and the cached
+start, by the node agent, which then divides the link (its CPU and memory are in the figures).
+`ready_s` ends when a container can be made, `first_response_s` when the container has answered
+/invocations (and the model is there). CPU, memory and disk are those of the puller's processes up
+to `ready_s`: see bench/rig.py. `page_cache` is the state of the cache volume's files at a cached
+start; after a pull they are as the puller left them ("warm"). `of_link_s` is what all bytes would
+take at the goodput of one TCP connection, measured before.
+
+Cached starts without a limit on the link are made with and without `warm_up`, on the local disk and
+on a `volume` limited to 200 MB/s (container and warm-up together). `start_s` is from where the
+container can be made to its answer, `restart_s` the same for another container of the image right
+afterwards, when all that it reads is in memory: the warm start.
 """
 
 from __future__ import annotations
@@ -29,7 +36,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -39,13 +46,24 @@ from bench.images import FOLDER, PORT, BenchImage, image_names, prepare_image
 from bench.pullers import (
     NAMES,
     CannotRun,
+    HowOurs,
     Ours,
+    Puller,
     begin_helper,
     make_puller,
     measured_group,
     version_of,
 )
-from bench.rig import MODEL_PORT, RATES_BITS, Meter, Rig, running_rig, stop_process
+from bench.rig import (
+    MODEL_PORT,
+    RATES_BITS,
+    Meter,
+    Rig,
+    measure_goodput,
+    running_rig,
+    stop_process,
+)
+from bench.slowvolume import RATE, has_slow_volumes, slow_volume
 from tests.fixtures.images import push_image
 from zeropull.imagecache.generations import GenerationStore
 from zeropull.imagecache.layout import layer_directory
@@ -78,6 +96,18 @@ class Run:
     registry_bytes: int
     model_s: float | None
     first_response_s: float | None
+    of_link_s: float | None = None
+    model_link: str = ""
+    volume: str = "local"
+    warm_up: bool | None = None
+    profile_bytes: int | None = None
+    start_s: float | None = None
+    restart_s: float | None = None
+
+    @property
+    def complete_s(self) -> float:
+        """Image and model are there."""
+        return max(self.ready_s, self.model_s or 0.0)
 
 
 @dataclass
@@ -88,8 +118,20 @@ class Session:
     storage: Path
     scratch: Path
     console: Console
-    warm_up: bool = True
+    slow_volume: bool = True
+    model_bytes: int = 0
     volume: Volume | None = None
+    profile_bytes: int | None = None
+    goodput: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a cached start is made."""
+
+    page_cache: str = "warm"
+    warm_up: bool = True
+    slow: bool = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -114,11 +156,16 @@ def main(argv: Sequence[str]) -> int:
     runs: list[Run] = []
     failed = 0
     with _scratch() as scratch:
-        session = Session(image, FOLDER / "registry", scratch, console, options.warm_up)
+        slow = options.slow_volume and has_slow_volumes(FOLDER)
+        storage = FOLDER / "registry"
+        session = Session(image, storage, scratch, console, slow, options.model_bytes)
         for link in options.links:
             model_bytes = 0 if RATES_BITS[link] is None else options.model_bytes
             with running_rig(link, session.storage, scratch, model_bytes) as rig:
                 resolved = _push(rig, image)
+                if model_bytes:
+                    session.goodput[link] = measure_goodput(rig)
+                    console.print(f"  {link}: {session.goodput[link] / 1e6:.1f} MB/s of goodput")
                 for _ in range(options.rounds):
                     for puller in pullers:
                         try:
@@ -128,9 +175,15 @@ def main(argv: Sequence[str]) -> int:
                             console.print(f"  {puller} failed: {error}", markup=False)
                         if options.json:
                             listed = [asdict(run) for run in runs]
-                            document = {"machine": machine, "image": shown, "runs": listed}
+                            document = {
+                                "machine": machine,
+                                "image": shown,
+                                "goodput_bytes_per_s": session.goodput,
+                                "runs": listed,
+                            }
                             options.json.write_text(json.dumps(document, indent=1) + "\n")
     console.print(_table(runs))
+    console.print(_starts(runs))
     return 1 if failed else 0
 
 
@@ -141,13 +194,18 @@ def _measure(
     session: Session, rig: Rig, image: ResolvedImage, puller: str, model_beside: bool
 ) -> Iterator[Run]:
     if puller != "cached":
-        yield _one_run(session, rig, image, puller, "warm", model_beside)
+        yield _one_run(session, rig, image, puller, Start(), model_beside)
         return
     if session.volume is None:
         session.console.print("  (a pull that is not counted, for the cache volume)")
-        _one_run(session, rig, image, "fallback", "warm", False, shown=False)
-    for page_cache in ("cold", "warm"):
-        yield _one_run(session, rig, image, puller, page_cache, model_beside)
+        _one_run(session, rig, image, "fallback", Start(), False, shown=False)
+    starts = [Start("cold"), Start("warm")]
+    if rig.link == "loopback" and session.image.serves:
+        starts.insert(0, Start("cold", warm_up=False))
+        if session.slow_volume:
+            starts += [Start("cold", warm_up=False, slow=True), Start("cold", slow=True)]
+    for start in starts:
+        yield _one_run(session, rig, image, puller, start, model_beside)
 
 
 def _one_run(
@@ -155,44 +213,67 @@ def _one_run(
     rig: Rig,
     image: ResolvedImage,
     puller: str,
-    page_cache: str,
+    start: Start,
     model_beside: bool,
     *,
     shown: bool = True,
 ) -> Run:
     """Everything of the run is gone afterwards; of our own pull a generation is kept, once."""
     volume = session.volume if puller == "cached" else None
-    _settle_disk(session, drop=puller != "cached" or page_cache == "cold")
-    with measured_group() as cgroup, make_puller(puller, rig, cgroup, image, volume) as running:
+    _settle_disk(session, drop=puller != "cached" or start.page_cache == "cold")
+    with contextlib.ExitStack() as stack:
+        disk = slow_volume(f"zpbench-slow-{os.getpid()}", FOLDER) if start.slow else None
+        group = stack.enter_context(disk) if disk else ""
+        how = HowOurs(volume, model_beside, start.warm_up, group)
+        cgroup = stack.enter_context(measured_group())
+        running = stack.enter_context(make_puller(puller, rig, cgroup, image, how))
         served_before = rig.registry.served()[1]
-        with _model_download(rig, model_beside) as model:
+        is_ours = isinstance(running, Ours)
+        with _model_download(rig, model_beside and not is_ours) as model:
             began_s = time.monotonic()
             model.begin()
             with Meter(cgroup) as meter:
                 running.pull()
                 ready_s = time.monotonic() - began_s
             registry_bytes = rig.registry.served()[1] - served_before
-            model_s = model.finish()
-            first_s = recorder = None
+            model_s, link = model.finish(), ""
+            if isinstance(running, Ours) and model_beside:
+                model_s, link = running.finish_model()
+            first_s = recorder = start_s = restart_s = None
             is_first = session.volume is None and isinstance(running, Ours)
             if is_first and session.image.serves and isinstance(running, Ours):
                 layers = running.mounted_layers()
                 recorder = StartRecorder(f"zpbench-{os.getpid()}", image.manifest_digest, layers)
                 recorder.begin()
             if session.image.serves:
-                running.start()
-                _wait_for_answer(rig)
+                start_s = _start(rig, running)
                 first_s = round(time.monotonic() - began_s, 3)
+                if volume is not None and isinstance(running, Ours):
+                    running.end_container()
+                    restart_s = _start(rig, running)
+                    session.console.print(running.said_of_profile(), markup=False)
         if is_first and isinstance(running, Ours):
             profile = recorder.finish() if recorder else None
             session.volume = _keep_generation(session, image, running, profile)
+    all_bytes = registry_bytes + session.model_bytes
     run = Run(
-        puller, rig.link, model_beside, page_cache, round(ready_s, 3), round(meter.cpu_s, 3),
+        puller, rig.link, model_beside, start.page_cache, round(ready_s, 3), round(meter.cpu_s, 3),
         round(meter.peak_mb, 1), meter.written_bytes, registry_bytes, model_s, first_s,
+        round(all_bytes / session.goodput[rig.link], 3) if model_beside else None, link,
+        "200MB/s" if start.slow else "local", start.warm_up if volume else None,
+        session.profile_bytes if volume else None, start_s, restart_s,
     )  # fmt: skip
     if shown:
         session.console.print(f"  {run}")
     return run
+
+
+def _start(rig: Rig, running: Puller) -> float:
+    """Seconds until the container answers."""
+    began_s = time.monotonic()
+    running.start()
+    _wait_for_answer(rig)
+    return round(time.monotonic() - began_s, 3)
 
 
 class _Model:
@@ -213,7 +294,7 @@ class _Model:
         answer = self._process.stdout.readline()
         if not answer:
             raise RuntimeError(self._log.read_text(errors="replace")[-2000:])
-        return round(float(json.loads(answer)["seconds"]), 3)
+        return round(float(json.loads(answer)["model_s"]), 3)
 
 
 @contextlib.contextmanager
@@ -262,10 +343,10 @@ def _keep_generation(
         order = "in order (tracepoints)" if profile.ordered else "as a set (mincore)"
         session.console.print(
             f"  start profile: {profile.size_bytes / 1e6:.0f} MB in {len(profile.runs)} runs, "
-            f"{order}{'' if session.warm_up else '; it is not used'}"
+            f"{order}"
         )
-        if session.warm_up:
-            profiles[image.manifest_digest] = encode_profile(profile)
+        session.profile_bytes = profile.size_bytes
+        profiles[image.manifest_digest] = encode_profile(profile)
     return store.build("bench", [image], layers, created_at=time.time(), profiles=profiles)
 
 
@@ -347,16 +428,18 @@ def _table(runs: Sequence[Run]) -> Table:
     table = Table(title="medians")
     for title in ("link", "puller", "cache", "runs", "ready s", "ratio", "CPU s", "peak MB"):
         table.add_column(title, justify="left" if title in ("link", "puller") else "right")
-    for title in ("written MB", "registry MB", "model s", "first response s"):
+    for title in ("written MB", "registry MB", "model s", "all bytes s", "first response s"):
         table.add_column(title, justify="right")
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.link, run.puller, run.page_cache), []).append(run)
+        if run.volume == "local" and run.warm_up is not False:
+            groups.setdefault((run.link, run.puller, run.page_cache), []).append(run)
     for (link, puller, page_cache), group in groups.items():
         ours = groups.get((link, "fallback", "warm"))
         ready_s = statistics.median(run.ready_s for run in group)
         ratio = ready_s / statistics.median(run.ready_s for run in ours) if ours else None
         models = [run.model_s for run in group if run.model_s is not None]
+        shares = [run.complete_s / run.of_link_s for run in group if run.of_link_s]
         firsts = [run.first_response_s for run in group if run.first_response_s is not None]
         table.add_row(
             link, puller, page_cache, str(len(group)),
@@ -367,7 +450,31 @@ def _table(runs: Sequence[Run]) -> Table:
             f"{statistics.median(run.disk_written_bytes for run in group) / 1e6:.0f}",
             f"{statistics.median(run.registry_bytes for run in group) / 1e6:.1f}",
             f"{statistics.median(models):.1f}" if models else "",
+            f"{statistics.median(shares):.2f} x" if shares else "",
             f"{statistics.median(firsts):.2f}" if firsts else "",
+        )  # fmt: skip
+    return table
+
+
+def _starts(runs: Sequence[Run]) -> Table:
+    """Cold cached starts against the warm start, and against what the slow volume's rate allows."""
+    table = Table(title="cached starts with a cold page cache: medians")
+    for title in ("volume", "warm-up", "runs", "start s", "warm start s", "ratio", "at 200 MB/s s"):
+        table.add_column(title, justify="right")
+    groups: dict[tuple[str, bool], list[Run]] = {}
+    for run in runs:
+        if run.page_cache == "cold" and run.link == "loopback" and run.restart_s is not None:
+            groups.setdefault((run.volume, bool(run.warm_up)), []).append(run)
+    for (volume, warm_up), group in groups.items():
+        start_s = statistics.median(run.start_s or 0.0 for run in group)
+        least_s = warm_s = statistics.median(run.restart_s or 0.0 for run in group)
+        rate_s = (group[0].profile_bytes or 0) / RATE
+        if volume != "local":
+            least_s = max(warm_s, rate_s)
+        table.add_row(
+            volume, "yes" if warm_up else "no", str(len(group)), f"{start_s:.2f}",
+            f"{warm_s:.2f}", f"{start_s / least_s:.2f} x",
+            f"{rate_s:.2f}" if volume != "local" else "",
         )  # fmt: skip
     return table
 
@@ -390,10 +497,10 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model-bytes", type=int, default=MODEL_BYTES)
     parser.add_argument(
-        "--no-warm-up",
-        dest="warm_up",
+        "--no-slow-volume",
+        dest="slow_volume",
         action="store_false",
-        help="cached starts without reading the start profile ahead",
+        help="no cached starts on a volume limited to 200 MB/s",
     )
     parser.add_argument("--json", type=Path)
     return parser.parse_args(argv)

@@ -1,7 +1,9 @@
-"""Our side of the image benchmark, in a process of its own: the node agent's image stage, or its
-model download. Says "ready", begins at a line on standard input, answers with one line of JSON.
+"""Our side of the image benchmark, in a process of its own: the node agent's image stage, with its
+model download where ENDPOINT is not "-", or that download alone. Says "ready", begins at a line on
+standard input, answers with a line of JSON for each of the two.
 
-    python -m bench.ourpull image NODE_JSON REFERENCE MANIFEST_DIGEST [VOLUME_PATH INDEX_DIGEST]
+    python -m bench.ourpull image NODE_JSON ENDPOINT warm-up|no-warm-up
+                                  REFERENCE MANIFEST_DIGEST [VOLUME_PATH INDEX_DIGEST]
     python -m bench.ourpull model ENDPOINT TARGET_FOLDER
 """
 
@@ -18,7 +20,9 @@ from zeropull.containerd.client import ContainerdClient
 from zeropull.controlapi.messages import ImageAssignment, NodeAssignment, VolumeMount
 from zeropull.modelstore import fetch_artifact
 from zeropull.nodeagent.catalog import Catalog
+from zeropull.nodeagent.containers import Containers
 from zeropull.nodeagent.images import NodeImages
+from zeropull.nodeagent.models import NodeModels
 from zeropull.nodeagent.records import AgentRecords
 from zeropull.nodeagent.startprofiles import StartProfiles
 from zeropull.oci.references import parse_reference
@@ -27,7 +31,9 @@ from zeropull.resources.sources import ModelArtifact, RegistryAccess, StoreAcces
 from zeropull.telemetry.logs import configure_logging
 
 
-async def pull_image(node_json: str, reference: str, digest: str, *volume: str) -> None:
+async def pull_image(
+    node_json: str, endpoint: str, warm_up: str, reference: str, digest: str, *volume: str
+) -> None:
     config = read_node_config(Path(node_json))
     access = RegistryAccess(parse_reference(reference).registry, plain_http=True)
     image = ImageAssignment(reference, digest, registry=access)
@@ -39,26 +45,45 @@ async def pull_image(node_json: str, reference: str, digest: str, *volume: str) 
         images = NodeImages(
             config, client, catalog, records, lambda: assignment, asyncio.Condition()
         )
+        models = NodeModels(config.models_dir, disk=images.disk, link=images.link, in_use=tuple)
+        containers = Containers(client, runc="runc")
         _wait_for_go()
         began_s = time.monotonic()
+        model = asyncio.create_task(_model_beside(models, endpoint))
         outcome = await images.ensure(image)
         seconds = time.monotonic() - began_s
         # As the node agent does: the profile that the volume has is read ahead from here on.
-        profiles = StartProfiles(config, catalog, lambda: assignment, _condemn)
-        profiles.warm_up(outcome)
+        profiles = StartProfiles(
+            config, catalog, lambda: assignment, _condemn, containers.layers_of
+        )
+        if warm_up == "warm-up":
+            profiles.warm_up(outcome)
         _answer(seconds=seconds, path=outcome.path, name=outcome.name, detail=outcome.detail)
+        await model
         await asyncio.to_thread(sys.stdin.read)
         await profiles.close()
 
 
 async def pull_model(endpoint: str, target: str) -> None:
-    key_id, secret = MODEL_KEYS
-    access = StoreAccess(endpoint, MODEL_REGION, key_id, secret)
-    artifact = ModelArtifact(f"s3://{MODEL_BUCKET}/{MODEL_OBJECT}", access=access)
+    artifact = _artifact(endpoint)
     _wait_for_go()
     began_s = time.monotonic()
     await fetch_artifact(artifact, Path(target))
-    _answer(seconds=time.monotonic() - began_s)
+    _answer(model_s=time.monotonic() - began_s, link="")
+
+
+async def _model_beside(models: NodeModels, endpoint: str) -> None:
+    if endpoint == "-":
+        return
+    began_s, before = time.monotonic(), models.link.shared
+    await models.ensure(_artifact(endpoint), enable_caching=True, claim=lambda _: None)
+    _answer(model_s=time.monotonic() - began_s, link=models.link.told(before))
+
+
+def _artifact(endpoint: str) -> ModelArtifact:
+    key_id, secret = MODEL_KEYS
+    access = StoreAccess(endpoint, MODEL_REGION, key_id, secret)
+    return ModelArtifact(f"s3://{MODEL_BUCKET}/{MODEL_OBJECT}", access=access)
 
 
 def _condemn(chain_id: str, reason: str) -> None:

@@ -13,10 +13,12 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from bench.rig import Cgroup, Rig, stop_process, wait_until
+from bench.rig import MODEL_PORT, Cgroup, Rig, stop_process, wait_until
+from bench.slowvolume import enter
 from tests.fixtures.mounting import detach, mounts_under
 from tests.fixtures.servers import BUILD, REPOSITORY
 from zeropull.containerd.config import ContainerdConfig, detect_version, render_config
@@ -53,14 +55,23 @@ class Puller(Protocol):
     def start(self) -> None: ...
 
 
-def make_puller(
-    name: str, rig: Rig, cgroup: Cgroup, image: ResolvedImage, volume: Volume | None
-) -> Puller:
+def make_puller(name: str, rig: Rig, cgroup: Cgroup, image: ResolvedImage, how: HowOurs) -> Puller:
     if name == "podman":
         return _Podman(rig, cgroup, image)
     if name in ("fallback", "cached"):
-        return Ours(rig, cgroup, image, volume)
+        return Ours(rig, cgroup, image, how)
     return _Containerd(name, rig, cgroup, image)
+
+
+@dataclass(frozen=True)
+class HowOurs:
+    """`volume` None: our own pull; else the cached start. `model`: the node agent downloads it,
+    too. `disk_group`: of the block I/O controller, for the warm-up and the container."""
+
+    volume: Volume | None = None
+    model: bool = False
+    warm_up: bool = True
+    disk_group: str = ""
 
 
 def version_of(name: str) -> str:
@@ -187,14 +198,13 @@ class _Containerd(_Daemon):
 
 
 class Ours(_Daemon):
-    """The node agent's image stage with our snapshotter behind Debian's containerd. `volume` None:
-    our own pull; else the cached start."""
+    """The node agent's image stage with our snapshotter behind Debian's containerd, and its model
+    download where there is one: they share the link as they do on a node."""
 
-    def __init__(
-        self, rig: Rig, cgroup: Cgroup, image: ResolvedImage, volume: Volume | None
-    ) -> None:
+    def __init__(self, rig: Rig, cgroup: Cgroup, image: ResolvedImage, how: HowOurs) -> None:
         super().__init__("fallback", rig, cgroup, image)
-        self._volume = volume
+        self.how = how
+        self._model: dict[str, object] = {}
         self._agent: subprocess.Popen[bytes] | None = None
 
     @property
@@ -225,11 +235,15 @@ class Ours(_Daemon):
         plugin += ["--catalog", str(config.catalog_dir), "--mounts", str(config.mounts_dir)]
         plugin += ["--namespace", self.namespace]
         self.start_daemon(plugin, config.snapshotter_socket.exists)
-        volume = self._volume
-        arguments = ["image", str(self.root / "node.json")]
+        volume = self.how.volume
+        endpoint = f"http://{self.rig.host}:{MODEL_PORT}" if self.how.model else "-"
+        warm_up = "warm-up" if self.how.warm_up else "no-warm-up"
+        arguments = ["image", str(self.root / "node.json"), endpoint, warm_up]
         arguments += [self.image.reference, self.image.manifest_digest]
         arguments += [str(volume.path), volume.index_digest] if volume else []
         self._agent = begin_helper(self.rig, self.cgroup, arguments, self.log)
+        if self.how.disk_group:
+            enter(self.how.disk_group, self._agent.pid)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -240,13 +254,34 @@ class Ours(_Daemon):
     def pull(self) -> None:
         assert self._agent is not None
         facts = finish_helper(self._agent, self.log)
-        expected = "cached" if self._volume else "fallback"
+        if "model_s" in facts:
+            self._model, facts = facts, next_answer(self._agent, self.log)
+        expected = "cached" if self.how.volume else "fallback"
         if facts["path"] != expected:
             raise RuntimeError(f"the image came by {facts['path']}, expected {expected}: {facts}")
         self._name = str(facts["name"])
 
+    def finish_model(self) -> tuple[float, str]:
+        """Waits for the model: its seconds, and how it shared the link."""
+        assert self._agent is not None
+        facts = self._model or next_answer(self._agent, self.log)
+        return round(float(str(facts["model_s"])), 3), str(facts["link"])
+
     def start(self) -> None:
-        self.ctr("run", "-d", "--net-host", "--snapshotter", SNAPSHOTTER, self._name, CONTAINER)
+        where = ["--cgroup", self.how.disk_group] if self.how.disk_group else []
+        arguments = ["run", "-d", "--net-host", *where, "--snapshotter", SNAPSHOTTER]
+        self.ctr(*arguments, self._name, CONTAINER)
+
+    def end_container(self) -> None:
+        """The layers stay mounted, and what was read of them stays in memory."""
+        self.ctr("tasks", "delete", "--force", CONTAINER)
+        self.ctr("containers", "delete", CONTAINER)
+
+    def said_of_profile(self) -> dict[str, str]:
+        """What the agent has logged of its warm-up, empty when there was none."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        found = [line for line in lines if "start profile is " in line]
+        return {"warm": found[-2], "verified": found[-1]} if len(found) > 1 else {}
 
     def mounted_layers(self) -> list[MountedLayer]:
         """Where the image's layers are mounted, bottom-up, for recording a start profile."""
@@ -324,6 +359,10 @@ def finish_helper(process: subprocess.Popen[bytes], log: Path) -> dict[str, obje
     """Let it begin, and wait for its answer."""
     _pipe(process.stdin).write(b"go\n")
     _pipe(process.stdin).flush()
+    return next_answer(process, log)
+
+
+def next_answer(process: subprocess.Popen[bytes], log: Path) -> dict[str, object]:
     answer = _pipe(process.stdout).readline()
     if not answer:
         raise RuntimeError(log.read_text(errors="replace")[-2000:])

@@ -32,6 +32,7 @@ REGISTRY_PORT, MODEL_PORT = 5000, 7070
 MODEL_KEYS = ("zeropullbench", "not a secret at all")
 MODEL_REGION = "us-east-1"
 MODEL_BUCKET, MODEL_OBJECT = "models", "model.bin"
+_GOODPUT_PORT, _GOODPUT_S = 5999, 2.0
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
 
@@ -169,6 +170,34 @@ def running_rig(link: str, storage: Path, scratch: Path, model_bytes: int) -> It
         if model_bytes:
             _start_model_store(rig, model_bytes)
         yield rig
+
+
+def measure_goodput(rig: Rig) -> float:
+    """Bytes per second that one TCP connection brings from store to node, for two seconds."""
+    with socket.socket() as listener:
+
+        def listen() -> None:
+            nonlocal listener
+            listener = socket.create_server((rig.host, _GOODPUT_PORT))
+
+        def send() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                while True:
+                    connection.sendall(bytes(1 << 20))
+
+        in_netns(rig.store, listen)
+        thread = threading.Thread(target=send, daemon=True)
+        thread.start()
+        address = (rig.host, _GOODPUT_PORT)
+        with in_netns(rig.node, lambda: socket.create_connection(address)) as connection:
+            buffer, received = bytearray(1 << 20), 0
+            began_s = time.monotonic()
+            while (passed_s := time.monotonic() - began_s) < _GOODPUT_S:
+                received += connection.recv_into(buffer)
+        listener.close()
+        thread.join()
+        return received / passed_s
 
 
 def spawn(

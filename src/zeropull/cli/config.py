@@ -71,6 +71,8 @@ def _check_values(settings: Settings) -> None:
     _require(fits, "fleet.network", network, "an IPv4 network of /24 or larger, like 198.18.0.0/15")
     for port in settings.fleet.loopback_ports:
         _require(0 < port < 65536, "fleet.loopback_ports", port, "TCP ports")
+    share = settings.fleet.model_link_share
+    _require(0 < share <= 0.9, "fleet.model_link_share", share, "more than 0, at most 0.9")
     for table in ("fleet", "image_cache", "endpoints", "gateway"):
         part = getattr(settings, table)
         for field in dataclasses.fields(part):

@@ -19,7 +19,13 @@ from pathlib import Path
 
 from zeropull.erofs.reader import MetadataImage
 from zeropull.imagecache.layout import META_FILE
-from zeropull.imagecache.profile import PAGE_BYTES, PageRun, StartProfile, first_uses
+from zeropull.imagecache.profile import (
+    PAGE_BYTES,
+    PageRun,
+    ProfileFile,
+    StartProfile,
+    first_uses,
+)
 
 TRACEFS = Path("/sys/kernel/tracing")
 _EVENTS = ("erofs_readahead", "erofs_read_folio")
@@ -43,6 +49,16 @@ class MountedLayer:
     chain_id: str
     directory: Path
     mount: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """`pages` pages from page `page` on of the file with the inode number `nid` of a layer."""
+
+    layer: int
+    nid: int
+    page: int
+    pages: int
 
 
 class StartRecorder:
@@ -84,7 +100,7 @@ class StartRecorder:
 
     def finish(self) -> StartProfile:
         """Raises OSError or IntegrityError when the layers cannot be read."""
-        touches: list[PageRun] = []
+        touches: list[Touch] = []
         if self._traces:
             with contextlib.suppress(OSError):
                 self._set("tracing_on", "0")
@@ -93,10 +109,12 @@ class StartRecorder:
         ordered = bool(touches)
         if not touches:
             touches = list(resident_pages(self._layers))
+        files, runs = place_in_files(self._layers, touches)
         return StartProfile(
             self._manifest_digest,
             tuple(layer.chain_id for layer in self._layers),
-            tuple(first_uses(touches)),
+            files,
+            tuple(first_uses(runs)),
             ordered,
         )
 
@@ -104,22 +122,16 @@ class StartRecorder:
         """Idempotent; also after `finish`."""
         self._remove_instance()
 
-    def _traced(self) -> Iterator[PageRun]:
+    def _traced(self) -> Iterator[Touch]:
         places = {layer.mount.stat().st_dev: n for n, layer in enumerate(self._layers)}
-        with contextlib.ExitStack() as stack:
-            images = [stack.enter_context(_metadata(layer.directory)) for layer in self._layers]
-            with (self._instance / "trace").open(encoding="ascii", errors="replace") as lines:
-                for line in lines:
-                    found = _EVENT.search(line)
-                    if found is None:
-                        continue
-                    device = os.makedev(int(found[1]), int(found[2]))
-                    number = places.get(device)
-                    if number is not None:
-                        pages = int(found[5] or 1)
-                        yield from _in_data_file(
-                            images[number], number, int(found[3]), int(found[4]), pages
-                        )
+        with (self._instance / "trace").open(encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                found = _EVENT.search(line)
+                if found is None:
+                    continue
+                number = places.get(os.makedev(int(found[1]), int(found[2])))
+                if number is not None:
+                    yield Touch(number, int(found[3]), int(found[4]), int(found[5] or 1))
 
     def _set(self, name: str, value: str) -> None:
         (self._instance / name).write_text(value)
@@ -129,16 +141,51 @@ class StartRecorder:
             self._instance.rmdir()  # tracefs removes what is in it
 
 
-def resident_pages(layers: Sequence[MountedLayer]) -> Iterator[PageRun]:
+def resident_pages(layers: Sequence[MountedLayer]) -> Iterator[Touch]:
     """What the page cache holds of the mounted layers' files now, by mincore."""
     for number, layer in enumerate(layers):
-        with _metadata(layer.directory) as image:
-            seen: set[int] = set()
-            for path, nid in _files(layer.mount):
-                if nid not in seen:
-                    seen.add(nid)
-                    for start, pages in _resident(path):
-                        yield from _in_data_file(image, number, nid, start, pages)
+        seen: set[int] = set()
+        for path, nid in _files(layer.mount):
+            if nid not in seen:
+                seen.add(nid)
+                for page, pages in _resident(path):
+                    yield Touch(number, nid, page, pages)
+
+
+def place_in_files(
+    layers: Sequence[MountedLayer], touches: Sequence[Touch]
+) -> tuple[tuple[ProfileFile, ...], list[PageRun]]:
+    """The touches as runs of pages of named files."""
+    files: dict[tuple[int, int], int] = {}
+    places: list[ProfileFile] = []
+    runs: list[PageRun] = []
+    with contextlib.ExitStack() as stack:
+        images = [stack.enter_context(_metadata(layer.directory)) for layer in layers]
+        for number, image in enumerate(images):
+            paths = _paths(image, {touch.nid for touch in touches if touch.layer == number})
+            for nid, path in paths.items():
+                files[number, nid] = len(places)
+                places.append(ProfileFile(number, path))
+        for touch in touches:
+            file = files.get((touch.layer, touch.nid))
+            if file is not None:
+                runs += _in_data_file(images[touch.layer], file, touch)
+    return tuple(places), runs
+
+
+def _paths(image: MetadataImage, nids: set[int]) -> dict[int, bytes]:
+    """Paths of regular files by their nids; of several links to one file the first."""
+    found: dict[int, bytes] = {}
+    waiting = [(b"", image.root)]
+    while waiting and len(found) < len(nids):
+        path, directory = waiting.pop()
+        for name, nid in image.entries(directory):
+            inode = image.inode(nid)
+            if inode.is_directory:
+                waiting.append((path + name + b"/", inode))
+            elif nid in nids and stat.S_ISREG(inode.mode):
+                found.setdefault(nid, path + name)
+    return found
 
 
 @contextlib.contextmanager
@@ -183,21 +230,19 @@ _LOWEST_BIT = bytes(value & 1 for value in range(256))
 _ONES = re.compile(rb"\x01+")
 
 
-def _in_data_file(
-    image: MetadataImage, layer: int, nid: int, start: int, pages: int
-) -> Iterator[PageRun]:
-    """Pages of a file as runs of its layer's data file; holes and what lies behind the end of the
-    file are left out."""
-    inode = image.inode(nid)
+def _in_data_file(image: MetadataImage, file: int, touch: Touch) -> Iterator[PageRun]:
+    """Runs that lie together in the data file, too; holes and what lies behind the end of the file
+    are left out."""
+    inode = image.inode(touch.nid)
     bits, chunks = image.chunks(inode)
-    end = min(start + pages, -(-inode.size // PAGE_BYTES))
+    page, end = touch.page, min(touch.page + touch.pages, -(-inode.size // PAGE_BYTES))
     per_chunk = 1 << (bits - 12)
-    while start < end:
-        index, inside = divmod(start, per_chunk)
-        count = min(end - start, per_chunk - inside)
+    while page < end:
+        index, inside = divmod(page, per_chunk)
+        count = min(end - page, per_chunk - inside)
         if index < len(chunks) and chunks[index] != _HOLE:
-            yield PageRun(layer, chunks[index] + inside, count)
-        start += count
+            yield PageRun(file, page, count, chunks[index] + inside)
+        page += count
 
 
 def _kernel_device(device: int) -> int:

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +21,19 @@ from zeropull.modelstore.feed import Feed
 from zeropull.modelstore.naming import object_name, relative_names
 from zeropull.modelstore.opening import open_source
 from zeropull.modelstore.protocol import ObjectFacts, ObjectSource
-from zeropull.modelstore.reading import parts_of, read_in_order, read_resuming
+from zeropull.modelstore.reading import (
+    OnBytes,
+    Reading,
+    Turn,
+    parts_of,
+    read_in_order,
+    read_resuming,
+)
 from zeropull.resources.sources import ModelArtifact
 
 DEFAULT_CONNECTIONS = 8
 _RESERVE_BYTES = 64 << 20  # left free, so that logs and the store can still be written
 _PARTIAL = ".tmp-"
-
-OnBytes = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +73,13 @@ async def fetch_artifact(
     *,
     on_bytes: OnBytes | None = None,
     connections: int = DEFAULT_CONNECTIONS,
+    turn: Turn = contextlib.nullcontext,
 ) -> FetchResult:
     """Download to the new directory `into`, published by rename when everything is there.
 
     A tar.gz is extracted while it arrives. Interrupted, nothing is left but a `.tmp-` directory
-    after a crash, which `clean_partial` removes. `on_bytes` gets every count received.
+    after a crash, which `clean_partial` removes. `on_bytes` gets every count received. At most
+    `connections` parts are read at the same time, each while it holds a `turn`.
 
     Raises:
         AlreadyExists: `into` is there.
@@ -83,7 +90,7 @@ async def fetch_artifact(
     """
     if into.exists():
         raise AlreadyExists(f"{into} is there already")
-    counted = on_bytes or (lambda count: None)
+    reading = Reading(connections, turn, on_bytes or (lambda count: None))
     partial = into.parent / f"{_PARTIAL}{into.name}-{secrets.token_hex(4)}"
     async with _opened(artifact) as (source, key):
         plan = await _plan(artifact, source, key)
@@ -93,9 +100,9 @@ async def fetch_artifact(
             partial.mkdir()
             if artifact.compression == "gzip":
                 name = _shown(artifact)
-                files = await _fetch_archive(source, plan, name, partial, connections, counted)
+                files = await _fetch_archive(source, plan, name, partial, reading)
             else:
-                files = await _fetch_files(source, plan, partial, connections, counted)
+                files = await _fetch_files(source, plan, partial, reading)
             partial.rename(into)
         except BaseExceptionGroup as group:
             raise _first(group) from group
@@ -150,9 +157,7 @@ async def _plan(artifact: ModelArtifact, source: ObjectSource, key: str) -> _Pla
     return _Plan(objects, hashlib.sha256(json.dumps(lines).encode()).hexdigest())
 
 
-async def _fetch_files(
-    source: ObjectSource, plan: _Plan, folder: Path, connections: int, on_bytes: OnBytes
-) -> int:
+async def _fetch_files(source: ObjectSource, plan: _Plan, folder: Path, reading: Reading) -> int:
     parts = []
     for facts, name in plan.objects:
         path = folder / name
@@ -168,14 +173,15 @@ async def _fetch_files(
             descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 at = start
-                async for chunk in read_resuming(source, facts, start, end, on_bytes):
-                    await asyncio.to_thread(_write_all, descriptor, chunk, at)
-                    at += len(chunk)
+                async with reading.turn():
+                    async for chunk in read_resuming(source, facts, start, end, reading.on_bytes):
+                        await asyncio.to_thread(_write_all, descriptor, chunk, at)
+                        at += len(chunk)
             finally:
                 os.close(descriptor)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(connections, len(parts))):
+        for _ in range(min(reading.connections, len(parts))):
             group.create_task(work())
     return len(plan.objects)
 
@@ -185,8 +191,7 @@ async def _fetch_archive(
     plan: _Plan,
     name: str,
     folder: Path,
-    connections: int,
-    on_bytes: OnBytes,
+    reading: Reading,
 ) -> int:
     """`name` is what messages call the archive."""
     facts, _ = plan.objects[0]
@@ -207,7 +212,7 @@ async def _fetch_archive(
 
     extraction = asyncio.get_running_loop().run_in_executor(None, extract)
     try:
-        await read_in_order(source, facts, connections, on_bytes, put)
+        await read_in_order(source, facts, reading, put)
         feed.end()
     except BaseException as error:
         feed.abort()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass
 
 from zeropull.errors import Unavailable
 from zeropull.modelstore.protocol import ObjectFacts, ObjectSource
@@ -19,6 +20,16 @@ TAPERED_BYTES = 32 << 20
 _RETRY_DELAYS_S = (0.1, 0.5, 1.0, 2.0, 4.0)
 
 OnBytes = Callable[[int], None]
+Turn = Callable[[], AbstractAsyncContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """At most `connections` parts are read at the same time, each while it holds a `turn`."""
+
+    connections: int
+    turn: Turn
+    on_bytes: OnBytes
 
 
 def parts_of(facts: ObjectFacts) -> Iterator[tuple[int, int]]:
@@ -65,27 +76,28 @@ async def read_resuming(
 async def read_in_order(
     source: ObjectSource,
     facts: ObjectFacts,
-    connections: int,
-    on_bytes: OnBytes,
+    reading: Reading,
     put: Callable[[bytes], Awaitable[None]],
 ) -> None:
-    """Hand the whole object to `put` in order; `connections` parts are on their way at a time."""
+    """Hand the whole object to `put` in order."""
     if not facts.has_ranges or facts.size <= PART_BYTES:
-        async for chunk in read_resuming(source, facts, 0, facts.size, on_bytes):
-            await put(chunk)
+        async with reading.turn():
+            async for chunk in read_resuming(source, facts, 0, facts.size, reading.on_bytes):
+                await put(chunk)
         return
 
     async def read(start: int, end: int) -> bytes:
         part = bytearray()
-        async for chunk in read_resuming(source, facts, start, end, on_bytes):
-            part += chunk
+        async with reading.turn():
+            async for chunk in read_resuming(source, facts, start, end, reading.on_bytes):
+                part += chunk
         return bytes(part)
 
     async with asyncio.TaskGroup() as group:
         window: deque[asyncio.Task[bytes]] = deque()
         for start, end in parts_of(facts):
             window.append(group.create_task(read(start, end)))
-            if len(window) >= connections:
+            if len(window) >= reading.connections:
                 await put(await window.popleft())
         while window:
             await put(await window.popleft())

@@ -90,12 +90,17 @@ class NodeAgent:
         self._models = NodeModels(
             config.models_dir,
             disk=self._images.disk,
+            link=self._images.link,
             in_use=lambda: {name for each in self._records.values() for name in each.models},
         )
         self._containers = Containers(self._client, runc=config.runc)
         self._scrubber = Scrubber(self._catalog, self._images, self._replace_users_of)
         self._profiles = StartProfiles(
-            config, self._catalog, lambda: self._assignment, self._scrubber.condemn
+            config,
+            self._catalog,
+            lambda: self._assignment,
+            self._scrubber.condemn,
+            self._containers.layers_of,
         )
         self._launcher = Launcher(
             config,

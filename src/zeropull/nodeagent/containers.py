@@ -11,6 +11,7 @@ import contextlib
 import os
 import platform
 import resource
+import secrets
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,9 @@ from zeropull.containerd.containers import Container, RuncOptions
 from zeropull.containerd.snapshots import Mount
 from zeropull.containerd.tasks import Task, TaskExit, TaskOutput, TaskStatus
 from zeropull.errors import AlreadyExists, Conflict, NotFound, Unavailable
+from zeropull.nodeagent.imageonnode import ImageOnNode
 from zeropull.nodeagent.ocispec import HostLimits
+from zeropull.nodeagent.rootfs import layer_directories
 
 COPY_LABEL = "zeropull.copy"
 GC_ROOT_LABEL = "containerd.io/gc.root"
@@ -59,6 +62,21 @@ class Containers:
         with contextlib.suppress(NotFound):
             await snapshots.remove(copy_id)
         return await snapshots.prepare(copy_id, top_chain_id, labels)
+
+    async def layers_of(self, image: ImageOnNode) -> list[Path]:
+        """Where the image's layers are mounted, the uppermost first; raises as `prepare_root`."""
+        if not image.chain_ids:
+            return []
+        snapshots = self._client.snapshots(image.snapshotter)
+        key = f"zeropull-view-{secrets.token_hex(8)}"
+        mounts = await snapshots.view(key, image.chain_ids[-1])
+        with contextlib.suppress(NotFound):
+            await snapshots.remove(key)
+        return [
+            directory
+            for mount in mounts
+            for directory in layer_directories(mount.type, mount.source, mount.options)
+        ]
 
     async def start(self, plan: ContainerPlan, spec: dict[str, Any], root: list[Mount]) -> int:
         """Create container and task and let it go; returns the PID.

@@ -153,6 +153,8 @@ class CopyLife:
 
     async def _models(self) -> list[ModelOnNode]:
         copy = self.record.assignment
+        link = self._services.launcher.models.link
+        before = link.shared
         found: list[ModelOnNode] = []
         claimed: list[str] = []
 
@@ -177,7 +179,9 @@ class CopyLife:
         except (ZeropullError, OSError) as error:
             raise StageFailed(failure_of(error, Stage.MODEL)) from error
         fetched = sum(model.fetched_bytes for model in found)
+        told = link.told(before) if fetched else ""
         detail = f"{len(found)} artifacts, {fetched:,} B from the model store"
+        detail += f", {told}" if told else ""
         self._end(Stage.MODEL, bytes_by_source={"model_store": fetched}, detail=detail)
         return found
 

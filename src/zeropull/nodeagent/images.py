@@ -35,6 +35,7 @@ from zeropull.nodeagent.imagedocuments import (
 )
 from zeropull.nodeagent.imageonnode import ImageOnNode
 from zeropull.nodeagent.layerpull import USER_AGENT, LayerPull, directory_names
+from zeropull.nodeagent.linkshare import LinkShare
 from zeropull.nodeagent.plainpull import PlainPull
 from zeropull.nodeagent.records import AgentRecords, CopyRecord
 from zeropull.oci.images import ResolvedImage
@@ -76,12 +77,14 @@ class NodeImages:
         self.fallbacks: Counter[str] = Counter()  # why it was not the first rung
         self.disk = NodeDisk(config, self._layers_in_use, catalog.forget)
         self.documents = ImageDocuments(records, catalog)
+        self.link = LinkShare(config.model_link_share)
         self._client = client
         self._catalog = catalog
         self._assignment = assignment
         self._changed = changed
-        self._layer_pull = LayerPull(catalog, self.disk, self.progress.__setitem__)
-        self._plain_pull = PlainPull(config, client, self.disk, self.progress.__setitem__)
+        tell = self.progress.__setitem__
+        self._layer_pull = LayerPull(catalog, self.disk, self.link, tell)
+        self._plain_pull = PlainPull(config, client, self.disk, self.link, tell)
         self._document_bytes = 0
         self._flights: dict[tuple[str, bool], asyncio.Task[ImageOnNode]] = {}
         self._spoiled: dict[str, str] = {}

@@ -6,7 +6,9 @@ One flight per layer: an image that needs what another image's flight pulls righ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from zeropull.controlapi.messages import ImageAssignment
@@ -16,8 +18,10 @@ from zeropull.imagecache.layout import layer_directory
 from zeropull.nodeagent.catalog import Catalog, FoundLayer
 from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.imagedocuments import registry_access
+from zeropull.nodeagent.linkshare import LinkShare
 from zeropull.oci.digests import hex_of
 from zeropull.oci.images import ResolvedImage
+from zeropull.registry.blobs import BlobSource, open_blob
 from zeropull.registry.client import RegistryClient
 from zeropull.telemetry import get_logger
 
@@ -29,10 +33,17 @@ log = get_logger(__name__)
 class LayerPull:
     """Pulls into the node's layer store. `tell` gets a sentence on how far an image has come."""
 
-    def __init__(self, catalog: Catalog, disk: NodeDisk, tell: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        disk: NodeDisk,
+        link: LinkShare,
+        tell: Callable[[str, str], None],
+    ) -> None:
         self.registry_bytes = 0
         self._catalog = catalog
         self._disk = disk
+        self._link = link
         self._tell = tell
         self._pulling: dict[str, asyncio.Event] = {}
 
@@ -87,7 +98,13 @@ class LayerPull:
                     for number in missing
                 ]
                 result = await pull_layers(
-                    resolved, list(missing), sources, self._catalog.layers, self._parent, follow
+                    resolved,
+                    list(missing),
+                    sources,
+                    self._catalog.layers,
+                    self._parent,
+                    follow,
+                    open_blob=self._open_blob,
                 )
         finally:
             for chain, event in events.items():
@@ -95,6 +112,15 @@ class LayerPull:
                 event.set()
         self.registry_bytes += result.registry_bytes
         return result.registry_bytes
+
+    def _open_blob(
+        self, source: BlobSource, stop: threading.Event, on_bytes: Callable[[int], None]
+    ) -> AbstractContextManager[Iterator[memoryview]]:
+        def count(received: int) -> None:
+            on_bytes(received)
+            self._link.image_bytes(received)
+
+        return open_blob(source, stop=stop, on_bytes=count, on_use=self._link.image_uses)
 
     def _parent(self, chain_id: str) -> Path | None:
         own = layer_directory(self._catalog.layers, chain_id)

@@ -20,6 +20,7 @@ from pathlib import Path
 from zeropull.errors import DiskFull
 from zeropull.modelstore import artifact_identity, fetch_artifact
 from zeropull.nodeagent.disk import NodeDisk
+from zeropull.nodeagent.linkshare import MODEL_CONNECTIONS, LinkShare
 from zeropull.resources.sources import ModelArtifact
 from zeropull.telemetry import get_logger
 
@@ -43,9 +44,15 @@ class NodeModels:
     """Artifacts below `folder`. `in_use` names those that copies of this node need now."""
 
     def __init__(
-        self, folder: Path, *, disk: NodeDisk, in_use: Callable[[], Collection[str]]
+        self,
+        folder: Path,
+        *,
+        disk: NodeDisk,
+        link: LinkShare,
+        in_use: Callable[[], Collection[str]],
     ) -> None:
         self.fetched_bytes = 0
+        self.link = link
         self._folder = folder
         self._disk = disk
         # The other half is for images: neither may push the other out.
@@ -103,7 +110,14 @@ class NodeModels:
             await asyncio.to_thread(os.utime, path)  # what eviction goes by
             return ModelOnNode(name, path, artifact.target, 0)
         await self.evict()
-        fetched = await fetch_artifact(artifact, path, on_bytes=await self._limit(artifact))
+        before = self.link.shared
+        fetched = await fetch_artifact(
+            artifact,
+            path,
+            on_bytes=await self._limit(artifact),
+            connections=MODEL_CONNECTIONS,
+            turn=self.link.turn,
+        )
         if fetched.identity != name and not name.startswith(PRIVATE_PREFIX):
             # It changed between the question for its identity and the download.
             name = fetched.identity
@@ -114,7 +128,12 @@ class NodeModels:
             path = self._folder / name
         path.chmod(0o755)
         self.fetched_bytes += fetched.bytes
-        log.info("model artifact is here", url=artifact.url.partition("?")[0], bytes=fetched.bytes)
+        log.info(
+            "model artifact is here",
+            url=artifact.url.partition("?")[0],
+            bytes=fetched.bytes,
+            link=self.link.told(before),
+        )
         await self.evict()
         return ModelOnNode(name, path, artifact.target, fetched.bytes)
 
@@ -126,6 +145,7 @@ class NodeModels:
         def count(arrived: int) -> None:
             nonlocal received
             received += arrived
+            self.link.model_bytes(arrived)
             if budget is not None and used + received > budget:
                 raise DiskFull(
                     f"model artifact {artifact.url.partition('?')[0]}: {received:,} bytes have "

@@ -22,6 +22,7 @@ from zeropull.nodeagent.imagedocuments import (
     platform_here,
 )
 from zeropull.nodeagent.imageonnode import ImageOnNode
+from zeropull.nodeagent.linkshare import LinkShare
 from zeropull.oci.digests import chain_ids
 from zeropull.oci.images import Descriptor
 from zeropull.oci.references import parse_reference
@@ -39,6 +40,7 @@ class PlainPull:
         config: NodeConfig,
         client: ContainerdClient,
         disk: NodeDisk,
+        link: LinkShare,
         tell: Callable[[str, str], None],
     ) -> None:
         self.registry_bytes = 0
@@ -46,6 +48,7 @@ class PlainPull:
         self._config = config
         self._client = client
         self._disk = disk
+        self._link = link
         self._tell = tell
 
     async def ensure(self, image: ImageAssignment) -> ImageOnNode:
@@ -76,8 +79,9 @@ class PlainPull:
         )
         self._pulls += 1
         try:
-            await self._follow(image, pull)
-            await pull
+            with self._link.containerd_pulls():
+                await self._follow(image, pull)
+                await pull
         finally:
             self._pulls -= 1
             pull.cancel()

@@ -28,12 +28,14 @@ def open_blob(
     part_bytes: int = DEFAULT_PART_BYTES,
     stop: threading.Event | None = None,
     on_bytes: Callable[[int], None] | None = None,
+    on_use: Callable[[int, int], None] | None = None,
 ) -> Iterator[Iterator[memoryview]]:
     """Read the blob in order. Each view is valid until the next one is asked for.
 
     At most `connections + 2` parts are in memory. `stop`, once set, ends the stream with
     `Unavailable`. `on_bytes` is called from the reading threads with every count received, also of
-    bytes that had to be read twice.
+    bytes that had to be read twice; `on_use` with changes of the numbers of connections that are
+    open, and of those that read: the others wait until the consumer has room.
 
     Raises (while iterating):
         Unavailable: the registry cannot be reached, or keeps breaking off.
@@ -41,7 +43,7 @@ def open_blob(
         AccessDenied: credentials are missing or do not work.
         IntegrityError: the blob has another length than its descriptor says.
     """
-    stream = _PartStream(source, connections, part_bytes, stop, on_bytes)
+    stream = _PartStream(source, connections, part_bytes, stop, on_bytes, on_use)
     parts = stream.parts()
     try:
         yield parts
@@ -64,6 +66,7 @@ class _PartStream:
         part_bytes: int,
         stop: threading.Event | None,
         on_bytes: Callable[[int], None] | None,
+        on_use: Callable[[int, int], None] | None = None,
     ) -> None:
         self._source = source
         self._part_bytes = max(1, min(part_bytes, source.size))
@@ -72,6 +75,7 @@ class _PartStream:
         self._window = threading.Semaphore(self._connections + 2)
         self._stop = stop
         self._on_bytes = on_bytes
+        self._on_use = on_use or (lambda opened, reading: None)
         self._condition = threading.Condition()
         self._ready: dict[int, bytearray] = {}
         self._next = 0
@@ -150,11 +154,16 @@ class _PartStream:
         return self._ended.is_set() or (seconds > 0 and self._ended.wait(seconds))
 
     def _work(self, reader: RangeReader) -> None:
+        self._on_use(1, 0)
         try:
             while (number := self._next_number()) is not None:
                 buffer = _BUFFERS.take(self._part_bytes)
                 view = memoryview(buffer)[: self._length(number)]
-                reader.fill(view, number * self._part_bytes)
+                self._on_use(0, 1)
+                try:
+                    reader.fill(view, number * self._part_bytes)
+                finally:
+                    self._on_use(0, -1)
                 with self._condition:
                     self._ready[number] = buffer
                     self._condition.notify()
@@ -164,6 +173,7 @@ class _PartStream:
                 self._error = self._error or error
                 self._condition.notify()
         finally:
+            self._on_use(-1, 0)
             reader.close()
 
     def _next_number(self) -> int | None:

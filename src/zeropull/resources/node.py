@@ -14,6 +14,7 @@ import msgspec
 from zeropull.errors import ConfigurationError
 
 SNAPSHOTTER = "zeropull"  # name of our plugin in containerd
+DEFAULT_MODEL_LINK_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class NodeConfig:
     above it already. `accelerators` are the CDI device names given to this node, or plain indexes
     ("0", "1") when `simulate_accelerators`. Containers get addresses from `first_container_host` to
     `last_container_host` of `subnet`; `gateway` is their default route and `bridge` their link.
-    `disk_bytes` is the budget of `disk_dir`, None = what the disk has.
+    `disk_bytes` is the budget of `disk_dir`, None = what the disk has. `model_link_share` of the
+    link is a model's while an image arrives beside it.
     """
 
     instance_id: str
@@ -52,6 +54,7 @@ class NodeConfig:
     simulate_accelerators: bool = False
     cdi_dirs: tuple[str, ...] = ()
     disk_bytes: int | None = None
+    model_link_share: float = DEFAULT_MODEL_LINK_SHARE
     log_level: str = "info"
     labels: dict[str, str] = field(default_factory=dict)
 

@@ -8,6 +8,7 @@ import ctypes
 import os
 import random
 import shutil
+import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -21,9 +22,9 @@ from tests.fixtures.layers import image_of, member, open_bytes, tar_of
 from zeropull.imagecache.convert import pull_layers
 from zeropull.imagecache.layout import DATA_FILE, layer_directory
 from zeropull.imagecache.mount import mount_layer, unmount
-from zeropull.imagecache.profile import PageRun, StartProfile
-from zeropull.imagecache.recording import MountedLayer, StartRecorder
-from zeropull.imagecache.warming import warm
+from zeropull.imagecache.profile import PageRun, ProfileFile, StartProfile
+from zeropull.imagecache.recording import MountedLayer, StartRecorder, resident_pages
+from zeropull.imagecache.warming import read_ahead, verify_profile
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -50,11 +51,17 @@ class Mounted:
             os.close(descriptor)
 
     def bytes_of(self, profile: StartProfile, run: PageRun) -> bytes:
-        directory = self.directory(profile.chain_ids[run.layer])
+        directory = self.directory(profile.chain_ids[profile.files[run.file].layer])
         assert directory is not None
         with (directory / DATA_FILE).open("rb") as file:
             file.seek(run.start * PAGE)
             return file.read(run.pages * PAGE)
+
+
+def places(profile: StartProfile) -> list[tuple[str, int]]:
+    """File and page of the runs, all of one page."""
+    assert {run.pages for run in profile.runs} == {1}
+    return [(profile.files[run.file].path.decode(), run.page) for run in profile.runs]
 
 
 CONTENT = random.Random(1).randbytes(3 * BLOCK)
@@ -66,7 +73,11 @@ def mounted() -> Iterator[Mounted]:
     image, blobs = image_of(
         [
             tar_of(member("small", data=b"s" * 10), member("big", data=CONTENT)),
-            tar_of(member("upper", data=b"u" * 3 * PAGE)),
+            tar_of(
+                member("upper", data=b"u" * 3 * PAGE),
+                member("link", tarfile.SYMTYPE, linkname="upper"),
+                member("pipe", tarfile.FIFOTYPE),
+            ),
         ]
     )
     with contextlib.ExitStack() as stack:
@@ -113,7 +124,7 @@ def test_tracepoints_give_the_pages_in_order(mounted: Mounted, tracefs: Path) ->
     mounted.read(0, "big", 7)
     profile = recorder.finish()
     assert profile.ordered
-    assert [(run.layer, run.pages) for run in profile.runs] == [(0, 1), (1, 1), (0, 1)]
+    assert places(profile) == [("big", 100), ("upper", 1), ("big", 7)]
     for run, page in zip((profile.runs[0], profile.runs[2]), (100, 7), strict=True):
         assert mounted.bytes_of(profile, run) == CONTENT[page * PAGE : (page + 1) * PAGE]
     assert not (tracefs / "instances" / name).exists()
@@ -128,7 +139,7 @@ def test_without_tracefs_mincore_gives_the_set(mounted: Mounted, tmp_path: Path)
     profile = recorder.finish()
     assert not profile.ordered
     assert profile.manifest_digest == mounted.manifest_digest
-    assert [(run.layer, run.pages) for run in profile.runs] == [(0, 1), (0, 1), (1, 1)]
+    assert places(profile) == [("big", 7), ("big", 100), ("upper", 2)]
     assert mounted.bytes_of(profile, profile.runs[0]) == CONTENT[7 * PAGE : 8 * PAGE]
 
 
@@ -142,36 +153,70 @@ def test_a_cancelled_recording_leaves_nothing(mounted: Mounted, tracefs: Path) -
     assert not (tracefs / "instances" / name).exists()
 
 
-def profile_of(mounted: Mounted, *runs: PageRun) -> StartProfile:
+def profile_of(mounted: Mounted, *runs: PageRun, extra: bytes = b"upper") -> StartProfile:
+    """Its files are `big` of the lower layer, from page 1 of the data file on, and `extra`."""
     chains = tuple(layer.chain_id for layer in mounted.layers)
-    return StartProfile(mounted.manifest_digest, chains, runs, ordered=True)
+    files = (ProfileFile(0, b"big"), ProfileFile(1, extra))
+    return StartProfile(mounted.manifest_digest, chains, files, runs, ordered=True)
 
 
-def test_warming_reads_the_runs_and_verifies_their_blocks(mounted: Mounted) -> None:
-    profile = profile_of(mounted, PageRun(0, 64, 4), PageRun(1, 0, 1), PageRun(0, 1, 2))
-    done = warm(profile, mounted.directory, threading.Event())
-    assert (done.read_bytes, done.verified_blocks, done.bad) == (7 * PAGE, 3, {})
+def resident(mounted: Mounted) -> list[tuple[int, int, int]]:
+    """(layer, first page, pages) that the page cache has of the mounted files."""
+    return [(each.layer, each.page, each.pages) for each in resident_pages(mounted.layers)]
 
 
-def test_warming_tells_of_a_damaged_layer(mounted: Mounted) -> None:
+def test_reading_ahead_brings_the_pages_of_the_mounted_files_and_no_others(
+    mounted: Mounted,
+) -> None:
+    assert resident(mounted) == []
+    profile = profile_of(mounted, PageRun(0, 64, 4, 65), PageRun(1, 0, 1, 0), PageRun(0, 1, 2, 2))
+    mounts = [layer.mount for layer in mounted.layers]
+    assert read_ahead(profile, mounts, threading.Event()) == 7 * PAGE
+    assert resident(mounted) == [(0, 1, 2), (0, 64, 4), (1, 0, 1)]
+
+
+def test_reading_ahead_brings_all_of_a_long_run(mounted: Mounted) -> None:
+    profile = profile_of(mounted, PageRun(0, 5, 180, 6))
+    mounts = [layer.mount for layer in mounted.layers]
+    assert read_ahead(profile, mounts, threading.Event()) == 180 * PAGE
+    assert resident(mounted) == [(0, 5, 180)]
+
+
+@pytest.mark.parametrize(
+    "path", [b"../m0/big", b"/etc/passwd", b"link", b"absent", b"pipe", b"a\0b"]
+)
+def test_reading_ahead_opens_nothing_but_regular_files_of_the_layer(
+    mounted: Mounted, path: bytes
+) -> None:
+    profile = profile_of(mounted, PageRun(1, 0, 1, 0), PageRun(0, 7, 1, 8), extra=path)
+    mounts = [layer.mount for layer in mounted.layers]
+    assert read_ahead(profile, mounts, threading.Event()) == PAGE
+    assert resident(mounted) == [(0, 7, 1)]
+
+
+def test_reading_ahead_stops_when_told(mounted: Mounted) -> None:
+    stop = threading.Event()
+    stop.set()
+    profile = profile_of(mounted, PageRun(0, 64, 4, 65))
+    assert read_ahead(profile, [layer.mount for layer in mounted.layers], stop) == 0
+    assert verify_profile(profile, mounted.directory, stop).verified_blocks == 0
+
+
+def test_the_blocks_of_the_profile_are_verified_where_layers_are_here(mounted: Mounted) -> None:
+    profile = profile_of(mounted, PageRun(0, 64, 4, 65), PageRun(1, 0, 1, 0), PageRun(0, 1, 2, 2))
+    done = verify_profile(profile, mounted.directory, threading.Event())
+    assert (done.verified_blocks, done.bad) == (3, {})
+    upper = mounted.layers[1]
+    only_upper = {upper.chain_id: upper.directory}
+    assert verify_profile(profile, only_upper.get, threading.Event()).verified_blocks == 1
+
+
+def test_a_damaged_block_of_the_profile_is_told(mounted: Mounted) -> None:
     layer = mounted.layers[0]
     with (layer.directory / DATA_FILE).open("r+b") as file:
         file.seek(BLOCK + 5)
         file.write(b"?!")
-    profile = profile_of(mounted, PageRun(0, 64, 4), PageRun(1, 0, 1))
-    done = warm(profile, mounted.directory, threading.Event())
+    profile = profile_of(mounted, PageRun(0, 64, 4, 65), PageRun(1, 0, 1, 0))
+    done = verify_profile(profile, mounted.directory, threading.Event())
     assert list(done.bad) == [layer.chain_id]
     assert "block 1" in done.bad[layer.chain_id]
-
-
-def test_warming_passes_over_layers_that_are_not_here_and_stops_when_told(
-    mounted: Mounted,
-) -> None:
-    profile = profile_of(mounted, PageRun(0, 64, 4), PageRun(1, 0, 1))
-    upper = mounted.layers[1]
-    only_upper = {upper.chain_id: upper.directory}
-    done = warm(profile, only_upper.get, threading.Event())
-    assert (done.read_bytes, done.verified_blocks) == (PAGE, 1)
-    stop = threading.Event()
-    stop.set()
-    assert warm(profile, mounted.directory, stop).read_bytes == 0

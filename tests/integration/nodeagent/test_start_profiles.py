@@ -86,7 +86,8 @@ async def test_a_bad_block_of_the_profile_drops_the_layer(
 ) -> None:
     volume, profile, _ = await volume_with_profile(fleet, server_image)
     run = profile.runs[-1]
-    layer = generation_layer(volume.path, profile.chain_ids[run.layer])
+    damaged = profile.chain_ids[profile.files[run.file].layer]
+    layer = generation_layer(volume.path, damaged)
     offset = run.start * 4096 // BLOCK_BYTES * BLOCK_BYTES
     with (layer / DATA_FILE).open("r+b") as file:
         file.seek(offset)
@@ -99,8 +100,6 @@ async def test_a_bad_block_of_the_profile_drops_the_layer(
         assignment_of(server_image, copy_of(server_image, "copy-later"), volumes=(mounted,))
     )
     await second.until(
-        lambda report: any(
-            profile.chain_ids[run.layer] in image.dropped_layers for image in report.images
-        )
+        lambda report: any(damaged in image.dropped_layers for image in report.images)
     )
     await second.until_copy("copy-later", CopyState.HEALTHY)

@@ -12,7 +12,7 @@ from zeropull.errors import Conflict, DiskFull, IntegrityError, NotFound
 from zeropull.imagecache.convert import pull_layers
 from zeropull.imagecache.generations import GenerationStore
 from zeropull.imagecache.layout import generation_layer, generation_profile, layer_directory
-from zeropull.imagecache.profile import PageRun, StartProfile, encode_profile
+from zeropull.imagecache.profile import PageRun, ProfileFile, StartProfile, encode_profile
 from zeropull.imagecache.verify import verify_blocks, verify_generation, verify_metadata
 from zeropull.oci.images import ResolvedImage
 
@@ -70,7 +70,8 @@ def test_a_start_profile_is_kept_once_and_taken_over_by_the_next_generation(
     digest = image.manifest_digest
 
     def profile(chain_ids: tuple[str, ...]) -> bytes:
-        return encode_profile(StartProfile(digest, chain_ids, (PageRun(0, 3, 2),), ordered=True))
+        files, runs = (ProfileFile(0, b"f"),), (PageRun(0, 3, 2, 3),)
+        return encode_profile(StartProfile(digest, chain_ids, files, runs, ordered=True))
 
     mine = profile(tuple(image.chain_ids))
     assert not caches.keep_profile("ep", digest, mine)  # no generation yet

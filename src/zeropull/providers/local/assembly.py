@@ -168,6 +168,7 @@ def _node_config(
         simulate_accelerators=record.simulated,
         cdi_dirs=settings.cdi_dirs,
         disk_bytes=record.disk_bytes or settings.node_disk_bytes,
+        model_link_share=settings.model_link_share,
         log_level=programs.log_level,
         labels=dict(record.labels),
     )

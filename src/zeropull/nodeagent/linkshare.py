@@ -1,0 +1,136 @@
+"""How an image and a model that arrive at the same time share the node's link.
+
+The image goes first: converting it costs processor time that is to begin at once, and what follows
+its last byte (metadata, mounts) then runs beside the rest of the model. A launch needs both, so
+what counts is a link that is never idle. Shares are numbers of connections, which is how TCP
+divides a link: a rate would need the link's capacity, which nobody knows, and would leave some of
+it unused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+MODEL_CONNECTIONS = 8  # of one artifact, when no image arrives
+CONTAINERD_CONNECTIONS = 3  # containerd's ordinary pull: one for each layer, three at a time
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUse:
+    """The image's connections: `open` ones, and those of them that wait for bytes. The others have
+    filled their buffers: the processor is slower than the link, and they read nothing for now."""
+
+    open: int = 0
+    reading: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBytes:
+    """What has arrived while the other one was on its way, too."""
+
+    image: int = 0
+    model: int = 0
+
+    def since(self, before: SharedBytes) -> SharedBytes:
+        return SharedBytes(self.image - before.image, self.model - before.model)
+
+    @property
+    def model_share(self) -> float | None:
+        """None: they were never on their way at the same time."""
+        together = self.image + self.model
+        return self.model / together if together else None
+
+
+def model_connections(share: float, image: ImageUse, maximum: int = MODEL_CONNECTIONS) -> int:
+    """How many connections models may use: `share` of all beside a busy image, at least one; those
+    that the image leaves idle as well; all of them when no image arrives."""
+    if image.open == 0:
+        return maximum
+    owed = max(1, round(image.open * share / (1.0 - share)))
+    return min(maximum, owed + image.open - image.reading)
+
+
+class LinkShare:
+    """One for a node. Images tell what they use, from their own threads; models ask for turns."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._lock = threading.Lock()
+        self._image = ImageUse()
+        self._shared = SharedBytes()
+        self._models = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def shared(self) -> SharedBytes:
+        return self._shared
+
+    def image_uses(self, opened: int, reading: int) -> None:
+        """Changes of the image's connections; from any thread."""
+        with self._lock:
+            self._image = ImageUse(self._image.open + opened, self._image.reading + reading)
+            loop = self._loop if self._waiting else None
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed: nobody waits any more
+                loop.call_soon_threadsafe(self._admit)
+
+    def image_bytes(self, count: int) -> None:
+        """From any thread."""
+        with self._lock:
+            if self._models or self._waiting:
+                self._shared = SharedBytes(self._shared.image + count, self._shared.model)
+
+    @contextlib.contextmanager
+    def containerd_pulls(self) -> Iterator[None]:
+        """While containerd's ordinary pull runs, whose connections nobody sees."""
+        self.image_uses(CONTAINERD_CONNECTIONS, CONTAINERD_CONNECTIONS)
+        try:
+            yield
+        finally:
+            self.image_uses(-CONTAINERD_CONNECTIONS, -CONTAINERD_CONNECTIONS)
+
+    def model_bytes(self, count: int) -> None:
+        with self._lock:
+            if self._image.open:
+                self._shared = SharedBytes(self._shared.image, self._shared.model + count)
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Held while one part of a model is read; given in the order in which it was asked for."""
+        self._loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(waiter)
+        self._admit()
+        try:
+            await waiter
+            yield
+        finally:
+            if waiter.done() and not waiter.cancelled():
+                self._models -= 1
+            else:
+                with contextlib.suppress(ValueError):  # `_admit` has passed it over
+                    self._waiting.remove(waiter)
+            self._admit()
+
+    def told(self, before: SharedBytes) -> str:
+        """For people: how the link was shared since `before`; "" when it was not."""
+        share = self._shared.since(before).model_share
+        if share is None:
+            return ""
+        return (
+            f"{100 * share:.0f} % of the link while the image arrived "
+            f"({100 * self.share:.0f} % chosen)"
+        )
+
+    def _admit(self) -> None:
+        while self._waiting and self._models < model_connections(self.share, self._image):
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                self._models += 1
+                waiter.set_result(None)

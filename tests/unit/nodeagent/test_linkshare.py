@@ -1,0 +1,96 @@
+"""How image and model share a node's link: the decision, and the turns that models get."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from zeropull.nodeagent.linkshare import ImageUse, LinkShare, SharedBytes, model_connections
+
+
+@pytest.mark.parametrize(
+    ("share", "image", "expected"),
+    [
+        (0.2, ImageUse(0, 0), 8),  # no image: all of the link
+        (0.2, ImageUse(8, 8), 2),  # 2 of 10
+        (0.2, ImageUse(16, 16), 4),
+        (0.5, ImageUse(8, 8), 8),
+        (0.05, ImageUse(8, 8), 1),  # never none
+        (0.2, ImageUse(3, 3), 1),
+        (0.2, ImageUse(8, 5), 5),  # three of the image's wait for the processor
+        (0.2, ImageUse(8, 0), 8),
+    ],
+)
+def test_a_model_gets_its_share_of_connections_and_what_the_image_leaves(
+    share: float, image: ImageUse, expected: int
+) -> None:
+    assert model_connections(share, image) == expected
+
+
+async def in_turn(link: LinkShare, order: list[int], number: int, end: asyncio.Event) -> None:
+    async with link.turn():
+        order.append(number)
+        await end.wait()
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_turns_are_given_in_order_and_no_more_than_the_share() -> None:
+    link, order, end = LinkShare(0.2), list[int](), asyncio.Event()
+    link.image_uses(8, 8)
+    tasks = [asyncio.create_task(in_turn(link, order, n, end)) for n in range(6)]
+    await settled()
+    assert order == [0, 1]
+    await asyncio.to_thread(link.image_uses, 0, -2)  # as the image's threads do
+    await settled()
+    assert order == [0, 1, 2, 3]
+    await asyncio.to_thread(link.image_uses, -8, -6)
+    await settled()
+    assert order == [0, 1, 2, 3, 4, 5]
+    end.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_who_is_cancelled_waiting_or_reading_leaves_its_turn_to_others() -> None:
+    link, order, end = LinkShare(0.2), list[int](), asyncio.Event()
+    link.image_uses(4, 4)  # one connection for models
+    tasks = [asyncio.create_task(in_turn(link, order, n, end)) for n in range(4)]
+    await settled()
+    tasks[1].cancel()
+    tasks[0].cancel()
+    await settled()
+    assert order == [0, 2]
+    end.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == [0, 2, 3]
+
+
+async def test_it_is_told_which_share_the_model_had_beside_the_image() -> None:
+    link = LinkShare(0.2)
+    before = link.shared
+    link.model_bytes(100)  # no image yet
+    link.image_bytes(100)  # no model
+    assert link.told(before) == ""
+    link.image_uses(8, 8)
+    async with link.turn():
+        link.image_bytes(780)
+        link.model_bytes(220)
+    link.image_bytes(5000)  # the model is there
+    assert link.shared == SharedBytes(780, 220)
+    assert link.told(before) == "22 % of the link while the image arrived (20 % chosen)"
+    assert link.told(link.shared) == ""
+
+
+async def test_a_pull_by_containerd_counts_as_an_image() -> None:
+    link = LinkShare(0.5)
+    with link.containerd_pulls():
+        async with link.turn(), link.turn(), link.turn():
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01), link.turn():
+                    pass
+    async with link.turn(), link.turn(), link.turn(), link.turn():
+        pass
