@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,11 @@ class Server(Served):
             connection.sock.connect(str(self.names.control_socket))
             connection.request("GET", f"/v1/admin/{path}")
             return json.loads(connection.getresponse().read())
+
+    def metrics(self) -> str:
+        """What Prometheus would scrape."""
+        with urllib.request.urlopen(f"{self._options['endpoint_url']}/metrics", timeout=20) as got:
+            return str(got.read().decode())
 
     def endpoint(self, name: str) -> dict[str, Any]:
         return next(e for e in self.admin("status")["endpoints"] if e["name"] == name)

@@ -30,6 +30,12 @@ def damage(path: Path, offset: int | None = None) -> None:
     path.write_bytes(content)
 
 
+def launched_in_order(server: Server, name: str) -> list[str]:
+    """Its instances, the oldest first."""
+    launches = server.admin(f"endpoints/{name}/timeline")["launches"]
+    return [one["instance_id"] for one in sorted(launches, key=lambda one: one["began_s"])]
+
+
 def inodes(folder: Path) -> set[tuple[int, int]]:
     return {
         (status.st_dev, status.st_ino)
@@ -59,8 +65,30 @@ def test_a_new_instance_starts_from_the_cache_while_the_registry_is_away(
     layers = len(image.layers)
     assert stage["bytes_by_source"].get("registry", 0) == 0
     assert (stage["layers_from_cache"], stage["layers_total"]) == (layers, layers)
-    assert f"{layers}/{layers} layers from the cache" in stage["detail"]
+    evidence = f"{layers}/{layers} layers from the cache (100.0 %), 0 B from the registry"
+    assert stage["detail"] == evidence
     assert server.invoke("alone") == b"hello"
+    first, second = launched_in_order(server, "alone")
+    logs = (server.names.instance(second).disk_dir / "logs").glob("*agent*.log")
+    told = [line for log in logs for line in log.read_text().splitlines() if evidence in line]
+    assert any("image is available" in line for line in told), told
+
+    def counted() -> bool:
+        lines = set(server.metrics().splitlines())
+        return {
+            f'zeropull_node_images_total{{instance="{first}",path="fallback"}} 1.0',
+            f'zeropull_node_image_fallbacks_total{{instance="{first}",reason="no_generation"}} 1.0',
+            f'zeropull_node_images_total{{instance="{second}",path="cached"}} 1.0',
+            f'zeropull_node_registry_bytes_total{{instance="{second}"}} 0.0',
+            f'zeropull_node_verification_failures_total{{instance="{second}"}} 0.0',
+            f'zeropull_snapshotter_hits_total{{instance="{second}"}} {float(layers)}',
+            f'zeropull_snapshotter_misses_total{{instance="{second}"}} 0.0',
+        } <= lines and any(
+            line.startswith(f'zeropull_snapshotter_hit_bytes_total{{instance="{second}"}}')
+            for line in lines
+        )
+
+    wait_until("Prometheus is told of hits, misses, bytes and fallbacks", counted)
 
 
 @pytest.mark.parametrize("damaged_file", ["meta.erofs", "layer.json", "generation.json"])

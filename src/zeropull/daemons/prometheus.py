@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -17,6 +18,7 @@ from zeropull.resources.stages import Stage
 from zeropull.statestore import Store
 
 LABELS = ("account", "endpoint")
+_COUNTER = re.compile(r'(?P<name>\w+)(\{(?P<label>\w+)="(?P<value>[^"\\\n]*)"\})?')
 
 
 class ControlPlaneMetrics(Collector):
@@ -119,16 +121,23 @@ class ControlPlaneMetrics(Collector):
         )
 
     def _nodes(self) -> Iterator[Metric]:
-        """Counters that the node agents report, by instance."""
-        families: dict[str, CounterMetricFamily] = {}
+        """Counters that the node agents report, by instance and, where they have one, a label of
+        their own: `zeropull_node_image_fallbacks_total{reason="plugin"}`."""
+        families: dict[tuple[str, str], CounterMetricFamily] = {}
         for instance_id, received in sorted(self._exchange.nodes.items()):
-            for name, value in sorted(received.report.counters.items()):
-                if name not in families:
+            for counter, value in sorted(received.report.counters.items()):
+                found = _COUNTER.fullmatch(counter)
+                if found is None:
+                    continue
+                name, label, of_label = found["name"], found["label"] or "", found["value"]
+                if (name, label) not in families:
                     full = name if name.startswith("zeropull_") else f"zeropull_node_{name}"
-                    families[name] = CounterMetricFamily(
-                        full, "As the node agents report it", labels=("instance",)
+                    labels = ("instance", label) if label else ("instance",)
+                    families[name, label] = CounterMetricFamily(
+                        full, "As the node agents report it", labels=labels
                     )
-                families[name].add_metric([instance_id], value)
+                values = [instance_id, of_label] if label else [instance_id]
+                families[name, label].add_metric(values, value)
         yield from families.values()
 
 

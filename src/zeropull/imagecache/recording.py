@@ -1,5 +1,5 @@
-"""Records start profiles: by the kernel's erofs tracepoints where tracefs is mounted, with their
-order; else by mincore(2) over the mounted layers' files, which gives the set.
+"""Records start profiles: by the kernel's erofs tracepoints where it has them, with their order;
+else by mincore(2) over the mounted layers' files, which gives the set.
 
 Both count pages of the *mounted* files: read-ahead in the backing files would inflate them.
 Sources: the kernel's Documentation/trace/ftrace.rst and include/trace/events/erofs.h.
@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from zeropull.erofs.reader import MetadataImage
 from zeropull.imagecache.layout import META_FILE
@@ -35,6 +36,8 @@ _EVENT = re.compile(
     r"erofs_read\w+: dev = \((\d+),(\d+)\), nid = (\d+).*?\b(?:start|index) = (\d+)"
     r"(?:.*?\bnrpages? = (\d+))?"
 )
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # the same numbers on every machine
+_FSOPEN_CLOEXEC, _FSCONFIG_CMD_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -65,6 +68,8 @@ class StartRecorder:
     """From before the container starts (`begin`) until it is healthy (`finish`). Blocking.
 
     `name` must be unique on the host; what a crash left under it is removed by the next `begin`.
+    `tracefs` None: where the host has mounted it, else through a mount of our own, which has no
+    place in the file system and ends with the recorder.
     """
 
     def __init__(
@@ -73,15 +78,27 @@ class StartRecorder:
         manifest_digest: str,
         layers: Sequence[MountedLayer],
         *,
-        tracefs: Path = TRACEFS,
+        tracefs: Path | None = None,
     ) -> None:
         self._manifest_digest = manifest_digest
         self._layers = layers
-        self._instance = tracefs / "instances" / name
+        self._name = name
+        self._tracefs = tracefs
+        self._mount: int | None = None
         self._traces = False
+
+    @property
+    def _instance(self) -> Path:
+        root = self._tracefs or TRACEFS
+        if self._mount is not None:
+            root = Path(f"/proc/self/fd/{self._mount}")
+        return root / "instances" / self._name
 
     def begin(self) -> None:
         """Never fails: without tracefs `finish` uses mincore."""
+        if self._tracefs is None and not (TRACEFS / "instances").is_dir():
+            with contextlib.suppress(OSError):
+                self._mount = _mount_tracefs()
         self._remove_instance()
         with contextlib.suppress(OSError):
             self._instance.mkdir()
@@ -96,7 +113,7 @@ class StartRecorder:
             self._set("tracing_on", "1")
             self._traces = True
         if not self._traces:
-            self._remove_instance()
+            self.cancel()
 
     def finish(self) -> StartProfile:
         """Raises OSError or IntegrityError when the layers cannot be read."""
@@ -105,7 +122,7 @@ class StartRecorder:
             with contextlib.suppress(OSError):
                 self._set("tracing_on", "0")
                 touches = list(self._traced())
-        self._remove_instance()
+        self.cancel()
         ordered = bool(touches)
         if not touches:
             touches = list(resident_pages(self._layers))
@@ -121,6 +138,9 @@ class StartRecorder:
     def cancel(self) -> None:
         """Idempotent; also after `finish`."""
         self._remove_instance()
+        mount, self._mount = self._mount, None
+        if mount is not None:
+            os.close(mount)
 
     def _traced(self) -> Iterator[Touch]:
         places = {layer.mount.stat().st_dev: n for n, layer in enumerate(self._layers)}
@@ -243,6 +263,24 @@ def _in_data_file(image: MetadataImage, file: int, touch: Touch) -> Iterator[Pag
         if index < len(chunks) and chunks[index] != _HOLE:
             yield PageRun(file, page, count, chunks[index] + inside)
         page += count
+
+
+def _mount_tracefs() -> int:
+    """A mount of tracefs that only its descriptor knows, by fsopen(2), fsconfig(2), fsmount(2)."""
+    context = _syscall(_FSOPEN, b"tracefs", _FSOPEN_CLOEXEC)
+    try:
+        _syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _syscall(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(context)
+
+
+def _syscall(number: int, *arguments: Any) -> int:
+    result = int(_libc.syscall(number, *arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
 
 
 def _kernel_device(device: int) -> int:

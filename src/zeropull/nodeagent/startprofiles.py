@@ -20,7 +20,7 @@ from zeropull.controlapi.messages import NodeAssignment
 from zeropull.errors import IntegrityError, NotFound, ZeropullError
 from zeropull.imagecache.layout import generation_profile, write_durably
 from zeropull.imagecache.profile import StartProfile, encode_profile, read_profile
-from zeropull.imagecache.recording import TRACEFS, MountedLayer, StartRecorder
+from zeropull.imagecache.recording import MountedLayer, StartRecorder
 from zeropull.imagecache.warming import read_ahead, verify_profile
 from zeropull.nodeagent.catalog import Catalog
 from zeropull.nodeagent.imageonnode import ImageOnNode
@@ -45,7 +45,7 @@ class StartProfiles:
         condemn: Callable[[str, str], None],
         mounted: Callable[[ImageOnNode], Awaitable[Sequence[Path]]],
         *,
-        tracefs: Path = TRACEFS,
+        tracefs: Path | None = None,
     ) -> None:
         self._config = config
         self._catalog = catalog

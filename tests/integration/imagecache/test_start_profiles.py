@@ -130,6 +130,18 @@ def test_tracepoints_give_the_pages_in_order(mounted: Mounted, tracefs: Path) ->
     assert not (tracefs / "instances" / name).exists()
 
 
+def test_without_a_mounted_tracefs_it_has_one_of_its_own(mounted: Mounted, tracefs: Path) -> None:
+    name = f"zptest-{os.getpid()}"
+    recorder = StartRecorder(name, mounted.manifest_digest, mounted.layers)
+    recorder.begin()
+    assert (tracefs / "instances" / name).is_dir()
+    mounted.read(0, "big", 100)
+    profile = recorder.finish()
+    assert profile.ordered
+    assert places(profile) == [("big", 100)]
+    assert not (tracefs / "instances" / name).exists()
+
+
 def test_without_tracefs_mincore_gives_the_set(mounted: Mounted, tmp_path: Path) -> None:
     recorder = StartRecorder("none", mounted.manifest_digest, mounted.layers, tracefs=tmp_path)
     recorder.begin()

@@ -9,10 +9,43 @@ from prometheus_client.parser import text_string_to_metric_families
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.messages import NodeReport
 from zeropull.daemons.prometheus import ControlPlaneMetrics
+from zeropull.nodeagent.readings import agent_counters
 from zeropull.resources.endpoints import Endpoint, EndpointStatus
 from zeropull.resources.instances import TimelineRecord
 from zeropull.resources.stages import Stage, StageRecord
 from zeropull.statestore import Store
+
+
+def test_a_nodes_counters_keep_the_labels_they_have(tmp_path: Path) -> None:
+    counters = agent_counters(
+        registry_bytes=7,
+        model_store_bytes=8,
+        verification_failures=2,
+        image_paths={"cached": 3, "fallback": 1},
+        fallbacks={"layer_damaged": 1, "no_generation": 4},
+    )
+    counters |= {"zeropull_snapshotter_hits_total": 24, "zeropull_snapshotter_misses_total": 1}
+    exchange = Exchange()
+    for number in (1, 2):
+        exchange.take_node_report(
+            NodeReport(f"i-{number}", 1, 10.0, 1.0, counters={**counters, 'odd{a="': 1.0}),
+            now_s=10.0,
+        )
+    with Store.open(tmp_path / "s.db") as store:
+        text = ControlPlaneMetrics(store, exchange).render().decode()
+    lines = text.splitlines()
+    for line in (
+        'zeropull_node_image_fallbacks_total{instance="i-1",reason="layer_damaged"} 1.0',
+        'zeropull_node_image_fallbacks_total{instance="i-2",reason="no_generation"} 4.0',
+        'zeropull_node_images_total{instance="i-1",path="cached"} 3.0',
+        'zeropull_node_registry_bytes_total{instance="i-1"} 7.0',
+        'zeropull_node_model_store_bytes_total{instance="i-1"} 8.0',
+        'zeropull_node_verification_failures_total{instance="i-1"} 2.0',
+        'zeropull_snapshotter_hits_total{instance="i-2"} 24.0',
+        'zeropull_snapshotter_misses_total{instance="i-2"} 1.0',
+    ):
+        assert line in lines, text
+    assert sum(line.startswith("# TYPE zeropull_node_images_total ") for line in lines) == 1
 
 
 def test_states_launches_and_node_counters_are_exposed(tmp_path: Path) -> None:
