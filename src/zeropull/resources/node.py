@@ -14,7 +14,7 @@ import msgspec
 from zeropull.errors import ConfigurationError
 
 SNAPSHOTTER = "zeropull"  # name of our plugin in containerd
-DEFAULT_MODEL_LINK_SHARE = 0.2
+MODEL_LINK_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class NodeConfig:
     simulate_accelerators: bool = False
     cdi_dirs: tuple[str, ...] = ()
     disk_bytes: int | None = None
-    model_link_share: float = DEFAULT_MODEL_LINK_SHARE
+    model_link_share: float = MODEL_LINK_SHARE
     log_level: str = "info"
     labels: dict[str, str] = field(default_factory=dict)
 

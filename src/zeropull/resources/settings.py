@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from zeropull.resources.node import MODEL_LINK_SHARE
+
 DEFAULT_STATE_DIR = "/var/lib/zeropull"
 RUN_ROOT = "/run/zeropull"
 
@@ -39,7 +41,7 @@ class FleetSettings:
     simulate_accelerators: bool = False  # true: types with GPUs start without any
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")  # CDI specifications of the host
     node_disk_bytes: int | None = None  # disk budget of one node; None = what the disk has
-    model_link_share: float = 0.2  # of a node's link, while its image arrives beside the model
+    model_link_share: float = MODEL_LINK_SHARE  # of the link, while the image arrives beside it
     max_instances: int = 64  # more is refused as missing capacity
     network: str = "198.18.0.0/15"  # every instance gets a free /24 of it (RFC 2544's test network)
     loopback_ports: tuple[int, ...] = ()  # ports of the host's 127.0.0.1 that nodes may reach
