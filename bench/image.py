@@ -273,6 +273,8 @@ def _start(rig: Rig, running: Puller) -> float:
     began_s = time.monotonic()
     running.start()
     _wait_for_answer(rig)
+    if isinstance(running, Ours):
+        running.answered()
     return round(time.monotonic() - began_s, 3)
 
 

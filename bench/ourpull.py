@@ -60,7 +60,11 @@ async def pull_image(
             profiles.warm_up(outcome)
         _answer(seconds=seconds, path=outcome.path, name=outcome.name, detail=outcome.detail)
         await model
-        await asyncio.to_thread(sys.stdin.read)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            if line == "starts\n":
+                profiles.starts("bench")
+            else:
+                profiles.healthy("bench")
         await profiles.close()
 
 

@@ -270,7 +270,17 @@ class Ours(_Daemon):
     def start(self) -> None:
         where = ["--cgroup", self.how.disk_group] if self.how.disk_group else []
         arguments = ["run", "-d", "--net-host", *where, "--snapshotter", SNAPSHOTTER]
+        self._tell("starts")
         self.ctr(*arguments, self._name, CONTAINER)
+
+    def answered(self) -> None:
+        """As the node agent sees by /ping."""
+        self._tell("answered")
+
+    def _tell(self, line: str) -> None:
+        assert self._agent is not None
+        _pipe(self._agent.stdin).write(f"{line}\n".encode())
+        _pipe(self._agent.stdin).flush()
 
     def end_container(self) -> None:
         """The layers stay mounted, and what was read of them stays in memory."""

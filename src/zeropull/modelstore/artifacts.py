@@ -71,6 +71,7 @@ async def fetch_artifact(
     artifact: ModelArtifact,
     into: Path,
     *,
+    on_size: OnBytes | None = None,
     on_bytes: OnBytes | None = None,
     connections: int = DEFAULT_CONNECTIONS,
     turn: Turn = contextlib.nullcontext,
@@ -78,8 +79,9 @@ async def fetch_artifact(
     """Download to the new directory `into`, published by rename when everything is there.
 
     A tar.gz is extracted while it arrives. Interrupted, nothing is left but a `.tmp-` directory
-    after a crash, which `clean_partial` removes. `on_bytes` gets every count received. At most
-    `connections` parts are read at the same time, each while it holds a `turn`.
+    after a crash, which `clean_partial` removes. `on_size` gets the bytes that there are to
+    read, `on_bytes` every count received. At most `connections` parts are read at the same time,
+    each while it holds a `turn`.
 
     Raises:
         AlreadyExists: `into` is there.
@@ -96,6 +98,8 @@ async def fetch_artifact(
         plan = await _plan(artifact, source, key)
         into.parent.mkdir(parents=True, exist_ok=True)
         _check_room(artifact, plan.size, into.parent)
+        if on_size is not None:
+            on_size(plan.size)
         try:
             partial.mkdir()
             if artifact.compression == "gzip":

@@ -97,15 +97,16 @@ class LayerPull:
                     await registry.blob_source(image.reference, resolved.layers[number])
                     for number in missing
                 ]
-                result = await pull_layers(
-                    resolved,
-                    list(missing),
-                    sources,
-                    self._catalog.layers,
-                    self._parent,
-                    follow,
-                    open_blob=self._open_blob,
-                )
+                with self._link.image_arrives(sum(resolved.layers[n].size for n in missing)):
+                    result = await pull_layers(
+                        resolved,
+                        list(missing),
+                        sources,
+                        self._catalog.layers,
+                        self._parent,
+                        follow,
+                        open_blob=self._open_blob,
+                    )
         finally:
             for chain, event in events.items():
                 del self._pulling[chain]

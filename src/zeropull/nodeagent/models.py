@@ -111,13 +111,16 @@ class NodeModels:
             return ModelOnNode(name, path, artifact.target, 0)
         await self.evict()
         before = self.link.shared
-        fetched = await fetch_artifact(
-            artifact,
-            path,
-            on_bytes=await self._limit(artifact),
-            connections=MODEL_CONNECTIONS,
-            turn=self.link.turn,
-        )
+        limit = await self._limit(artifact)
+        with self.link.model_arrives() as expect:
+            fetched = await fetch_artifact(
+                artifact,
+                path,
+                on_size=expect,
+                on_bytes=limit,
+                connections=MODEL_CONNECTIONS,
+                turn=self.link.turn,
+            )
         if fetched.identity != name and not name.startswith(PRIVATE_PREFIX):
             # It changed between the question for its identity and the download.
             name = fetched.identity

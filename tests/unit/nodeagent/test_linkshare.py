@@ -6,7 +6,14 @@ import asyncio
 
 import pytest
 
-from zeropull.nodeagent.linkshare import ImageUse, LinkShare, SharedBytes, model_connections
+from zeropull.nodeagent.linkshare import (
+    ImageUse,
+    LinkShare,
+    Progress,
+    SharedBytes,
+    is_ahead,
+    model_connections,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +33,53 @@ def test_a_model_gets_its_share_of_connections_and_what_the_image_leaves(
     share: float, image: ImageUse, expected: int
 ) -> None:
     assert model_connections(share, image) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "expected"),
+    [
+        (Progress(0, 100), Progress(0, 1000), True),
+        (Progress(4, 100), Progress(100, 1000), False),
+        (Progress(6, 100), Progress(100, 1000), True),
+        (Progress(16, 100), Progress(), False),  # no image, or one of unknown size
+        (Progress(16, 0), Progress(0, 1000), False),
+    ],
+)
+def test_a_model_is_ahead_of_the_image_by_its_share_of_bytes(
+    model: Progress, image: Progress, expected: bool
+) -> None:
+    assert is_ahead(model, image) is expected
+
+
+async def test_a_model_that_is_ahead_waits_for_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    link, order, end = LinkShare(0.5), list[int](), asyncio.Event()
+    link.image_uses(8, 8)
+    tasks = []
+    with link.model_arrives() as expect:
+        expect(100)
+        link.model_bytes(20)
+        with link.image_arrives(1000):
+            link.image_bytes(100)
+            tasks.append(asyncio.create_task(in_turn(link, order, 0, end)))
+            await settled()
+            assert order == []
+            link.image_bytes(200)
+            link.image_uses(0, -1)
+            await settled()
+            assert order == [0]
+            link.model_bytes(20)
+            tasks.append(asyncio.create_task(in_turn(link, order, 1, end)))
+            await settled()
+            assert order == [0]
+        await settled()
+        assert order == [0, 1]  # the image is here
+        monkeypatch.setattr("zeropull.nodeagent.linkshare.HOLD_S", 0.01)
+        with link.image_arrives(1000):
+            tasks.append(asyncio.create_task(in_turn(link, order, 2, end)))
+            await asyncio.sleep(0.1)
+            assert order == [0, 1, 2]  # it does not move: nobody waits for long
+    end.set()
+    await asyncio.gather(*tasks)
 
 
 async def in_turn(link: LinkShare, order: list[int], number: int, end: asyncio.Event) -> None:
