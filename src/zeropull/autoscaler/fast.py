@@ -1,9 +1,10 @@
 """Our own way of deciding: from exact in-flight counts, every second, knowing what is starting.
 
-Out, at once: the load was above the capacity that serves during each of the last two seconds, or a
-request has waited for two. The size is the load at the time when a new instance could answer, if it
-keeps growing as it does now. Instances that are still starting count as if they served, so one
-burst is answered once. Out, ahead of need: the mean of a minute leaves less than a tenth free.
+Out, at once: the load was above the capacity that serves during each of the last two seconds (of
+the newest its first half is enough), or a request has waited for two. The size is the load at the
+time when a new instance could answer, if it keeps growing as it does now. Instances that are still
+starting count as if they served, so one burst is answered once. Out, ahead of need: the mean of a
+minute leaves less than a tenth free.
 
 In: as cautious as AWS's 15 minutes, with one step to what the highest minute and the highest five
 seconds of that time need, with the same tenth in hand, so that the next reading does not undo it.
@@ -85,13 +86,14 @@ def _scale_out(
     now_s: float,
 ) -> Decision:
     load = window.mean(REACT_S)
+    seen_s = REACT_S - 0.5 if window.ends_in_half else REACT_S
     ahead = load + max(0.0, window.slope_per_s()) * fleet.startup_s
     forecast = min(ahead, load * MAX_FORECAST_RATIO)
     wanted = max(math.ceil(forecast / policy.target), _with_reserve(policy, window.steady()))
     if queue_age_s >= REACT_S:
         wanted = max(wanted, fleet.ready + 1)
     seen = (
-        f"{load:.1f} requests in flight for {REACT_S} s, {forecast:.1f} expected in "
+        f"{load:.1f} requests in flight for {seen_s:g} s, {forecast:.1f} expected in "
         f"{fleet.startup_s:.0f} s, {fleet.ready} × {policy.target:g} served"
     )
     if queue_age_s >= REACT_S:

@@ -41,11 +41,13 @@ class LoadWindow:
         self._spikes = SlidingMaximum(peak_s)
         self._steady = SlidingMaximum(peak_s)
         self._first_s: int | None = None
+        self._half: tuple[int, float] | None = None
 
     def add(self, second: int, load: float) -> None:
         """`load` is the mean number of requests in flight or waiting during that second."""
         if self._first_s is None:
             self._first_s = second
+        self._half = None
         self._minute.append((second, load))
         self._total += load
         while self._minute[0][0] <= second - STEADY_S:
@@ -54,6 +56,16 @@ class LoadWindow:
         self._spikes.add(second, self.mean(SPIKE_S))
         if self.covers(STEADY_S):
             self._steady.add(second, self.steady())
+
+    def add_half(self, second: int, load: float) -> None:
+        """The mean load of the first half of a `second` that has not ended: it counts as that
+        second in `sustained` and in `mean` until the next reading comes."""
+        if self._minute and second == self._minute[-1][0] + 1:
+            self._half = (second, load)
+
+    @property
+    def ends_in_half(self) -> bool:
+        return self._half is not None
 
     def sustained(self, seconds: int) -> float | None:
         """The lowest load of the last `seconds`: what was exceeded all the time. None = too new."""
@@ -96,8 +108,11 @@ class LoadWindow:
         """Newest first."""
         if not self._minute:
             return []
-        limit = self._minute[-1][0] - seconds
-        values = []
+        newest, values = self._minute[-1][0], []
+        if self._half is not None:
+            newest = self._half[0]
+            values.append(self._half[1])
+        limit = newest - seconds
         for second, value in reversed(self._minute):
             if second <= limit:
                 break

@@ -52,6 +52,7 @@ class Exchange:
         self.gateways: dict[str, Received[GatewayReport]] = {}
         self.reported = asyncio.Event()  # set by a report that changes something
         self._readings: list[CopyReading] = []
+        self._halves: dict[str, tuple[CopyReading, ...]] = {}
 
     def publish_assignment(self, assignment: NodeAssignment, now_s: float) -> int:
         """Make it the node's newest assignment; returns its version, the old one if it is equal."""
@@ -81,14 +82,23 @@ class Exchange:
         before = self.gateways.get(report.gateway_id)
         self._readings.extend(report.readings)
         del self._readings[:-MAX_READINGS]
-        kept = dataclasses.replace(report, readings=())
+        self._halves[report.gateway_id] = report.halves
+        kept = dataclasses.replace(report, readings=(), halves=())
         self.gateways[report.gateway_id] = Received(kept, now_s)
-        if before is None or _gateway_state(before.report) != _gateway_state(kept):
+        # Half a second's report only says how much runs, which may change all the time.
+        counts = bool(report.readings)
+        if before is None or _gateway_state(before.report, counts) != _gateway_state(kept, counts):
             self.reported.set()
 
     def take_readings(self) -> list[CopyReading]:
         """Every reading since the last call; each is handed out once."""
         taken, self._readings = self._readings, []
+        return taken
+
+    def take_halves(self) -> list[CopyReading]:
+        """What every gateway saw in the second in progress; each is handed out once."""
+        taken = [half for halves in self._halves.values() for half in halves]
+        self._halves.clear()
         return taken
 
     async def watch_assignment(
@@ -131,11 +141,11 @@ def _state_of(report: NodeReport) -> NodeReport:
     return dataclasses.replace(report, sent_at_s=0.0, counters={}, utilization={})
 
 
-def _gateway_state(report: GatewayReport) -> tuple[object, ...]:
+def _gateway_state(report: GatewayReport, counts: bool) -> tuple[object, ...]:
     waiting = {name for name, count in report.queued.items() if count}
     return (
         report.routes_version,
-        report.in_flight,
+        report.in_flight if counts else None,
         report.routed_at_s,
         report.first_response_s,
         waiting,

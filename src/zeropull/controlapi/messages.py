@@ -284,7 +284,7 @@ class CopyReading:
 
 @dataclass(frozen=True, slots=True)
 class GatewayReport:
-    """Every second, and at once after a new routes version was applied."""
+    """Every half second while requests run, else every second; at once after new routes."""
 
     gateway_id: str
     routes_version: int  # newest version applied
@@ -298,3 +298,6 @@ class GatewayReport:
     routed_at_s: dict[str, float] = field(default_factory=dict)  # copy_id -> entered rotation
     first_response_s: dict[str, float] = field(default_factory=dict)  # copy_id -> first 2xx answer
     readings: tuple[CopyReading, ...] = ()
+    # The first half of the second that has not ended yet, of copies and queues with requests:
+    # `in_flight_integral` and the extremes alone, scaled to a whole second.
+    halves: tuple[CopyReading, ...] = ()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from zeropull.controlapi.messages import CopyReading
 
 MAX_SAMPLES = 2000  # latencies kept per second; beyond it every request has the same chance
+MIN_HALF_S = 0.33
 MAX_GAP_S = 120  # a clock that jumps further is followed without a reading for each second
 
 
@@ -139,6 +140,30 @@ class ConcurrencyMeter:
             self._ends_s = self._last_s + 1
         while now_s >= self._ends_s:
             self._close()
+
+    def half(self, now_s: float) -> CopyReading | None:
+        """The second in progress so far, its integral scaled to a whole second; None when nothing
+        was in flight, or less than a third of the second has passed."""
+        self.roll(now_s)
+        began_s = self._ends_s - 1
+        passed_s = now_s - began_s
+        if self._max == 0 or passed_s < MIN_HALF_S:
+            return None
+        labels = self._labels
+        integral = self._integral + self.in_flight * max(0.0, now_s - self._last_s)
+        return CopyReading(
+            account=labels.account,
+            endpoint=labels.endpoint,
+            variant=labels.variant,
+            copy_id=labels.copy_id,
+            instance_id=labels.instance_id,
+            component=labels.component,
+            second=int(began_s),
+            in_flight_max=self._max,
+            in_flight_min=self._min,
+            in_flight_integral=integral / passed_s,
+            queue_age_max_s=self._counted.age_max_s,
+        )
 
     def _close(self) -> None:
         counted, labels, ends_s = self._counted, self._labels, self._ends_s

@@ -20,7 +20,8 @@ from zeropull.telemetry import get_logger
 
 RETRY_S = 0.2  # first pause after a failed call; doubles up to RETRY_MAX_S
 RETRY_MAX_S = 2.0
-REPORT_LAG_S = 0.01  # after each whole second, so that the second is over
+REPORT_LAG_S = 0.01  # after each whole and half second, so that it is over
+HALF_S = 0.5
 
 log = get_logger(__name__)
 
@@ -58,10 +59,16 @@ class ControlLink:
             tasks.create_task(self._watch())
             tasks.create_task(self._report_always())
 
-    async def report(self) -> bool:
-        """One report with all readings since the last one; False = not delivered, kept."""
+    async def report(self, *, only_if_busy: bool = False) -> bool:
+        """One report with all readings since the last one; False = not delivered, kept.
+
+        `only_if_busy` saves the report of half a second without requests.
+        """
         gateway = self._gateway
         readings = gateway.take_readings()
+        halves = gateway.take_halves()
+        if only_if_busy and not readings and not halves:
+            return True
         targets = gateway.table.targets.values()
         report = GatewayReport(
             gateway_id=self._gateway_id,
@@ -72,6 +79,7 @@ class ControlLink:
             routed_at_s={t.copy_id: t.routed_at_s for t in targets if t.routed_at_s},
             first_response_s={t.copy_id: t.first_response_s for t in targets if t.first_response_s},
             readings=tuple(readings),
+            halves=tuple(halves),
         )
         try:
             await self._client.report_gateway(report)
@@ -100,14 +108,15 @@ class ControlLink:
     async def _report_always(self) -> None:
         while True:
             now_s = self._gateway.clock()
-            until_s = 1.0 - now_s % 1.0 + REPORT_LAG_S
+            until_s = HALF_S - now_s % HALF_S + REPORT_LAG_S
+            urgent = True
             try:
                 async with asyncio.timeout(until_s):
                     await self._urgent.wait()
             except TimeoutError:
-                pass  # the second is over
+                urgent = False  # the second, or its half, is over
             self._urgent.clear()
-            await self.report()
+            await self.report(only_if_busy=not urgent)
 
     def _keep(self, routes: Routes) -> None:
         # It holds the keys: nobody else may read it.

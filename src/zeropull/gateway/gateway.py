@@ -254,6 +254,14 @@ class Gateway:
         self.readings.clear()
         return taken
 
+    def take_halves(self) -> list[CopyReading]:
+        """The second in progress, of every copy and queue that had a request in it."""
+        now_s = self.clock()
+        meters = [group.meter for group in self.table.groups.values()]
+        meters += [target.meter for target in self.table.targets.values()]
+        halves = (meter.half(now_s) for meter in meters)
+        return [half for half in halves if half is not None]
+
     def give_back_readings(self, readings: list[CopyReading]) -> None:
         """They could not be delivered: keep them for the next time, in order."""
         room = MAX_READINGS - len(self.readings)

@@ -78,6 +78,17 @@ def publish_readings(
     return loads
 
 
+def half_loads(halves: Iterable[CopyReading]) -> dict[tuple[Resource, int], LoadSecond]:
+    """The load by resource of seconds that have not ended; nothing of it is a metric."""
+    loads: dict[tuple[Resource, int], LoadSecond] = defaultdict(LoadSecond)
+    for half in halves:
+        resource = Resource(half.account, half.endpoint, half.variant, half.component)
+        load = loads[resource, half.second]
+        load.load += half.in_flight_integral
+        load.queue_age_s = max(load.queue_age_s, half.queue_age_max_s)
+    return dict(loads)
+
+
 def publish_utilization(
     store: MetricStore, report: NodeReport, account: str, endpoint: str, variant: str
 ) -> None:

@@ -92,3 +92,22 @@ def test_a_clock_that_jumps_a_day_does_not_give_a_day_of_readings() -> None:
     counted, readings = meter()
     counted.roll(START_S + 86_400)
     assert len(readings) < 5
+
+
+def test_half_a_second_is_scaled_to_a_whole_one_and_changes_nothing() -> None:
+    counted, readings = meter()
+    counted.begin(1001.0)
+    counted.begin(1001.25)
+    half = counted.half(1001.5)
+    assert half is not None
+    assert (half.second, half.in_flight_max) == (1001, 2)
+    assert half.in_flight_integral == (0.25 * 1 + 0.25 * 2) / 0.5
+    counted.roll(1002.0)
+    assert readings[-1].in_flight_integral == 0.25 * 1 + 0.75 * 2
+
+
+def test_there_is_no_half_of_a_second_without_requests_or_that_has_hardly_begun() -> None:
+    counted, _ = meter()
+    assert counted.half(1001.5) is None
+    counted.begin(1001.6)
+    assert counted.half(1002.01) is None

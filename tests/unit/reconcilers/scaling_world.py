@@ -114,6 +114,20 @@ class ScalingWorld:
                 self.settle()
         return self
 
+    def half_second(self, load: float) -> None:
+        """The gateway has seen the first half of the next second; time stays where it is."""
+        halves = tuple(
+            CopyReading(
+                account=ACCOUNT, endpoint="demo", variant="main", copy_id=copy.copy_id,
+                instance_id=f"i-{copy.copy_id}", component=None, second=int(self.now_s),
+                in_flight_max=round(load), in_flight_min=0, in_flight_integral=load,
+            )
+            for copy in self._copies.all()[:1]
+        )  # fmt: skip
+        report = GatewayReport("g", 1, self.now_s + 0.5, halves=halves)
+        self.exchange.take_gateway_report(report, self.now_s + 0.5)
+        self.controller.half_tick()
+
     def seconds_until(self, desired: int, limit: int = 2000) -> int:
         """How long until so many are desired."""
         for waited in range(limit):

@@ -340,6 +340,27 @@ def test_fast_decides_within_two_seconds_of_a_sustained_overload(world: ScalingW
     assert "18.0 requests in flight for 2 s" in world.activities()[-1].cause
 
 
+def test_fast_decides_on_half_of_the_second_second(world: ScalingWorld) -> None:
+    world.endpoint_with(1, **FAST).track(5.0)
+    world.settles = False
+    world.seconds(30, load=3.0)
+    world.half_second(load=18.0)  # as a burst of half a second would look
+    assert world.desired == 1
+    world.seconds(1, load=18.0).half_second(load=18.0)
+    assert world.desired >= 4
+    assert "18.0 requests in flight for 1.5 s" in world.activities()[-1].cause
+
+
+def test_half_a_second_is_not_counted_twice(world: ScalingWorld) -> None:
+    world.endpoint_with(1, **FAST).track(5.0)
+    world.seconds(30, load=3.0).half_second(load=18.0)
+    world.seconds(1, load=18.0)
+    assert world.desired == 1
+    world.half_second(load=2.0)
+    world.seconds(5, load=4.0)
+    assert world.desired == 1
+
+
 def test_fast_counts_what_is_starting_and_says_so(world: ScalingWorld) -> None:
     world.endpoint_with(1, **FAST).track(5.0)
     world.settles = False
