@@ -3,23 +3,23 @@
     ./run bench replay [--startup-s 45 ...] [--seed 1 ...] [--json FILE]
 
 Policies: `aws` (high-resolution target tracking), `fast` (ours) and, as a yardstick, Knative's KPA
-rule. Every policy has the same target, the same start-up time and the same patience before it
-scales in (15 minutes; Knative's `scale-down-delay`). KPA source: Knative Serving documentation,
-"Configuring concurrency" and "Additional autoscaling configuration": 60 s stable window, 6 s panic
-window at 200 %. It has a knob that trades instance-hours for seconds over target, so it is shown
-three times: `kpa` aims at the same target as the others, `kpa-70` at 70 % of it (Knative's
-default), and `kpa-eq` at the share of it, in steps of 2.5 %, at which it costs what `fast` does.
+rule. KPA source: Knative Serving, `pkg/autoscaler/scaling` and the documentation's "Configuring
+concurrency" and "Additional autoscaling configuration": decided every 2 s, 60 s stable window, 6 s
+panic window at 200 %, at most halved at once. Whatever the policy, a second is over target when the
+load is more than 5 for each instance that serves, and the start-up time is the same.
 
-The goal is fewer seconds over target than `aws` and KPA at no more than 5 % more instance-hours.
-Every run ends with a line per trace that says against whom it is reached. What to expect:
-- against `aws` it is reached on every trace;
-- against KPA at equal cost too, but for slow noisy days (`diurnal`): there `fast` is as good as
-  KPA, because both keep a tenth of a one-minute mean free, and two seconds of warning gain nothing;
-- against `kpa` it is not: a fleet whose mean load is its target is over it half of the time, and
-  is cheaper by just that. On `diurnal` (seed 1, 45 s) no policy has `aws`'s 717 seconds at `kpa`'s
-  159 hours: sized in hindsight, by the 90th percentile of five minutes, it is 165 for 2265 seconds;
-- against `kpa-70` it has fewer hours everywhere, and more seconds: it keeps a tenth free, not 30 %.
-On `burstgpt`, whose load is never calm, `fast` scales in and out again more often than KPA.
+KPA trades instance-hours for seconds over target by two settings, so it is shown twice:
+- `kpa`: as Knative ships it, aiming at 70 % of the target, without a delay before it scales in;
+- `kpa-eq`: as patient as `aws` and `fast` (scale-down-delay of 15 minutes), aiming at the share of
+  the target, in steps of 1 %, at which it costs as many instance-hours as `fast`, or just less.
+
+The goal is fewer seconds over target at no more than 5 % more instance-hours, against `aws` and
+against `kpa-eq`; every run ends with a line per trace that says whether it is reached, and all
+runs with a table. Against `kpa` it cannot be on all traces at once: without patience it scales in
+and out again hundreds of times a day where the load is noisy, and with 30 % free it has next to no
+seconds over target on a calm day, for a fifth more hours.
+
+The figures in `zeropull.autoscaler.fast` were chosen on seeds 1 and 2 at 45 s; others are held out.
 
 Traces, each 24 hours long and seeded:
 - `diurnal`   a working day: low at night, two humps, with noise;
@@ -41,7 +41,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from zeropull import __version__
 from zeropull.autoscaler.alarms import AlarmState, evaluate
@@ -56,7 +56,8 @@ LIMITS = Limits(minimum=1, maximum=60)
 TARGET = 5.0
 ALLOWED_MORE_PERCENT = 5.0
 FLAP_S = 600
-UTILIZATIONS = tuple(1 - step / 40 for step in range(20))  # of KPA: 100 % to 52.5 %
+PATIENCE_S = 900
+UTILIZATIONS = tuple(1 - step / 100 for step in range(51))  # of KPA: 100 % to 50 %
 
 
 @dataclass
@@ -143,34 +144,35 @@ class Fast:
 class Kpa:
     """Knative's rule, decided every 2 s: the larger of stable and panic, never down in panic."""
 
-    def __init__(self, utilization: float = 1.0) -> None:
+    def __init__(self, utilization: float = 0.7, delay_s: int = 0) -> None:
         self.utilization = utilization
+        self.delay_s = delay_s
         self.loads: deque[float] = deque(maxlen=60)
         self.panic_until = -1
-        self.panic_peak = 0
+        self.most_in_panic = 0
         self.wanted: deque[tuple[int, int]] = deque()
 
     def decide(self, now_s: int, load: float, fleet: Instances) -> Decision:
         self.loads.append(load)
         if now_s % 2:
             return Decision(fleet.capacity, "between evaluations")
-        per_pod = TARGET * self.utilization
-        stable = math.ceil(sum(self.loads) / len(self.loads) / per_pod)
+        per_pod, least = TARGET * self.utilization, fleet.ready // 2
+        stable = max(least, math.ceil(sum(self.loads) / len(self.loads) / per_pod))
         recent = list(self.loads)[-6:]
-        panic = math.ceil(sum(recent) / len(recent) / per_pod)
+        panic = max(least, math.ceil(sum(recent) / len(recent) / per_pod))
         if panic >= 2 * max(1, fleet.ready):
+            if now_s >= self.panic_until:
+                self.most_in_panic = fleet.ready
             self.panic_until = now_s + 60
+        wanted = stable
         if now_s < self.panic_until:
-            self.panic_peak = max(self.panic_peak, panic, fleet.capacity)
-            wanted = self.panic_peak
-        else:
-            self.panic_peak, wanted = 0, stable
+            wanted = self.most_in_panic = max(self.most_in_panic, stable, panic)
         while self.wanted and self.wanted[-1][1] <= wanted:
             self.wanted.pop()
         self.wanted.append((now_s, wanted))
-        while self.wanted[0][0] <= now_s - 900:  # scale-down-delay: the maximum of the window
+        while self.wanted[0][0] <= now_s - max(1, self.delay_s):  # the maximum of the window
             self.wanted.popleft()
-        return Decision(LIMITS.clamp(max(wanted, self.wanted[0][1])), "kpa")
+        return Decision(LIMITS.clamp(self.wanted[0][1]), "kpa")
 
 
 @dataclass
@@ -260,17 +262,18 @@ def _burstgpt(rng: random.Random) -> list[float]:
 
 
 def at_equal_cost(name: str, trace: list[float], hours: float, startup_s: int) -> Outcome:
-    """KPA at the lowest utilisation that costs no more than `hours`; at 100 % if even that does."""
+    """Patient KPA at the lowest utilisation that costs no more than `hours`; at 100 % if even that
+    costs more."""
     found: Outcome | None = None
     low, high = 0, len(UTILIZATIONS) - 1
     while low <= high:  # the lower the utilisation, the more it costs
         middle = (low + high) // 2
-        row = replay(name, trace, Kpa(UTILIZATIONS[middle]), "kpa-eq", startup_s)
+        row = replay(name, trace, Kpa(UTILIZATIONS[middle], PATIENCE_S), "kpa-eq", startup_s)
         if row.instance_hours <= hours:
             found, low = row, middle + 1
         else:
             high = middle - 1
-    return found or replay(name, trace, Kpa(), "kpa-eq", startup_s)
+    return found or replay(name, trace, Kpa(1.0, PATIENCE_S), "kpa-eq", startup_s)
 
 
 def verdict(rows: list[Outcome]) -> dict[str, dict[str, float | bool]]:
@@ -290,7 +293,6 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "aws": Aws,
     "fast": Fast,
     "kpa": Kpa,
-    "kpa-70": lambda: Kpa(0.7),
 }
 TRACES: dict[str, Callable[[random.Random], list[float]]] = {
     "diurnal": _diurnal,
@@ -310,7 +312,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     print(f"zeropull {__version__}, Python {platform.python_version()}; virtual clock, 1 s steps;")
     print(f"target {TARGET:g} per instance\n")
-    runs, verdicts = [], []
+    runs: list[dict[str, Any]] = []
+    verdicts: list[dict[str, Any]] = []
     for startup_s in options.startup_s:
         for seed in options.seed:
             for name, make in TRACES.items():
@@ -318,10 +321,39 @@ def main(argv: list[str]) -> int:
                 where = {"startup_s": startup_s, "seed": seed}
                 runs += [where | asdict(row) for row in rows]
                 verdicts.append(where | {"trace": name, "fast_against": verdict(rows)})
+    _summarize(runs, verdicts)
     if options.json:
         found = {"target": TARGET, "runs": runs, "verdicts": verdicts}
         options.json.write_text(json.dumps(found, indent=1))
     return 0
+
+
+def _summarize(runs: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> None:
+    """A line per run, and how often the goal is reached, as Markdown."""
+    print(
+        "| trace | seed | start-up | `fast`: h, s over | `aws` | KPA, equal cost | KPA, shipped |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    reached = 0
+    for found in verdicts:
+        of = {
+            run["policy"]: f"{run['instance_hours']:.0f} h, {run['seconds_over_target']} s"
+            for run in runs
+            if all(run[name] == found[name] for name in ("trace", "seed", "startup_s"))
+        }
+        against = found["fast_against"]
+        wins = [_reached(against[policy]) for policy in ("aws", "kpa-eq")]
+        reached += all(wins)
+        signs = ["" if won else " (not reached)" for won in wins]
+        print(
+            f"| `{found['trace']}` | {found['seed']} | {found['startup_s']} s | {of['fast']} | "
+            f"{of['aws']}{signs[0]} | {of['kpa-eq']}{signs[1]} | {of['kpa']} |"
+        )
+    print(f"\nreached against aws and KPA at equal cost: {reached} of {len(verdicts)} runs")
+
+
+def _reached(found: dict[str, Any]) -> bool:
+    return bool(found["fewer_seconds"] and found["more_hours_percent"] <= ALLOWED_MORE_PERCENT)
 
 
 def _compare(name: str, trace: list[float], startup_s: int, seed: int) -> list[Outcome]:
@@ -337,11 +369,10 @@ def _compare(name: str, trace: list[float], startup_s: int, seed: int) -> list[O
         )
     for policy, found in verdict(rows).items():
         more = found["more_hours_percent"]
-        reached = found["fewer_seconds"] and more <= ALLOWED_MORE_PERCENT
         seconds = "fewer" if found["fewer_seconds"] else "not fewer"
         print(
             f"  fast against {policy}: {seconds} seconds over, {more:+.1f} % hours: "
-            f"goal {'reached' if reached else 'not reached'}"
+            f"goal {'reached' if _reached(found) else 'not reached'}"
         )
     print(flush=True)
     return rows

@@ -4,10 +4,12 @@ Out, at once: the load was above the capacity that serves during each of the las
 the newest its first half is enough), or a request has waited for two. The size is the load at the
 time when a new instance could answer, if it keeps growing as it does now. Instances that are still
 starting count as if they served, so one burst is answered once. Out, ahead of need: the mean of a
-minute leaves less than a tenth free.
+minute leaves less than an eighth free.
 
 In: as cautious as AWS's 15 minutes, with one step to what the highest minute and the highest five
-seconds of that time need, with the same tenth in hand, so that the next reading does not undo it.
+seconds of that time need, with the same eighth in hand, so that the next reading does not undo it.
+A load that goes down slowly and steadily, and would let AWS scale in, needs no more than its last
+five minutes did: what that saves in an evening pays for the eighth.
 
 The figures are those that did best in `bench/replay.py`, whose docstring says what is reached. A
 load that never calms down at the scale of seconds still goes out and in again now and then.
@@ -19,11 +21,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zeropull.autoscaler.loadwindow import PEAK_S, STEADY_S, LoadWindow
+from zeropull.autoscaler.loadwindow import PEAK_S, STEADY_S, THIRD_S, LoadWindow
 from zeropull.autoscaler.readings import Decision, Limits, NotScaled
 from zeropull.autoscaler.targettracking import SCALE_IN_FRACTION
 
 REACT_S = 2
+RESERVE_FRACTION = 0.88
+"""How much of its target a fleet may be filled by the mean of a minute."""
 SPIKE_FRACTION = 0.95
 """How much of its target a fleet may be filled by the highest five seconds of 15 minutes."""
 MAX_FORECAST_RATIO = 1.25
@@ -109,7 +113,7 @@ def _keep_reserve(policy: FastPolicy, window: LoadWindow, fleet: Fleet, limits: 
     wanted = _with_reserve(policy, window.steady())
     seen = (
         f"{window.steady():.1f} requests in flight over a minute leave less than "
-        f"{1 - SCALE_IN_FRACTION:.0%} of {fleet.capacity} × {policy.target:g} free"
+        f"{1 - RESERVE_FRACTION:.0%} of {fleet.capacity} × {policy.target:g} free"
     )
     return _limited(policy, wanted, seen, fleet, limits)
 
@@ -126,19 +130,23 @@ def _limited(policy: FastPolicy, wanted: int, seen: str, fleet: Fleet, limits: L
 
 
 def _with_reserve(policy: FastPolicy, load: float) -> int:
-    """How many serve a steady load and keep a tenth in hand for its noise."""
-    return math.ceil(round(load / (SCALE_IN_FRACTION * policy.target), 6))
+    """How many serve a steady load and keep an eighth in hand for its noise."""
+    return math.ceil(round(load / (RESERVE_FRACTION * policy.target), 6))
 
 
 def _scale_in(policy: FastPolicy, window: LoadWindow, fleet: Fleet, limits: Limits) -> Decision:
     capacity = fleet.capacity
-    peak = window.peak()
+    peak, steady, minutes = window.peak(), window.steady_peak(), PEAK_S // 60
+    served = capacity * policy.target
+    if window.is_falling_slowly() and steady < SCALE_IN_FRACTION * served and peak < served:
+        peak, steady = window.recent_peak(), window.recent_steady_peak()
+        minutes = THIRD_S // 60
     needed = max(
         math.ceil(round(peak / (SPIKE_FRACTION * policy.target), 6)),
-        _with_reserve(policy, window.steady_peak()),
+        _with_reserve(policy, steady),
     )
     wanted = max(needed, limits.minimum)
-    seen = f"at most {peak:.1f} requests in flight in {PEAK_S // 60} minutes need {needed}"
+    seen = f"at most {peak:.1f} requests in flight in {minutes} minutes need {needed}"
     if wanted >= capacity:
         code = NotScaled.AT_MINIMUM if capacity <= limits.minimum else NotScaled.WITHIN_TARGET
         return _stay(policy, capacity, code, seen)

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections import deque
 
 PEAK_S = 15 * 60
+THIRD_S = PEAK_S // 3
 STEADY_S = 60
 SPIKE_S = 5
 TREND_S = 20
+SLOW_FALL = 0.9
+"""What a third of the 15 minutes keeps of the one before while a load goes down slowly."""
 
 
 class SlidingMaximum:
@@ -40,6 +43,9 @@ class LoadWindow:
         self._total = 0.0  # of the minute
         self._spikes = SlidingMaximum(peak_s)
         self._steady = SlidingMaximum(peak_s)
+        self._third_spikes = SlidingMaximum(THIRD_S)
+        self._third_steady = SlidingMaximum(THIRD_S)
+        self._thirds: deque[float] = deque(maxlen=2 * THIRD_S + 1)  # the highest minutes till then
         self._first_s: int | None = None
         self._half: tuple[int, float] | None = None
 
@@ -53,9 +59,13 @@ class LoadWindow:
         while self._minute[0][0] <= second - STEADY_S:
             self._total -= self._minute.popleft()[1]
         # A single second is noise for scale-in.
-        self._spikes.add(second, self.mean(SPIKE_S))
+        spike = self.mean(SPIKE_S)
+        self._spikes.add(second, spike)
+        self._third_spikes.add(second, spike)
         if self.covers(STEADY_S):
             self._steady.add(second, self.steady())
+            self._third_steady.add(second, self.steady())
+            self._thirds.append(self._third_steady.value())
 
     def add_half(self, second: int, load: float) -> None:
         """The mean load of the first half of a `second` that has not ended: it counts as that
@@ -97,6 +107,24 @@ class LoadWindow:
     def steady_peak(self) -> float:
         """The highest one-minute mean of the last 15 minutes; 0 before the first whole one."""
         return self._steady.value()
+
+    def is_falling_slowly(self) -> bool:
+        """Whether the highest minute of each third of the 15 minutes is a little lower than that of
+        the third before. The end of a burst is no slow fall, and neither is noise, mostly."""
+        if len(self._thirds) < 2 * THIRD_S + 1:
+            return False
+        first, second, third = self._thirds[0], self._thirds[THIRD_S], self._thirds[-1]
+        return (
+            first > second > third and second >= SLOW_FALL * first and third >= SLOW_FALL * second
+        )
+
+    def recent_peak(self) -> float:
+        """As `peak`, of the last third alone."""
+        return self._third_spikes.value()
+
+    def recent_steady_peak(self) -> float:
+        """As `steady_peak`, of the last third alone."""
+        return self._third_steady.value()
 
     def covers(self, seconds: int) -> bool:
         """Whether readings go back that far, without which nothing is scaled in."""

@@ -47,17 +47,17 @@ def test_a_forecast_is_bounded() -> None:
     assert decision.desired == 9  # 1.25 × 28.5 / 4, and not 28.5 + 600
 
 
-def test_scale_in_waits_for_fifteen_minutes_and_keeps_a_tenth_in_hand() -> None:
+def test_scale_in_waits_for_fifteen_minutes_and_keeps_an_eighth_in_hand() -> None:
     assert decide(window(*[3.0] * 899), Fleet(3)).not_scaled is NotScaled.NO_DATA
     assert decide(window(*[3.0] * 900), Fleet(3)).desired == 1
     assert decide(window(*[3.7] * 900), Fleet(2)).not_scaled is NotScaled.WITHIN_TARGET
 
 
-def test_a_steady_load_keeps_a_tenth_in_hand() -> None:
+def test_a_steady_load_keeps_an_eighth_in_hand() -> None:
     assert decide(window(*[3.7] * 59), Fleet(1)).not_scaled is not None
     decision = decide(window(*[3.7] * 60), Fleet(1))
     assert decision.desired == 2
-    assert "leave less than 10% of 1 × 4 free" in decision.reason
+    assert "leave less than 12% of 1 × 4 free" in decision.reason
 
 
 def test_what_the_reserve_asked_for_is_not_scaled_in_again() -> None:
@@ -72,3 +72,18 @@ def test_a_single_second_of_noise_does_not_hold_back_scale_in() -> None:
 def test_the_maximum_is_named() -> None:
     decision = decide(window(*[200.0] * 30), Fleet(20))
     assert decision.not_scaled is NotScaled.AT_MAXIMUM
+
+
+def test_a_slow_fall_needs_what_its_last_five_minutes_did() -> None:
+    falling = [40 - 8 * second / 960 for second in range(960)]
+    decision = decide(window(*falling), Fleet(12))
+    assert decision.desired == 10
+    assert "in 5 minutes need 10" in decision.reason
+    assert decide(window(*falling), Fleet(11)).desired == 11  # AWS would not scale in either
+
+
+def test_the_end_of_a_burst_is_no_slow_fall() -> None:
+    burst = [40.0] * 300 + [20.0] * 300 + [19.9] * 300 + [19.8] * 60
+    assert decide(window(*burst), Fleet(12)).desired == 12
+    steady = [38.0, 38.5] * 480
+    assert decide(window(*steady), Fleet(11)).not_scaled is NotScaled.WITHIN_TARGET
