@@ -66,12 +66,17 @@ class MetricKey:
 
 @dataclass(slots=True)
 class _Window:
-    """Points of one series from `low` to `final`, to which nothing is added any more."""
+    """Points of one series from `low` to `final`, to which nothing is added any more.
+
+    `fresh`, up to `fresh_high`, are those after it; None when some came since.
+    """
 
     low: int
     final: int
     span_s: int
     points: dict[int, Point]
+    fresh: dict[int, Point] | None = None
+    fresh_high: int = 0
 
 
 class MetricStore:
@@ -116,9 +121,15 @@ class MetricStore:
             row = self._open[slot] = self._row(slot) or Point()
         row.merge(point)
         self._dirty.setdefault(series, set()).add(slot)
-        for window in [each for each in SHORT_PERIODS_S if (series, each) in self._windows]:
-            if start < self._windows[series, window].final:
-                del self._windows[series, window]  # late: it has been read already
+        if resolution >= 60:
+            return  # no short period holds it
+        for period_s in SHORT_PERIODS_S:
+            window = self._windows.get((series, period_s))
+            if window is None:
+                continue
+            window.fresh = None
+            if start < window.final:
+                del self._windows[series, period_s]  # late: it has been read already
 
     def observe(
         self, key: MetricKey, at_s: float, value: float, *, resolution: int = 60, count: float = 1.0
@@ -248,7 +259,10 @@ class MetricStore:
             if len(self._windows) >= MAX_WINDOWS:
                 self._windows.clear()
             self._windows[series, period_s] = window
-        fresh = self._points(series, period_s, window.final, high)
+        fresh = window.fresh
+        if fresh is None or window.fresh_high != high:
+            fresh = self._points(series, period_s, window.final, high)
+            window.fresh, window.fresh_high = fresh, high
         window.points |= fresh
         # Kept is what the reader that looks furthest back needs; a metric has two alarms.
         window.span_s = max(window.span_s, high - low)

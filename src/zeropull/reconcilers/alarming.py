@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -27,6 +27,15 @@ def evaluate_alarms(store: Store, metrics: MetricStore, now_s: float) -> set[str
     The caller chooses `now_s` a little in the past, so that the readings have arrived.
     """
     due: set[str] = set()
+    for _ in alarms_evaluated(store, metrics, now_s, due):
+        pass
+    return due
+
+
+def alarms_evaluated(
+    store: Store, metrics: MetricStore, now_s: float, due: set[str]
+) -> Iterator[None]:
+    """As `evaluate_alarms`, one alarm a step, so that a caller may do something else between."""
     for stored in store.select(MetricAlarm):
         alarm = stored.document
         try:
@@ -41,7 +50,7 @@ def evaluate_alarms(store: Store, metrics: MetricStore, now_s: float) -> set[str
         due.add(alarm.key)
         if verdict.state != alarm.state:
             _keep(store, alarm, spec, verdict, now_s)
-    return due
+        yield
 
 
 def rollback_alarms(

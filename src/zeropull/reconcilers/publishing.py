@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from zeropull.controlapi.messages import CopyReading, NodeReport
 from zeropull.metricstore.points import Point
@@ -105,7 +106,7 @@ def _publish_concurrency(
     """One sample per copy. Requests that wait at the gateway have no copy yet: they count for all
     copies alike, as they would if each copy had its own queue."""
     name = "ConcurrentRequestsPerCopy" if resource.component else "ConcurrentRequestsPerModel"
-    key = MetricKey.of(resource.account, SAGEMAKER, name, resource.dimensions, COUNT)
+    key = _key(resource, name, COUNT)
     share = max(1, len(gathered.copies))
     waiting_most = sum(queue.in_flight_max for queue in gathered.queues) / share
     waiting_least = sum(queue.in_flight_min for queue in gathered.queues) / share
@@ -142,7 +143,7 @@ def _publish_invocations(
     for name, failed in errors.items():
         # 1 for every failed invocation and 0 for every other: the average is the share that failed.
         point = Point(invocations, failed, 1.0 if failed == invocations else 0.0, min(failed, 1))
-        key = MetricKey.of(resource.account, SAGEMAKER, name, resource.dimensions, COUNT)
+        key = _key(resource, name, COUNT)
         store.add(key, second, point)
     _publish_latency(store, resource, second, everything)
 
@@ -158,13 +159,18 @@ def _publish_latency(
         point = Point()
         point.add_all(values)
         if values:
-            key = MetricKey.of(resource.account, SAGEMAKER, name, resource.dimensions, MICROSECONDS)
+            key = _key(resource, name, MICROSECONDS)
             store.add(key, second, point)
+
+
+@lru_cache(maxsize=8192)
+def _key(resource: Resource, name: str, unit: str) -> MetricKey:
+    return MetricKey.of(resource.account, SAGEMAKER, name, resource.dimensions, unit)
 
 
 def _add_counts(
     store: MetricStore, resource: Resource, second: int, name: str, count: int, each: float
 ) -> None:
-    key = MetricKey.of(resource.account, SAGEMAKER, name, resource.dimensions, COUNT)
+    key = _key(resource, name, COUNT)
     point = Point(max(count, 1), count * each, each if count else 0.0, each if count else 0.0)
     store.add(key, second, point)

@@ -8,7 +8,8 @@ the tag `zeropull:scaling` on the scalable target or by the settings). Deciding 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 from zeropull.autoscaler.combining import combine
 from zeropull.autoscaler.fast import FastPolicy, decide_fast
@@ -17,7 +18,7 @@ from zeropull.controlapi.exchange import Exchange
 from zeropull.errors import ZeropullError
 from zeropull.metricstore.scalingmetrics import concurrency_target, tracking_policy
 from zeropull.metricstore.store import MetricStore
-from zeropull.reconcilers.alarming import evaluate_alarms
+from zeropull.reconcilers.alarming import alarms_evaluated
 from zeropull.reconcilers.capacitychanges import CapacityChanges
 from zeropull.reconcilers.policyproposals import Evaluated, PolicyProposals
 from zeropull.reconcilers.publishing import half_loads, publish_readings, publish_utilization
@@ -42,6 +43,8 @@ REPORT_LAG_S = 0.1
 """After each whole and half second: the gateways have reported it by then."""
 READINGS_DELAY_S = 1
 """Alarms are evaluated this long after a period has ended, so that its readings are in."""
+SLICE_S = 0.01
+"""How long a tick may keep the event loop before others get their turn."""
 UTILIZATION_S = 60
 ROLL_UP_S = 3600
 
@@ -80,7 +83,7 @@ class ScalingController:
                 if next_s % 1.0:
                     self.half_tick()
                 else:
-                    self.tick()
+                    await self._tick_in_slices()
             except ZeropullError as error:
                 log.error("scaling round failed", error=error.reason)
 
@@ -95,23 +98,44 @@ class ScalingController:
         return found
 
     def tick(self) -> None:
-        """One second. Never awaits, so that nothing changes under its feet."""
+        """One second."""
+        for _ in self._steps():
+            pass
+
+    async def _tick_in_slices(self) -> None:
+        """One second, letting others run whenever it has taken a while: every ten seconds all
+        alarms are evaluated, and requests for routes or operations should not wait for that."""
+        began_s = time.monotonic()
+        for _ in self._steps():
+            if time.monotonic() - began_s >= SLICE_S:
+                await asyncio.sleep(0)
+                began_s = time.monotonic()
+
+    def _steps(self) -> Iterator[None]:
+        """The parts of a tick. None awaits, so that nothing changes under the feet of one; every
+        one reads its documents itself, as they may have changed since the last."""
         now_s = self._clock()
         loads = by_source(publish_readings(self._metrics, self._exchange.take_readings()))
+        yield
         self._publish_utilization(now_s)
+        yield
         boundary = int((now_s - READINGS_DELAY_S) // 10) * 10
         due: set[str] = set()
         is_boundary = boundary > self._evaluated_s
         if is_boundary:
             self._evaluated_s = boundary
-            due = evaluate_alarms(self._store, self._metrics, boundary)
-        targets = list(self._view.targets.all())
-        for target in targets:
+            yield from alarms_evaluated(self._store, self._metrics, boundary, due)
+        keys = [target.key for target in self._view.targets.all()]
+        for key in keys:
+            target = self._view.targets.get(key)
+            if target is None:
+                continue  # deregistered since
             try:
                 self._decide(target, loads, due, now_s)
             except ZeropullError as error:
                 log.warning("target not decided", target=target.resource_id, error=error.reason)
-        self._view.forget_others({target.key for target in targets})
+            yield
+        self._view.forget_others(set(keys))
         # Rows of minutes are written after the alarms were evaluated: every ten seconds.
         self._metrics.flush(only_seconds=not is_boundary)
         if now_s - self._rolled_up_s >= ROLL_UP_S:

@@ -38,7 +38,7 @@ def wait_until(what: str, check: Callable[[], Any], limit_s: float = DEADLINE_S)
 class Served:
     """One `zeropull serve` and its user."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fleet: str = "", endpoints: str = "") -> None:
         self.folder = folder
         self.config = folder / "zeropull.toml"
         (folder / "bucket").mkdir()
@@ -48,8 +48,10 @@ state_dir = "{folder}/state"
 port = 0
 [fleet]
 simulate_accelerators = true
+{fleet}
 [endpoints]
 retry_s = 0.5
+{endpoints}
 [buckets.models]
 directory = "{folder}/bucket"
 """)
@@ -188,9 +190,10 @@ def image_stage(launch: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def running_serve(folder: Path) -> Iterator[Served]:
-    """Entered once it answers; left when nothing of it is left on the machine."""
-    served = Served(folder)
+def running_serve(folder: Path, **settings: str) -> Iterator[Served]:
+    """Entered once it answers; left when nothing of it is left on the machine. `settings` are more
+    lines of the tables `fleet` and `endpoints`."""
+    served = Served(folder, **settings)
     try:
         served.start()
         yield served
