@@ -8,8 +8,9 @@ small`: the tests' Python server of 10 MB, which answers after a second). The lo
 nothing to six concurrent requests, all the time, by unmodified boto3 clients. Modes: `standard`
 (60-second InvocationsPerInstance), `high_resolution` (10-second concurrency, decided as AWS does)
 and `fast` (ours). The decision's time is the StartTime of the scaling activity; the first answer is
-the gateway's, from the timeline. Between the steps the endpoint is scaled back and rests.
-A round is one step for each mode and path, and two more for `fast` with the cache: a quarter of an
+the gateway's, from the timeline. Between the steps the endpoint is scaled back and rests for a
+whole period of the metric; every step but the first begins 1 to 2 s after a period has begun, which
+is about the longest wait for both kinds of alarm. A round is one step for each mode and path, and two more for `fast` with the cache: a quarter of an
 hour, 10 minutes of it for `standard`, whose alarm takes 3 whole minutes of load.
 """
 
@@ -19,6 +20,7 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import statistics
 import tarfile
 import tempfile
@@ -107,8 +109,8 @@ def measure(
     client.choose_path(path)
     known = {launch["copy_id"] for launch in server.timeline()}
     if loaded_before:
-        period_s = CALM_PERIOD_S[mode]
-        calm_s = period_s - time.time() % period_s + period_s + 1
+        # Steps begin at any part of a second, as users' do: what is counted by the second shows.
+        calm_s = _calm_s(mode) + random.random()
         with console.status(f"{mode}: {calm_s:.0f} s without load"):
             threading.Event().wait(calm_s)
     metric, target = _METRIC[mode]
@@ -138,6 +140,12 @@ def measure(
     client.scale(1)
     client.wait_in_service()
     return decided_s - began_s, launch["first_response_s"] - began_s
+
+
+def _calm_s(mode: str) -> float:
+    """Until a whole period has gone by without load."""
+    period_s = CALM_PERIOD_S[mode]
+    return period_s - time.time() % period_s + period_s + 1
 
 
 def _decided(autoscaling: Any, since_s: float) -> float | None:

@@ -7,6 +7,12 @@ import json
 from zeropull.resources.alarms import HISTORY_ITEMS, AlarmEvent, AlarmHistory, MetricAlarm
 from zeropull.statestore.store import Store
 
+ACTIONS_OF = {
+    "OK": "OKActions",
+    "ALARM": "AlarmActions",
+    "INSUFFICIENT_DATA": "InsufficientDataActions",
+}
+
 
 def record_transition(store: Store, before: MetricAlarm, after: MetricAlarm) -> None:
     """Into the history, when the state has changed. Inside a transaction of the caller."""
@@ -20,6 +26,20 @@ def record_transition(store: Store, before: MetricAlarm, after: MetricAlarm) -> 
     summary = f"Alarm updated from {before.state} to {after.state}"
     event = AlarmEvent(after.state_updated_s, "StateUpdate", summary, json.dumps(data))
     add_event(store, after, event)
+    if not after.actions_enabled:
+        return
+    for action in after.request.get(ACTIONS_OF[after.state]) or []:
+        done = action.startswith("arn:aws:autoscaling:")
+        summary = f"Successfully executed action {action}"
+        if not done:
+            summary = f"Failed to execute action {action}: only scaling policies are actions here"
+        add_event(store, after, AlarmEvent(after.state_updated_s, "Action", summary))
+
+
+def record_configuration(store: Store, alarm: MetricAlarm, what: str, now_s: float) -> None:
+    """That it was created, updated or deleted. Inside a transaction of the caller."""
+    summary = f'Alarm "{alarm.name}" {what}'
+    add_event(store, alarm, AlarmEvent(now_s, "ConfigurationUpdate", summary))
 
 
 def add_event(store: Store, alarm: MetricAlarm, event: AlarmEvent) -> None:

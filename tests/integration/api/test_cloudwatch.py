@@ -275,6 +275,8 @@ def test_an_alarm_lives_its_life(cloudwatch: Any) -> None:
     assert len(for_metric["MetricAlarms"]) == 1
     cloudwatch.delete_alarms(AlarmNames=["high", "never was"])
     assert cloudwatch.describe_alarms()["MetricAlarms"] == []
+    last = cloudwatch.describe_alarm_history(AlarmName="high")["AlarmHistoryItems"][0]
+    assert last["HistorySummary"] == 'Alarm "high" deleted'
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,17 @@ def test_a_transition_is_kept_with_reason_data_and_history(
     assert [event.kind_of for event in history.events] == ["StateUpdate"]
 
 
+def test_the_actions_of_a_transition_are_in_the_history(store: Store, metrics: MetricStore) -> None:
+    policy, mail = "arn:aws:autoscaling:r:1:scalingPolicy:p", "arn:aws:sns:r:1:mail"
+    put_alarm(store, AlarmActions=[policy, mail])
+    metrics.observe(KEY, NOW_S - 5, 3.0, resolution=1)
+    evaluate_alarms(store, metrics, NOW_S)
+    history = store.require(AlarmHistory, f"{ACCOUNT}/errors").document
+    actions = [event.summary for event in history.events if event.kind_of == "Action"]
+    assert actions[0] == f"Successfully executed action {policy}"
+    assert actions[1].startswith(f"Failed to execute action {mail}: only scaling policies")
+
+
 def test_alarms_by_the_minute_are_evaluated_once_a_minute(
     store: Store, metrics: MetricStore
 ) -> None:

@@ -16,11 +16,12 @@ from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.autoscaler.alarms import COMPARISONS
 from zeropull.awsprotocol.faults import ApiFault
 from zeropull.awsprotocol.members import MemberRules
-from zeropull.resources.alarms import AlarmEvent, AlarmHistory, MetricAlarm, alarm_key
+from zeropull.resources.alarms import AlarmHistory, MetricAlarm, alarm_key
 from zeropull.statestore import Store
-from zeropull.statestore.alarmhistory import add_event, record_transition
+from zeropull.statestore.alarmhistory import ACTIONS_OF, record_configuration, record_transition
 
 MAX_NAMES = 100
+MAX_ACTIONS = 5
 MAX_EVALUATED_S = 7 * 86400
 _NOT_ECHOED = frozenset({"AlarmName", "Tags", "ActionsEnabled"})
 _REFUSED = {
@@ -61,19 +62,14 @@ class AlarmOperations:
     def put(self, call: Call, members: Members) -> Output:
         _check(members)
         with self._store.transaction():
-            alarm = put_alarm(self._store, call, members)
-            add_event(
-                self._store,
-                alarm,
-                AlarmEvent(
-                    call.now_s, "ConfigurationUpdate", f'Alarm "{alarm.name}" created or updated'
-                ),
-            )
+            put_alarm(self._store, call, members)
         return None
 
     def describe(self, call: Call, members: Members) -> Output:
         types = members.get("AlarmTypes") or ["MetricAlarm"]
         names = members.get("AlarmNames")
+        if len(names or []) > MAX_NAMES:
+            raise invalid_value(f"At most {MAX_NAMES} alarms are described by name at once.")
         if names is not None and members.get("AlarmNamePrefix") is not None:
             raise invalid_combination(
                 "AlarmNamePrefix and AlarmNames must not be specified together"
@@ -169,7 +165,10 @@ class AlarmOperations:
             raise invalid_value(f"At most {MAX_NAMES} alarms are deleted at once.")
         with self._store.transaction():
             for name in members["AlarmNames"]:
-                self._store.delete(MetricAlarm, alarm_key(call.account, name))
+                stored = self._store.get(MetricAlarm, alarm_key(call.account, name))
+                if stored is not None:
+                    self._store.delete(MetricAlarm, stored.document.key)
+                    record_configuration(self._store, stored.document, "deleted", call.now_s)
         return None
 
     def _switch(self, call: Call, members: Members, *, enabled: bool) -> Output:
@@ -213,6 +212,7 @@ def put_alarm(
             state_transitioned_s=old.state_transitioned_s,
         )
     store.put(alarm)
+    record_configuration(store, alarm, "updated" if before else "created", call.now_s)
     return alarm
 
 
@@ -266,6 +266,9 @@ def _check(members: Members) -> None:
             f"The value {members['TreatMissingData']} for parameter TreatMissingData is not one of "
             "breaching, notBreaching, ignore, missing."
         )
+    for kind in ACTIONS_OF.values():
+        if len(members.get(kind) or []) > MAX_ACTIONS:
+            raise invalid_value(f"{kind} has {len(members[kind])} members, at most {MAX_ACTIONS}.")
     if members.get("DatapointsToAlarm", 1) > members["EvaluationPeriods"]:
         raise invalid_value("DatapointsToAlarm must not be greater than EvaluationPeriods.")
     period = _check_metrics(members) if members.get("Metrics") else _check_metric(members)
@@ -305,8 +308,7 @@ def _alarm_period(period: int) -> int:
 
 
 def _has_action(alarm: MetricAlarm, prefix: str | None) -> bool:
-    kinds = ("OKActions", "AlarmActions", "InsufficientDataActions")
-    actions = [action for kind in kinds for action in alarm.request.get(kind) or []]
+    actions = [action for kind in ACTIONS_OF.values() for action in alarm.request.get(kind) or []]
     return prefix is None or any(action.startswith(prefix) for action in actions)
 
 
