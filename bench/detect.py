@@ -10,7 +10,9 @@ nothing to six concurrent requests, all the time, by unmodified boto3 clients. M
 and `fast` (ours). The decision's time is the StartTime of the scaling activity; the first answer is
 the gateway's, from the timeline. Between the steps the endpoint is scaled back and rests for a
 whole period of the metric; every step but the first begins 1 to 2 s after a period has begun, which
-is about the longest wait for both kinds of alarm. A round is one step for each mode and path, and two more for `fast` with the cache: a quarter of an
+is about the longest wait for both kinds of alarm.
+
+A round is one step for each mode and path, and two more for `fast` with the cache: a quarter of an
 hour, 10 minutes of it for `standard`, whose alarm takes 3 whole minutes of load.
 """
 
