@@ -130,10 +130,35 @@ class Server(Served):
         self.wait_deleted(name)
 
     def delete_all(self, name: str) -> None:
-        """The endpoint with its config and its model, so that the name is free again."""
-        self.delete_endpoint(name)
-        self.sagemaker.delete_endpoint_config(EndpointConfigName=name)
-        self.sagemaker.delete_model(ModelName=name)
+        """The endpoint with its config and its model, so that the name is free again; whatever of
+        them is not there is no error."""
+        for delete in (
+            lambda: self.delete_endpoint(name),
+            lambda: self.sagemaker.delete_endpoint_config(EndpointConfigName=name),
+            lambda: self.sagemaker.delete_model(ModelName=name),
+        ):
+            try:
+                delete()
+            except ClientError as error:
+                if "Could not find" not in str(error):
+                    raise
+
+    def clear(self, *keep: str) -> None:
+        """Nothing is left of what a test has made, wherever it stopped: its second try and the
+        tests after it find every name free. `keep`: what all tests of a module share."""
+        listings = (
+            ("list_endpoints", "Endpoints", "EndpointName"),
+            ("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName"),
+            ("list_models", "Models", "ModelName"),
+        )
+        found = {
+            listed[name]
+            for operation, key, name in listings
+            for page in self.sagemaker.get_paginator(operation).paginate()
+            for listed in page[key]
+        }
+        for name in sorted(found - set(keep)):
+            self.delete_all(name)
 
     def wait_deleted(self, name: str) -> None:
         """The control plane may be away meanwhile."""
@@ -152,6 +177,18 @@ class Server(Served):
             return self.invoke(name) == b"hello"
         except Exception:
             return False
+
+    def answers_api(self) -> bool:
+        try:
+            self.sagemaker.list_endpoints()
+        except Exception:
+            return False
+        return True
+
+    def wanted(self, name: str) -> int:
+        """Instances of the endpoint's variant."""
+        described = self.sagemaker.describe_endpoint(EndpointName=name)
+        return int(described["ProductionVariants"][0]["DesiredInstanceCount"])
 
     def show(self, name: str, what: str) -> Any:
         """What the tests' server tells about the container that it runs in."""

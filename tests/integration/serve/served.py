@@ -71,6 +71,7 @@ directory = "{folder}/bucket"
             line.removeprefix("export ").split("=", 1) for line in lines if line[:7] == "export "
         )
         assert "AWS_ENDPOINT_URL" not in variables
+        self.variables = variables
         options: dict[str, Any] = {
             "region_name": variables["AWS_DEFAULT_REGION"],
             "aws_access_key_id": variables["AWS_ACCESS_KEY_ID"],
