@@ -183,6 +183,7 @@ def test_a_later_attempt_succeeds(mended: Server, name: str) -> None:
 def test_a_container_that_answers_500_is_the_models_error(
     server: Server, registry: Registry
 ) -> None:
+    server.delete_all("invocations-500")  # of a try before
     server.deploy(
         "invocations-500",
         f"{registry.address}/server:1",

@@ -49,7 +49,7 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, disks: Disks) -> Iterator[Server]:
+def shared(tmp_path_factory: pytest.TempPathFactory, disks: Disks) -> Iterator[Server]:
     def lay_out(server: Server) -> None:
         for name, disk in (("instances", disks.nodes), ("caches", disks.caches)):
             (server.folder / "state").mkdir(exist_ok=True)
@@ -59,8 +59,18 @@ def server(tmp_path_factory: pytest.TempPathFactory, disks: Disks) -> Iterator[S
         yield server
 
 
+@pytest.fixture
+def server(shared: Server, disks: Disks) -> Iterator[Server]:
+    """Without any endpoint and with empty disks, whatever the test before has done."""
+    yield shared
+    for disk in (disks.nodes, disks.caches):
+        (disk / "filler").unlink(missing_ok=True)
+    shared.clear()
+
+
 def fill(disk: Path, leave_bytes: int) -> Path:
     """A file that takes all but so much of the disk."""
+    (disk / "filler").unlink(missing_ok=True)
     status = os.statvfs(disk)
     filler = disk / "filler"
     with filler.open("wb") as file:
@@ -85,7 +95,6 @@ def test_a_disk_that_is_full_while_pulling_fails_the_endpoint_with_the_arithmeti
     server.deploy("wide", f"{registry.address}/wide:1", CPU)
     server.wait_served("wide")
     assert server.show("wide", "environment")["MARK"] == "wide"
-    server.delete_all("wide")
 
 
 def test_a_disk_that_is_full_while_the_cache_is_built_holds_up_nobody(
@@ -110,7 +119,6 @@ def test_a_disk_that_is_full_while_the_cache_is_built_holds_up_nobody(
     server.deploy("tight", f"{registry.address}/server:1", GPU)
     server.wait_served("tight")
     server.wait_cached("tight")
-    server.delete_all("tight")
 
 
 def test_a_budget_that_is_too_small_is_told_with_the_arithmetic(

@@ -17,9 +17,16 @@ from tests.fixtures.registry import USERNAME, Registry, running_registry
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_server(tmp_path_factory.mktemp("zp")) as server:
         yield server
+
+
+@pytest.fixture
+def server(shared: Server) -> Iterator[Server]:
+    """Without any endpoint, whatever the test before has done."""
+    yield shared
+    shared.clear()
 
 
 def damage(path: Path, offset: int | None = None) -> None:
@@ -108,7 +115,6 @@ def test_a_flipped_byte_in_a_generation_is_noticed_and_the_image_pulled(
     assert fetched, f"{server.image_stage(name)}\n{server.log()}"
     for _ in range(4):  # both instances take their turns
         assert server.invoke(name) == b"hello"
-    server.sagemaker.delete_endpoint(EndpointName=name)
 
 
 def test_a_tag_that_moved_concerns_new_deployments_only(server: Server, registry: Registry) -> None:

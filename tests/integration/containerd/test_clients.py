@@ -110,9 +110,10 @@ async def test_the_overlayfs_snapshotter_is_there_for_the_ordinary_way(
     client: ContainerdClient,
 ) -> None:
     snapshots = client.snapshots("overlayfs")
-    await snapshots.prepare("base")
-    await snapshots.commit("committed", "base")
-    assert (await snapshots.stat("committed")).kind is SnapshotKind.COMMITTED
+    name = secrets.token_hex(4)
+    await snapshots.prepare(f"base-{name}")
+    await snapshots.commit(f"committed-{name}", f"base-{name}")
+    assert (await snapshots.stat(f"committed-{name}")).kind is SnapshotKind.COMMITTED
 
 
 async def test_what_does_not_exist_is_not_found(client: ContainerdClient) -> None:
