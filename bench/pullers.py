@@ -36,6 +36,8 @@ NAMES = (
     "fallback",
     "cached",
 )
+# Asked for by name only: our own pull with writes through the page cache.
+BUFFERED = "fallback-buffered"
 CONTAINER = "zpbench"
 _PULL_TIMEOUT_S = 1800.0
 _CHUNK_BYTES = 8 << 20
@@ -58,8 +60,8 @@ class Puller(Protocol):
 def make_puller(name: str, rig: Rig, cgroup: Cgroup, image: ResolvedImage, how: HowOurs) -> Puller:
     if name == "podman":
         return _Podman(rig, cgroup, image)
-    if name in ("fallback", "cached"):
-        return Ours(rig, cgroup, image, how)
+    if name in ("fallback", "cached", BUFFERED):
+        return Ours(rig, cgroup, image, how, buffered=name == BUFFERED)
     return _Containerd(name, rig, cgroup, image)
 
 
@@ -199,11 +201,21 @@ class _Containerd(_Daemon):
 
 class Ours(_Daemon):
     """The node agent's image stage with our snapshotter behind Debian's containerd, and its model
-    download where there is one: they share the link as they do on a node."""
+    download where there is one: they share the link as they do on a node. `buffered`: the pull
+    writes through the page cache."""
 
-    def __init__(self, rig: Rig, cgroup: Cgroup, image: ResolvedImage, how: HowOurs) -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        cgroup: Cgroup,
+        image: ResolvedImage,
+        how: HowOurs,
+        *,
+        buffered: bool = False,
+    ) -> None:
         super().__init__("fallback", rig, cgroup, image)
         self.how = how
+        self._work = "image-buffered" if buffered else "image"
         self._model: dict[str, object] = {}
         self._agent: subprocess.Popen[bytes] | None = None
 
@@ -238,7 +250,7 @@ class Ours(_Daemon):
         volume = self.how.volume
         endpoint = f"http://{self.rig.host}:{MODEL_PORT}" if self.how.model else "-"
         warm_up = "warm-up" if self.how.warm_up else "no-warm-up"
-        arguments = ["image", str(self.root / "node.json"), endpoint, warm_up]
+        arguments = [self._work, str(self.root / "node.json"), endpoint, warm_up]
         arguments += [self.image.reference, self.image.manifest_digest]
         arguments += [str(volume.path), volume.index_digest] if volume else []
         self._agent = begin_helper(self.rig, self.cgroup, arguments, self.log)

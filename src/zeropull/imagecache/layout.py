@@ -6,7 +6,7 @@ published by rename:
     layer.json      LayerIndex: digests and sizes of the three files below
     meta.erofs      EROFS metadata image, valid with `device=data.erofs`
     data.erofs      file contents, each on a 4 KiB boundary; may be empty, then no device is needed
-    blocks.sha256   32-byte digests of each 256 KiB block of data.erofs, in order
+    blocks.blake3   32-byte digests of each 256 KiB block of data.erofs, in order
 
 A generation directory holds generation.json (GenerationIndex), layers/<chain hex>/, blobs/<hex> of
 manifests and configs, and optionally profiles/<manifest hex>.json.
@@ -17,9 +17,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
+from blake3 import blake3
 
 from zeropull.errors import IntegrityError, NotFound
 from zeropull.oci.digests import digest_of, hex_of
@@ -31,7 +32,7 @@ DIGEST_BYTES = 32
 LAYER_FILE = "layer.json"
 META_FILE = "meta.erofs"
 DATA_FILE = "data.erofs"
-BLOCKS_FILE = "blocks.sha256"
+BLOCKS_FILE = "blocks.blake3"
 LAYER_FILES = (LAYER_FILE, META_FILE, DATA_FILE, BLOCKS_FILE)
 
 GENERATION_FILE = "generation.json"
@@ -48,11 +49,12 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class DataRecord:
-    """`digest` is that of blocks.sha256, which lists the digests of data.erofs' blocks."""
+    """`digest` is the sha256 digest of blocks.blake3, which lists those of data.erofs' blocks."""
 
     size: int
     digest: str
     block_bytes: int = BLOCK_BYTES
+    block_digest: Literal["blake3"] = "blake3"
 
     @property
     def blocks(self) -> int:
@@ -102,6 +104,15 @@ class GenerationIndex:
     images: tuple[CachedImage, ...]
     layers: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
+
+
+def digest_block(block: memoryview) -> bytes:
+    """The digest of one block of data.erofs, 32 bytes.
+
+    BLAKE3: every data byte goes through SHA-256 once already, for the diff ID, and this is twice as
+    fast (2.9 against 1.4 GB/s on a processor that has SHA instructions).
+    """
+    return blake3(block).digest()
 
 
 def layer_directory(store: Path, chain_id: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import mmap
 import os
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from zeropull.imagecache.layout import (
     META_FILE,
     GenerationIndex,
     LayerIndex,
+    digest_block,
     generation_blob,
     generation_layer,
     read_generation_index,
@@ -52,7 +52,7 @@ def verify_metadata(layer_dir: Path, *, digest: str | None = None) -> LayerIndex
 
 def verify_blocks(layer_dir: Path, block_range: Sequence[int] | None = None) -> int:
     """Check 256 KiB blocks of the data file, all of them or those of `block_range`, against
-    blocks.sha256, which `verify_metadata` has checked; returns how many.
+    blocks.blake3, which `verify_metadata` has checked; returns how many.
 
     Raises:
         NotFound: no such layer.
@@ -70,7 +70,7 @@ def verify_blocks(layer_dir: Path, block_range: Sequence[int] | None = None) -> 
                 length = min(index.data.block_bytes, index.data.size - start)
                 count = os.preadv(file.fileno(), [view[:length]], start) if length > 0 else -1
                 expected = digests[block * DIGEST_BYTES : (block + 1) * DIGEST_BYTES]
-                if count != length or hashlib.sha256(view[:length]).digest() != expected:
+                if count != length or digest_block(view[:length]) != expected:
                     raise IntegrityError(f"{path}: block {block} is not what its digest says")
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error

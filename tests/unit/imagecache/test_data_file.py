@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import threading
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from zeropull.errors import DiskFull, Unavailable
 from zeropull.imagecache import datafile
@@ -19,8 +19,7 @@ BLOCK = 256 << 10
 
 def digests_of(content: bytes) -> bytes:
     return b"".join(
-        hashlib.sha256(content[start : start + BLOCK]).digest()
-        for start in range(0, len(content), BLOCK)
+        blake3(content[start : start + BLOCK]).digest() for start in range(0, len(content), BLOCK)
     )
 
 

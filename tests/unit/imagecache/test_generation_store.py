@@ -146,7 +146,7 @@ def test_a_flipped_byte_anywhere_is_found(tmp_path: Path) -> None:
     image, sources = pulled(tmp_path / "node", LOW)
     volume = GenerationStore(tmp_path / "caches").build("ep", [image], sources, created_at=1)
     layer = generation_layer(volume.path, image.chain_ids[0])
-    for name in ("data.erofs", "blocks.sha256", "meta.erofs", "layer.json"):
+    for name in ("data.erofs", "blocks.blake3", "meta.erofs", "layer.json"):
         path = layer / name
         good = path.read_bytes()
         path.write_bytes(
