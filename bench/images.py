@@ -1,7 +1,8 @@
 """The images that the image benchmark pulls, built once from package registries and kept.
 
 "torch": PyPI's CUDA build of torch on a Debian root, 3 GB compressed in a few layers, with a
-server that imports it. "many": a model server's shape, 34 layers and 100,000 small files.
+server that imports it. "many": a model server's shape, 34 layers and 100,000 small files. "deep":
+108 layers, as many as the deepest images in use have, and 20,000 small files.
 """
 
 from __future__ import annotations
@@ -31,10 +32,14 @@ from tests.fixtures.wheelimages import (
 
 FOLDER = BUILD / "bench" / "image"
 PORT = 8080
-_ROOM_BYTES = {"torch": 9 << 30, "many": 2 << 30}  # to build: wheels, layers, the pushed copy
+_ROOM_BYTES = {
+    "torch": 9 << 30,
+    "many": 2 << 30,
+    "deep": 1 << 30,
+}  # to build: wheels, layers, the pushed copy
 _TORCH = ["torch==2.6.0", "numpy>=1.26"]
-_MANY_LAYERS, _MANY_FILES = 30, 100_000
-_MANY_TIME = 1_700_000_000
+_SMALL_FILES = {"many": (30, 100_000), "deep": (104, 20_000)}  # layers, files in all of them
+_SMALL_FILES_TIME = 1_700_000_000
 
 _SERVER = '''\
 """Imports what an inference server would, then answers /ping and /invocations on PORT."""
@@ -121,8 +126,9 @@ def prepare_image(name: str, say: Callable[[str], None]) -> BenchImage:
         if version == f"{sys.version_info.major}.{sys.version_info.minor}":
             add("bytecode", bytecode_layer(wheels, version))  # pip would have written it
     else:
-        for number in range(_MANY_LAYERS):
-            add(f"files-{number:02}", _small_files(number, _MANY_FILES // _MANY_LAYERS))
+        layers, files = _SMALL_FILES[name]
+        for number in range(layers):
+            add(f"files-{number:02}", _small_files(number, files // layers))
         for number in range(2):
             add(f"changes-{number}", _changes(number))
     add("server", file_layer({"srv/serve.py": _SERVER.encode()}))
@@ -152,7 +158,7 @@ def _small_files(number: int, count: int) -> WriteLayer:
             text = " ".join(chance.choices(words, k=size // 13 + 1)).encode()[:size]
             folder = f"srv/packages/p{number:02}/d{serial % 40:02}/e{serial % 7}"
             member = tarfile.TarInfo(f"{folder}/module_{serial:05}.py")
-            member.size, member.mode, member.mtime = len(text), 0o644, _MANY_TIME
+            member.size, member.mode, member.mtime = len(text), 0o644, _SMALL_FILES_TIME
             archive.addfile(member, BytesIO(text))
         return {"files": str(count)}
 

@@ -6,6 +6,7 @@ layer asked for by chain ID, the references that keep garbage collection away, t
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
@@ -34,35 +35,47 @@ async def adopt_image(
     chain_ids = image.chain_ids
     async with client.leased() as leased:
         snapshots = leased.snapshots(snapshotter)
-        missing: list[str] = []
-        parent = ""
-        for chain_id in chain_ids:
-            # A layer over a missing one cannot be asked for: it is missing as far as we know.
-            if missing or not await _has_layer(snapshots, chain_id, parent):
-                missing.append(chain_id)
-            parent = chain_id
-        if missing:
-            return missing
+        there = await _count_layers(snapshots, chain_ids)
+        if there < len(chain_ids):
+            return chain_ids[there:]
         await _write_documents(leased, snapshotter, image, chain_ids)
         target = Descriptor(image.manifest_media_type, image.manifest_digest, len(image.manifest))
         await leased.images.put(ImageRecord(name=image.reference, target=target))
     return []
 
 
-async def _has_layer(snapshots: SnapshotsClient, chain_id: str, parent: str) -> bool:
+async def _count_layers(snapshots: SnapshotsClient, chain_ids: list[str]) -> int:
+    """How many layers are there, from the lowest on. A layer over a missing one cannot be asked
+    for: it is missing as far as we know."""
+    claimed = 0
+    for parent, chain_id in zip(["", *chain_ids], chain_ids, strict=False):
+        if not await _claims_layer(snapshots, chain_id, parent):
+            break
+        claimed += 1
+    # From containerd's own record this may be a layer that its snapshotter lost: ask both.
+    known = await asyncio.gather(*(_is_known(snapshots, each) for each in chain_ids[:claimed]))
+    return known.index(False) if False in known else claimed
+
+
+async def _claims_layer(snapshots: SnapshotsClient, chain_id: str, parent: str) -> bool:
     key = f"extract-{time.time_ns()}-{secrets.token_hex(3)} {chain_id}"
     try:
         await snapshots.prepare(key, parent, {TARGET_LABEL: chain_id})
     except AlreadyExists:
-        # From containerd's own record this may be a layer that its snapshotter lost: ask both.
-        try:
-            await snapshots.stat(chain_id)
-        except NotFound:
-            return False
         return True
+    except NotFound:  # the snapshotter lost its parent
+        return False
     with suppress(NotFound):
         await snapshots.remove(key)
     return False
+
+
+async def _is_known(snapshots: SnapshotsClient, chain_id: str) -> bool:
+    try:
+        await snapshots.stat(chain_id)
+    except NotFound:
+        return False
+    return True
 
 
 async def _write_documents(

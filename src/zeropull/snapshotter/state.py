@@ -122,6 +122,16 @@ class SnapshotState:
             ).fetchall()
         return [_record(row) for row in rows]
 
+    def labelled(self, text: str) -> list[SnapshotRecord]:
+        """Those that have `text` somewhere in their labels, for which JSON must not escape it."""
+        with self._lock:
+            rows = self._database.execute(
+                f"SELECT {_COLUMNS} FROM snapshots"  # noqa: S608 # constants
+                " WHERE instr(labels, ?) ORDER BY id",
+                (text,),
+            ).fetchall()
+        return [_record(row) for row in rows]
+
     def ancestry(self, name: str) -> list[SnapshotRecord]:
         """The snapshot `name`, its parent, and so on down to the lowest; [] for ""."""
         with self._lock:

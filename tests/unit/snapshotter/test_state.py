@@ -35,6 +35,14 @@ def test_ancestry_goes_from_the_top_to_the_lowest(state: SnapshotState) -> None:
     assert state.ancestry("") == []
 
 
+def test_labels_are_found_by_what_stands_in_them(state: SnapshotState) -> None:
+    with state.transaction():
+        for name, ref in (("a", "sha256:11"), ("b", "sha256:22"), ("c", "sha256:11")):
+            state.insert(SnapshotInfo(name, "", SnapshotKind.COMMITTED, {"ref": ref}, 1, 1))
+    assert [r.info.name for r in state.labelled("sha256:11")] == ["a", "c"]
+    assert state.labelled("sha256:33") == []
+
+
 def test_commit_replaces_labels_and_frees_the_key(state: SnapshotState) -> None:
     committed(state, "one")
     assert dict(state.get("one").info.labels) == {}
