@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +29,12 @@ IDLE_PER_COPY = 512  # connections kept to one copy
 RELAY_IDLE = 32  # connections kept to the control plane
 RELAY_IDLE_S = 15.0
 BACKLOG = 4096
-MAX_READINGS = 100_000  # kept for a control plane that is down; the oldest go first
+# Kept for a control plane that is down; the oldest go first. Each may have 4,000 latencies in
+# 160 kB, so only the newest keep all of theirs: some 110 MB at most.
+MAX_READINGS = 50_000
+WHOLE_READINGS = 100
+THINNED_SAMPLES = 16
+REPORTED_READINGS = 2000  # in one report: what has been kept goes out in many
 
 log = get_logger(__name__)
 
@@ -239,7 +245,8 @@ class Gateway:
         log.info("routes applied", version=routes.version, copies=len(self.table.targets))
 
     def take_readings(self) -> list[CopyReading]:
-        """Every second that has ended and was not taken yet."""
+        """Seconds that have ended and were not taken yet, the oldest first, as many as fit into a
+        report."""
         now_s = self.clock()
         for group in self.table.groups.values():
             if group.waiting:
@@ -250,9 +257,8 @@ class Gateway:
             target.meter.roll(now_s)
         for target in self.table.forget_finished(now_s):
             _close_idle(target.idle)
-        taken = list(self.readings)
-        self.readings.clear()
-        return taken
+        count = min(len(self.readings), REPORTED_READINGS)
+        return [self.readings.popleft() for _ in range(count)]
 
     def take_halves(self) -> list[CopyReading]:
         """The second in progress, of every copy and queue that had a request in it."""
@@ -265,7 +271,10 @@ class Gateway:
     def give_back_readings(self, readings: list[CopyReading]) -> None:
         """They could not be delivered: keep them for the next time, in order."""
         room = MAX_READINGS - len(self.readings)
-        self.readings.extendleft(reversed(readings[-room:] if room else []))
+        kept = readings[-room:] if room else []
+        whole = max(0, WHOLE_READINGS - len(self.readings))
+        for place, reading in enumerate(reversed(kept)):
+            self.readings.appendleft(reading if place < whole else _thinned(reading))
 
     # ------------------------------------------------------------------ time passes
 
@@ -330,6 +339,18 @@ class Gateway:
             _close_idle(target.idle)
         _close_idle(self.relay_idle)
         await self._server.wait_closed()
+
+
+def _thinned(reading: CopyReading) -> CopyReading:
+    """With every n-th of its latencies: counts and extremes stay exact."""
+    step = -(-len(reading.model_latency_us) // THINNED_SAMPLES)
+    if step <= 1:
+        return reading
+    return replace(
+        reading,
+        model_latency_us=reading.model_latency_us[::step],
+        overhead_latency_us=reading.overhead_latency_us[::step],
+    )
 
 
 def _close_idle(idle: list[UpstreamConnection]) -> None:
