@@ -51,7 +51,7 @@ def load_settings(
     try:
         settings = msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"configuration: {error}") from error
+        raise ConfigurationError(_with_place(str(error), tree)) from error
     _check_values(settings)
     return _made_absolute(settings)
 
@@ -82,6 +82,20 @@ def _check_values(settings: Settings) -> None:
     # The longest path of a socket below it is <run_dir>/<instance id>/snapshotter-status.sock.
     length = len(os.fsencode(settings.run_dir.absolute()))
     _require(length <= _MAX_RUN_DIR, "serve.run_dir", settings.run_dir, f"{_MAX_RUN_DIR} bytes")
+
+
+def _with_place(message: str, tree: Mapping[str, Any]) -> str:
+    """msgspec's message with the key as it is written in the file, and the value where the path
+    leads to one (not inside named tables, which hold passwords)."""
+    problem, _, path = message.partition(" - at `$.")
+    key = path.rstrip("`")
+    value: Any = tree
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return f"configuration: {message}"
+        value = value[part]
+    expected = problem.replace("Expected", "expected", 1).replace("`", "")
+    return f"configuration: {key} = {value!r}: {expected}"
 
 
 def _require(holds: bool, key: str, value: object, expected: object) -> None:

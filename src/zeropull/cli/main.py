@@ -46,7 +46,8 @@ app = typer.Typer(
     help="Serve models behind the SageMaker inference API on machines of your own.",
 )
 Config = Annotated[Path | None, typer.Option(help="TOML file; default /etc/zeropull/zeropull.toml")]
-StateDir = Annotated[Path | None, typer.Option(help="state directory")]
+# Whether it can be read is not for Typer to say: without root it cannot, and that is told first.
+StateDir = Annotated[Path | None, typer.Option(help="state directory", readable=False)]
 Account = Annotated[str | None, typer.Option(help="account id; default: the configured one")]
 Name = Annotated[str, typer.Argument(metavar="ENDPOINT")]
 Json = Annotated[bool, typer.Option("--json", help="print data instead")]

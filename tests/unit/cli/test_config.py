@@ -43,8 +43,16 @@ def test_an_unknown_key_inside_a_named_table_is_refused_too(tmp_path: Path) -> N
 
 
 def test_a_value_of_the_wrong_type_names_its_place(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"serve\.port"):
+    with pytest.raises(ConfigurationError, match=r"serve\.port = 'many': expected int, got str"):
         settings_of(tmp_path, '[serve]\nport = "many"\n')
+    with pytest.raises(ConfigurationError, match=r"serve = 3: expected object, got int"):
+        settings_of(tmp_path, "serve = 3\n")
+
+
+def test_a_secret_of_the_wrong_type_is_not_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"registries.*password") as refused:
+        settings_of(tmp_path, '[registries."registry.example.com"]\npassword = 1234567\n')
+    assert "1234567" not in str(refused.value)
 
 
 def test_an_unknown_environment_variable_is_refused_with_a_hint(tmp_path: Path) -> None:
