@@ -66,6 +66,10 @@ directory = "{folder}/bucket"
                 stderr=log,
                 start_new_session=True,
             )
+        self.connect()
+
+    def connect(self) -> None:
+        """Become its user as soon as it has said how."""
         lines = wait_until("serve answers", self._lines, 30)
         variables = dict(
             line.removeprefix("export ").split("=", 1) for line in lines if line[:7] == "export "
@@ -87,10 +91,13 @@ directory = "{folder}/bucket"
         """Unmodified boto3, with what `serve` printed."""
         return boto3.client(service, **(self._options | more))
 
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def _lines(self) -> list[str] | None:
-        assert self.process is not None
-        assert self.process.poll() is None, self.log()
-        text = (self.folder / "out").read_text()
+        assert self.is_alive(), self.log()
+        out = self.folder / "out"
+        text = out.read_text() if out.exists() else ""
         return text.splitlines() if "AWS_ENDPOINT_URL_CLOUDWATCH" in text else None
 
     def end(self, number: signal.Signals) -> None:
