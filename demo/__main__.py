@@ -264,6 +264,12 @@ def main() -> int:
     free_bytes = shutil.disk_usage(REPOSITORY).free
     if free_bytes < 14e9:
         raise SystemExit(f"the demo needs 14 GB of disk, {free_bytes / 1e9:.1f} GB are free here")
+    for file in (options.json, options.html):
+        if file is not None:  # told now, not after minutes
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SystemExit(f"{file} cannot be written: {error.strerror}") from error
     with _interrupts():
         result = run(options)
     if options.json:
