@@ -4,8 +4,9 @@ containerd's shim appends to current.log itself (`file://`, opened with O_APPEND
 keeps logging when this agent is killed, and nothing has to be handed over afterwards. Rotation
 therefore leaves the file in place: its older part is copied aside and then cut off the front of
 the file with FALLOC_FL_COLLAPSE_RANGE, which loses no byte that is written meanwhile. Where the
-file system cannot do that (btrfs), the file is truncated instead. Of copies that are gone, only the
-newest logs stay.
+file system cannot do that (btrfs, tmpfs), what came after that part is copied too and the file is
+truncated: only what is written in between is lost. Of copies that are gone, only the newest logs
+stay.
 """
 
 from __future__ import annotations
@@ -109,6 +110,11 @@ def _cut_front(path: Path, length: int) -> None:
             descriptor, _COLLAPSE_RANGE, ctypes.c_int64(0), ctypes.c_int64(length)
         )
         if answer != 0:
+            with path.with_name(f"{path.name}.1").open("ab") as rotated:
+                while chunk := os.pread(descriptor, 1 << 20, length):
+                    rotated.write(chunk)
+                    rotated.flush()
+                    length += len(chunk)
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
