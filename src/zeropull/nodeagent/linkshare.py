@@ -54,9 +54,9 @@ class SharedBytes:
 
     @property
     def model_share(self) -> float | None:
-        """None: they were never on their way at the same time."""
-        together = self.image + self.model
-        return self.model / together if together else None
+        """None: they were never on their way at the same time, or nobody has counted the image's
+        bytes, as when containerd pulls it."""
+        return self.model / (self.image + self.model) if self.image else None
 
 
 def model_connections(share: float, image: ImageUse, maximum: int = MODEL_CONNECTIONS) -> int:

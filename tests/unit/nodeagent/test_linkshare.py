@@ -148,3 +148,11 @@ async def test_a_pull_by_containerd_counts_as_an_image() -> None:
                     pass
     async with link.turn(), link.turn(), link.turn(), link.turn():
         pass
+
+
+async def test_no_share_is_told_beside_a_pull_whose_bytes_nobody_counts() -> None:
+    link = LinkShare(0.2)
+    before = link.shared
+    with link.containerd_pulls():
+        link.model_bytes(500)
+    assert link.told(before) == ""
