@@ -51,6 +51,7 @@ def main(name: str, image: str, model_data: str) -> None:
     again = predictor.predict(b"hello")
     tags = session.list_tags(described["EndpointArn"])
     predictor.delete_endpoint(delete_endpoint_config=True)
+    session.delete_endpoint_config(name)  # the first one, which update_endpoint leaves
     predictor.delete_model()
     seen = {
         "version": sagemaker.__version__,
