@@ -15,13 +15,14 @@ import msgspec
 from zeropull.controlapi.client import ControlClient
 from zeropull.controlapi.messages import GatewayReport, Routes
 from zeropull.errors import AccessDenied, Unavailable
-from zeropull.gateway.gateway import Gateway
+from zeropull.gateway.gateway import MAX_REPORTED, Gateway
 from zeropull.telemetry import get_logger
 
 RETRY_S = 0.2  # first pause after a failed call; doubles up to RETRY_MAX_S
 RETRY_MAX_S = 2.0
 REPORT_LAG_S = 0.01  # after each whole and half second, so that it is over
 HALF_S = 0.5
+TRIED = 20  # readings in a report after one that did not arrive
 
 log = get_logger(__name__)
 
@@ -36,6 +37,7 @@ class ControlLink:
         self._client = client
         self._gateway_id = gateway_id
         self._routes_file = routes_file
+        self._delivers = True  # the last report arrived
         self._urgent = asyncio.Event()  # routes were applied, or a request waits for a first copy
         gateway.first_held = self._urgent.set
 
@@ -60,12 +62,13 @@ class ControlLink:
             tasks.create_task(self._report_always())
 
     async def report(self, *, only_if_busy: bool = False) -> bool:
-        """One report with all readings since the last one; False = not delivered, kept.
+        """One report with the readings since the last one; False = not delivered, kept.
 
         `only_if_busy` saves the report of half a second without requests.
         """
         gateway = self._gateway
-        readings = gateway.take_readings()
+        # Nobody may be there to read it: then a long outage's readings are not encoded in vain.
+        readings = gateway.take_readings(MAX_REPORTED if self._delivers else TRIED)
         halves = gateway.take_halves()
         if only_if_busy and not readings and not halves:
             return True
@@ -84,9 +87,11 @@ class ControlLink:
         try:
             await self._client.report_gateway(report)
         except (Unavailable, AccessDenied) as error:
-            gateway.give_back_readings(readings)
+            self._delivers = False
+            gateway.readings.give_back(readings)
             log.debug("report not delivered", reason=error.reason)
             return False
+        self._delivers = True
         return True
 
     async def _watch(self) -> None:

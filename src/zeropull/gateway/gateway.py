@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Self
 from zeropull.controlapi.messages import CopyReading, Routes
 from zeropull.gateway import upstream
 from zeropull.gateway.answers import Refusal
+from zeropull.gateway.backlog import ReadingsBacklog
 from zeropull.gateway.connection import ClientConnection, Handler, Request
 from zeropull.gateway.invocation import Invocation
 from zeropull.gateway.local import LocalAnswer
@@ -29,12 +29,7 @@ IDLE_PER_COPY = 512  # connections kept to one copy
 RELAY_IDLE = 32  # connections kept to the control plane
 RELAY_IDLE_S = 15.0
 BACKLOG = 4096
-# Kept for a control plane that is down; the oldest go first. Each may have 4,000 latencies in
-# 160 kB, so only the newest keep all of theirs: some 110 MB at most.
-MAX_READINGS = 50_000
-WHOLE_READINGS = 100
-THINNED_SAMPLES = 16
-REPORTED_READINGS = 2000  # in one report: what has been kept goes out in many
+MAX_REPORTED = 4000  # readings in one report, so that a long outage's are sent in pieces
 
 log = get_logger(__name__)
 
@@ -64,8 +59,8 @@ class Gateway:
         self.monotonic = monotonic  # for everything that takes or lasts
         self.signed = settings.verify_signatures
         self.now_s = monotonic()  # as of the last sweep: good enough for time-outs
-        self.readings: deque[CopyReading] = deque(maxlen=MAX_READINGS)
-        self.table = RoutingTable(self.readings.append)
+        self.readings = ReadingsBacklog()
+        self.table = RoutingTable(self.readings.add)
         self.connections: set[ClientConnection] = set()
         self.connections_refused = 0  # beyond `settings.max_connections`
         self.relay_idle: list[UpstreamConnection] = []
@@ -244,9 +239,8 @@ class Gateway:
                 _close_idle(target.idle)
         log.info("routes applied", version=routes.version, copies=len(self.table.targets))
 
-    def take_readings(self) -> list[CopyReading]:
-        """Seconds that have ended and were not taken yet, the oldest first, as many as fit into a
-        report."""
+    def take_readings(self, count: int = MAX_REPORTED) -> list[CopyReading]:
+        """Seconds that have ended and were not taken yet, oldest first, at most so many."""
         now_s = self.clock()
         for group in self.table.groups.values():
             if group.waiting:
@@ -257,8 +251,7 @@ class Gateway:
             target.meter.roll(now_s)
         for target in self.table.forget_finished(now_s):
             _close_idle(target.idle)
-        count = min(len(self.readings), REPORTED_READINGS)
-        return [self.readings.popleft() for _ in range(count)]
+        return self.readings.take(count)
 
     def take_halves(self) -> list[CopyReading]:
         """The second in progress, of every copy and queue that had a request in it."""
@@ -267,14 +260,6 @@ class Gateway:
         meters += [target.meter for target in self.table.targets.values()]
         halves = (meter.half(now_s) for meter in meters)
         return [half for half in halves if half is not None]
-
-    def give_back_readings(self, readings: list[CopyReading]) -> None:
-        """They could not be delivered: keep them for the next time, in order."""
-        room = MAX_READINGS - len(self.readings)
-        kept = readings[-room:] if room else []
-        whole = max(0, WHOLE_READINGS - len(self.readings))
-        for place, reading in enumerate(reversed(kept)):
-            self.readings.appendleft(reading if place < whole else _thinned(reading))
 
     # ------------------------------------------------------------------ time passes
 
