@@ -23,6 +23,7 @@ from zeropull.gateway.routing import Group, Target
 if TYPE_CHECKING:
     from zeropull.gateway.gateway import Gateway
     from zeropull.gateway.upstream import UpstreamConnection
+    from zeropull.gateway.wholeanswer import WholeHead
 
 WRITE_JOINED_BYTES = 64 * 1024  # bodies above are handed to the socket in pieces, never copied
 MAX_CONNECT_ATTEMPTS = 3
@@ -323,6 +324,23 @@ class Invocation:
         else:
             self._model_failed(answer.status, answer.text())
 
+    def on_whole_response(self, head: WholeHead, body: bytes) -> None:
+        if self._streamed:
+            self.on_response_head(200, head.headers)
+            if body:
+                self.on_response_body(body)
+            self.on_response_complete(True)
+            return
+        upstream, self._upstream = self._upstream, None
+        target = self._target
+        assert target is not None and upstream is not None
+        if target.gone:
+            upstream.abandon()
+        else:
+            self._gateway.keep(target, upstream)
+        self._client.write(b"%b%b\r\n%b" % (self._answer_start(), head.lines, body))
+        self._finish("", model_status=200)
+
     def on_upstream_lost(self, malformed: bool) -> None:
         self._upstream = None
         self._model_failed(0, answers.MALFORMED if malformed else answers.PROCESS_EXITED)
@@ -339,19 +357,19 @@ class Invocation:
             self._upstream.transport.pause_reading()
 
     def _hand_on(self, answer: ModelAnswer, *, last: bool) -> None:
-        start = b""
-        if not answer.started:
-            assert self.group is not None
-            start = b"HTTP/1.1 200 OK\r\nx-amzn-RequestId: %b\r\n%b" % (
-                self._gateway.next_request_id(),
-                self.group.variant_header,
-            )
-            if self.held:
-                start += b"x-zeropull-cold-start: %.3f\r\n" % self.waited_s
-            if not self._keep_alive:
-                start += b"Connection: close\r\n"
+        start = b"" if answer.started else self._answer_start()
         if data := answer.take(start, last=last):
             self._client.write(data)
+
+    def _answer_start(self) -> bytes:
+        assert self.group is not None
+        start = b"HTTP/1.1 200 OK\r\nx-amzn-RequestId: %b\r\n%b" % (
+            self._gateway.next_request_id(),
+            self.group.variant_header,
+        )
+        if self.held:
+            start += b"x-zeropull-cold-start: %.3f\r\n" % self.waited_s
+        return start if self._keep_alive else start + b"Connection: close\r\n"
 
     @property
     def _keep_alive(self) -> bool:

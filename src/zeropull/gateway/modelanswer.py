@@ -18,6 +18,25 @@ _HEADERS = {
 }
 
 
+def caller_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """What the caller of InvokeEndpoint gets of the headers of an answer whose length they tell."""
+    content_type, length, lines = _read(headers)
+    return b"%bContent-Type: %b\r\nContent-Length: %b\r\n" % (lines, content_type, length)
+
+
+def _read(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, bytes]:
+    """(type, length or b"", lines that go to the caller as they are)."""
+    content_type, length, lines = b"application/octet-stream", b"", b""
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = value
+        elif name == b"content-length":
+            length = value
+        elif name in _HEADERS:
+            lines += b"%b: %b\r\n" % (_HEADERS[name], value)
+    return content_type, length, lines
+
+
 class ModelAnswer:
     """Takes an answer as it comes and gives what is to be written to the caller.
 
@@ -46,14 +65,7 @@ class ModelAnswer:
         self._events = events
         self._pieces: list[bytes] = []  # that have not gone to the caller
         self._bytes = 0
-        content_type, length, lines = b"application/octet-stream", b"", b""
-        for name, value in headers:
-            if name == b"content-type":
-                content_type = value
-            elif name == b"content-length":
-                length = value
-            elif name in _HEADERS:
-                lines += b"%b: %b\r\n" % (_HEADERS[name], value)
+        content_type, length, lines = _read(headers)
         self._chunked = events or not length  # the answer's length is not known from its head
         self._framed = self._chunked and not http10
         self.ends_with_connection = self._chunked and http10

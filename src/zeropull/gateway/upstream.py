@@ -8,9 +8,12 @@ from typing import Any, Protocol, cast
 
 import httptools
 
+from zeropull.gateway.wholeanswer import WholeHead, WholeHeads
+
 MAX_HEAD_BYTES = 64 * 1024
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_whole_heads = WholeHeads()
 
 
 class Exchange(Protocol):
@@ -19,6 +22,9 @@ class Exchange(Protocol):
     def on_response_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None: ...
     def on_response_body(self, data: bytes) -> None: ...
     def on_response_complete(self, reusable: bool) -> None: ...
+    def on_whole_response(self, head: WholeHead, body: bytes) -> None:
+        """All of an answer at once; the connection can be used again."""
+
     def on_response_flush(self) -> None:
         """Everything that one read brought has been handed over."""
 
@@ -39,9 +45,12 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_only",
         "_headers",
         "_in_head",
+        "_last_headers",
+        "_last_status",
         "_out_of_step",
         "_parser",
         "_raw",
+        "_reusable",
         "closed",
         "exchange",
         "idle_since_s",
@@ -58,12 +67,15 @@ class UpstreamConnection(asyncio.Protocol):
         self.writable = True
         self.idle_since_s = 0.0
         self._headers: list[tuple[bytes, bytes]] = []
+        self._last_status = 0
+        self._last_headers = self._headers
         self._parser = httptools.HttpResponseParser(self)
         self._in_head = True
         self._head_bytes = 0
         self._close_delimited = False
         self._head_only = False
         self._answered = False  # the read being parsed has brought the end of an answer
+        self._reusable = True  # and leaves the connection open; so does that no answer has come
         self._out_of_step = False  # and there was more behind it
         self._raw: Callable[[bytes], None] | None = None
 
@@ -77,11 +89,17 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:
             self.transport.abort()  # nobody asked: the connection is out of step
             return
+        fresh = False
         if self._in_head:
+            fresh = self._reusable and not self._head_bytes and self._raw is None
+            if fresh and (whole := _whole_heads.find(data)) is not None:
+                self.exchange = None
+                exchange.on_whole_response(*whole)
+                return
             self._head_bytes += len(data)
         if self._raw is not None:
             self._raw(data)
-        self._answered = False
+        self._answered = self._reusable = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -98,6 +116,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and self.exchange is exchange:
             self._fail(malformed=True)
             return
+        if self._reusable and fresh:
+            _whole_heads.remember(data, self._last_status, self._last_headers)
         if self.exchange is exchange:
             exchange.on_response_flush()
 
@@ -156,6 +176,7 @@ class UpstreamConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         headers = self._headers
         self._headers = []
+        self._last_status, self._last_headers = status, headers
         if status < 200 or self.exchange is None or self._out_of_step:
             return
         self._in_head = False
@@ -181,8 +202,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_bytes = 0
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
-            reusable = not self.closed and self._parser.should_keep_alive()
-            exchange.on_response_complete(reusable)
+            self._reusable = not self.closed and self._parser.should_keep_alive()
+            exchange.on_response_complete(self._reusable)
 
     def _fail(self, *, malformed: bool) -> None:
         exchange, self.exchange = self.exchange, None
