@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import resource
 import signal
 import socket
@@ -59,6 +60,8 @@ async def run(settings: Settings) -> None:
         async with gateway:
             host, port = gateway.address
             _write_address(run_dir / "address", f"{host}:{port}\n")
+            gc.collect()
+            gc.freeze()  # what start-up made stays: no collection need walk through it
             log.info("gateway listens", host=host, port=port)
             linked = asyncio.create_task(link.run())
             stopped = asyncio.create_task(stop.wait())

@@ -120,9 +120,9 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self.active_s = self.gateway.now_s
+        self.active_s = now_s = self.gateway.now_s
         if not self._bytes:
-            self._began_s = self.active_s
+            self._began_s = now_s
         self._bytes += len(data)
         if self._lingering_s:
             if self._bytes > LINGER_BYTES:

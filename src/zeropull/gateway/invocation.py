@@ -105,13 +105,14 @@ class Invocation:
     def on_chunk(self, data: bytes) -> None:
         if self.state is not READING:
             return
-        gateway = self._gateway
+        gateway, length = self._gateway, len(data)
+        settings = gateway.settings
         self._body.append(data)
-        self._body_bytes += len(data)
-        gateway.body_bytes += len(data)
-        if self._body_bytes > gateway.settings.max_body_bytes:
-            self._refuse(answers.too_large(gateway.settings.max_body_bytes))
-        elif gateway.body_bytes > gateway.settings.max_buffered_bytes:
+        self._body_bytes += length
+        gateway.body_bytes += length
+        if self._body_bytes > settings.max_body_bytes:
+            self._refuse(answers.too_large(settings.max_body_bytes))
+        elif gateway.body_bytes > settings.max_buffered_bytes:
             # Many bodies that were let in while there was room, or that came in chunks.
             self._refuse(answers.service_unavailable("Too many request bodies are in memory."))
         elif gateway.signed:
@@ -338,7 +339,7 @@ class Invocation:
             upstream.abandon()
         else:
             self._gateway.keep(target, upstream)
-        self._client.write(b"%b%b\r\n%b" % (self._answer_start(), head.lines, body))
+        self._client.transport.write(b"%b%b\r\n%b" % (self._answer_start(), head.lines, body))
         self._finish("", model_status=200)
 
     def on_upstream_lost(self, malformed: bool) -> None:
@@ -425,8 +426,8 @@ class Invocation:
             if not target.first_response_s:
                 target.first_response_s = at_s
         group.latency.observe(whole_s)
-        result = (status, code)
-        group.results[result] = group.results.get(result, 0) + 1
+        results, result = group.results, (status, code)
+        results[result] = results.get(result, 0) + 1
         if group.waiting:
             gateway.slot_free(group)
         self._client.finished(self._keep_alive)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from zeropull.gateway.answers import Refusal
@@ -10,6 +11,7 @@ from zeropull.gateway.answers import Refusal
 _PREFIX = b"x-amzn-sagemaker-"
 _STREAMED_OPERATION = b"invocations-response-stream"
 _FORWARDED = frozenset({b"content-type", b"accept"})
+_REMEMBERED_PATHS = 128  # one may be as long as a head
 
 
 class InvocationHead:
@@ -46,6 +48,7 @@ class InvocationHead:
         return b"%b: %b\r\n" % (name, value)
 
 
+@lru_cache(maxsize=_REMEMBERED_PATHS)
 def parse_path(path: bytes, method: bytes) -> tuple[str, bool]:
     """The endpoint's name, and whether the answer is streamed.
 
