@@ -107,6 +107,16 @@ def service_unavailable(message: str) -> Refusal:
     return Refusal(503, "ServiceUnavailable", message)
 
 
+def no_healthy_copy(variant: str, endpoint: str) -> Refusal:
+    return service_unavailable(f"Variant {variant} of endpoint {endpoint} has no healthy copy.")
+
+
+def queue_full(name: str, limit: int) -> Refusal:
+    return service_unavailable(
+        f"{limit} requests already wait for a slot of {name}, which is its limit."
+    )
+
+
 def still_starting(held_s: float) -> Refusal:
     """HTTP 429, which boto3 sends again by itself."""
     return Refusal(

@@ -124,9 +124,6 @@ class Gateway:
         self._id_count += 1
         return b"%b%012x" % (self._id_prefix, self._id_count)
 
-    def has_room_for(self, body_bytes: int) -> bool:
-        return self.body_bytes + body_bytes <= self.settings.max_buffered_bytes
-
     def watch(self, invocation: Invocation, streamed: bool) -> None:
         """Time it out when it takes longer than its kind may."""
         if streamed:

@@ -11,12 +11,12 @@ import hashlib
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from zeropull.awsprotocol import sigv4
-from zeropull.awsprotocol.faults import SignatureError
+from zeropull.awsprotocol.sigv4 import EMPTY_SHA256
 from zeropull.gateway import answers
+from zeropull.gateway.admission import admit
 from zeropull.gateway.answers import Refusal
 from zeropull.gateway.connection import ClientConnection, Request
-from zeropull.gateway.invocationhead import InvocationHead, parse_path
+from zeropull.gateway.invocationhead import InvocationHead
 from zeropull.gateway.modelanswer import ModelAnswer
 from zeropull.gateway.routing import Group, Target
 
@@ -94,10 +94,11 @@ class Invocation:
 
     def start(self) -> None:
         gateway = self._gateway
+        settings = gateway.settings
         self._head = head = InvocationHead(self._request.headers)
-        if head.length_bytes > gateway.settings.max_body_bytes:
-            self._refuse(answers.too_large(gateway.settings.max_body_bytes))
-        elif not gateway.has_room_for(head.length_bytes):
+        if head.length_bytes > settings.max_body_bytes:
+            self._refuse(answers.too_large(settings.max_body_bytes))
+        elif gateway.body_bytes + head.length_bytes > settings.max_buffered_bytes:
             self._refuse(answers.service_unavailable("Too many request bodies are in memory."))
         elif head.expects_continue and not self._request.complete:
             self._client.continue_body()
@@ -124,46 +125,18 @@ class Invocation:
     def on_complete(self) -> None:
         if self.state is not READING:
             return
+        body_sha256 = self._hash.hexdigest() if self._hash else EMPTY_SHA256
         try:
-            self.group = group = self._authorised_group()
+            group, self._streamed = admit(self._gateway, self._request, self._head, body_sha256)
         except Refusal as refusal:
             self._refuse(refusal)
             return
+        self.group = group
         target = None if group.waiting else group.choose(self._gateway.monotonic())
         if target is not None:
             self.begin(target)
         else:
             self._wait(group)
-
-    def _authorised_group(self) -> Group:
-        request, gateway = self._request, self._gateway
-        account: str | None = None
-        if gateway.signed:
-            account = self._verified_account()
-        name, self._streamed = parse_path(request.path, request.method)
-        endpoint = gateway.table.find(name, account)
-        if endpoint is None:
-            raise answers.endpoint_not_found(name, account or gateway.account)
-        return endpoint.group(self._head.variant, self._head.component)
-
-    def _verified_account(self) -> str:
-        request, gateway = self._request, self._gateway
-        # A large body may take longer than a signature holds: what counts is when its head came.
-        received_at_s = gateway.clock() - (gateway.monotonic() - request.received_s)
-        try:
-            return sigv4.verify(
-                request.method,
-                request.path,
-                request.query,
-                request.headers,
-                self._hash.hexdigest() if self._hash else sigv4.EMPTY_SHA256,
-                gateway.table.keys,
-                region=gateway.table.region,
-                service="sagemaker",
-                now_s=received_at_s,
-            ).account
-        except SignatureError as error:
-            raise Refusal(error.status, error.code, str(error)) from error
 
     # ------------------------------------------------------------------ waiting for a slot
 
@@ -174,21 +147,14 @@ class Invocation:
                 self._refuse(
                     answers.component_without_copies()
                     if group.component
-                    else answers.service_unavailable(
-                        f"Variant {group.variant} of endpoint {group.endpoint} has no healthy copy."
-                    )
+                    else answers.no_healthy_copy(group.variant, group.endpoint)
                 )
                 return
             self.held = True
             if not group.waiting:
                 self._gateway.first_held()
         if len(group.waiting) >= group.queue_limit:
-            self._refuse(
-                answers.service_unavailable(
-                    f"{group.queue_limit} requests already wait for a slot of {group.name}, which "
-                    "is its limit."
-                )
-            )
+            self._refuse(answers.queue_full(group.name, group.queue_limit))
             return
         self._enqueue(group)
 

@@ -10,7 +10,15 @@ from zeropull.gateway.answers import Refusal
 
 _PREFIX = b"x-amzn-sagemaker-"
 _STREAMED_OPERATION = b"invocations-response-stream"
-_FORWARDED = frozenset({b"content-type", b"accept"})
+_REMEMBERED_NAMES = 256  # each may be as long as a head
+
+_IGNORED, _FORWARDED, _LENGTH, _OWN, _EXPECT = range(5)
+_KINDS = {
+    b"content-type": _FORWARDED,
+    b"accept": _FORWARDED,
+    b"content-length": _LENGTH,
+    b"expect": _EXPECT,
+}
 _REMEMBERED_PATHS = 128  # one may be as long as a head
 
 
@@ -26,14 +34,16 @@ class InvocationHead:
         self.expects_continue = False
         forward = b""
         for name, value in headers:
-            lower = name.lower()
-            if lower in _FORWARDED:
+            kind = _kind(name)
+            if kind == _IGNORED:
+                continue
+            if kind == _FORWARDED:
                 forward += b"%b: %b\r\n" % (name, value)
-            elif lower == b"content-length":
+            elif kind == _LENGTH:
                 self.length_bytes = int(value)
-            elif lower[:17] == _PREFIX:
-                forward += self._forwarded(lower, name, value)
-            elif lower == b"expect":
+            elif kind == _OWN:
+                forward += self._forwarded(name.lower(), name, value)
+            else:
                 self.expects_continue = value.lower() == b"100-continue"
         self.forward = forward
 
@@ -46,6 +56,12 @@ class InvocationHead:
             case b"accept":  # InvokeEndpointWithResponseStream calls it so
                 return b"Accept: %b\r\n" % value
         return b"%b: %b\r\n" % (name, value)
+
+
+@lru_cache(maxsize=_REMEMBERED_NAMES)
+def _kind(name: bytes) -> int:
+    lower = name.lower()
+    return _OWN if lower.startswith(_PREFIX) else _KINDS.get(lower, _IGNORED)
 
 
 @lru_cache(maxsize=_REMEMBERED_PATHS)

@@ -1,0 +1,51 @@
+"""Who sends an invocation, and which group of copies it is for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zeropull.awsprotocol import sigv4
+from zeropull.awsprotocol.faults import SignatureError
+from zeropull.gateway import answers
+from zeropull.gateway.answers import Refusal
+from zeropull.gateway.connection import Request
+from zeropull.gateway.invocationhead import InvocationHead, parse_path
+from zeropull.gateway.routing import Group
+
+if TYPE_CHECKING:
+    from zeropull.gateway.gateway import Gateway
+
+
+def admit(
+    gateway: Gateway, request: Request, head: InvocationHead, body_sha256: str
+) -> tuple[Group, bool]:
+    """The group that takes the request, and whether its answer is streamed.
+
+    Raises:
+        Refusal: as AWS answers.
+    """
+    account = _verified_account(gateway, request, body_sha256) if gateway.signed else None
+    name, streamed = parse_path(request.path, request.method)
+    endpoint = gateway.table.find(name, account)
+    if endpoint is None:
+        raise answers.endpoint_not_found(name, account or gateway.account)
+    return endpoint.group(head.variant, head.component), streamed
+
+
+def _verified_account(gateway: Gateway, request: Request, body_sha256: str) -> str:
+    # A large body may take longer than a signature holds: what counts is when its head came.
+    received_at_s = gateway.clock() - (gateway.monotonic() - request.received_s)
+    try:
+        return sigv4.verify(
+            request.method,
+            request.path,
+            request.query,
+            request.headers,
+            body_sha256,
+            gateway.table.keys,
+            region=gateway.table.region,
+            service="sagemaker",
+            now_s=received_at_s,
+        ).account
+    except SignatureError as error:
+        raise Refusal(error.status, error.code, str(error)) from error
