@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -321,18 +320,6 @@ class Gateway:
             _close_idle(target.idle)
         _close_idle(self.relay_idle)
         await self._server.wait_closed()
-
-
-def _thinned(reading: CopyReading) -> CopyReading:
-    """With every n-th of its latencies: counts and extremes stay exact."""
-    step = -(-len(reading.model_latency_us) // THINNED_SAMPLES)
-    if step <= 1:
-        return reading
-    return replace(
-        reading,
-        model_latency_us=reading.model_latency_us[::step],
-        overhead_latency_us=reading.overhead_latency_us[::step],
-    )
 
 
 def _close_idle(idle: list[UpstreamConnection]) -> None:
