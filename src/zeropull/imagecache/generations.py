@@ -17,6 +17,7 @@ import errno
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from zeropull.imagecache.verify import verify_metadata
 from zeropull.oci.digests import digest_of, hex_of
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.protocol import Volume
+from zeropull.stopping import check_stop, copy_file
 
 _BUILDING, _REMOVED, _PURGE = ".building-", ".removed-", ".purge-"
 
@@ -115,15 +117,17 @@ class GenerationStore:
         created_at: float,
         number: int | None = None,
         profiles: Mapping[str, bytes] | None = None,
+        stop: threading.Event | None = None,
     ) -> Volume:
         """Publish a generation with these images, or return the newest when it has just these.
 
         Layers come from this endpoint's generations where they have them, else from the layer
         directories `layer_sources` (by chain ID), by hard link or, on another disk, by copy.
         `number` None takes the next one. `profiles`: start profiles by manifest digest.
-        `created_at` in Unix seconds.
+        `created_at` in Unix seconds. `stop`, once set, ends the build soon; nothing of it is left.
 
         Raises:
+            Unavailable: it was stopped.
             NotFound: a layer is in neither place.
             IntegrityError: a source is damaged.
             DiskFull: the budget or the disk, with the arithmetic.
@@ -137,14 +141,14 @@ class GenerationStore:
         number = last + 1 if number is None else number
         if number <= last:
             raise Conflict(f"generation {number} of {endpoint_uid} comes after generation {last}")
-        sources = self._sources(endpoint_uid, cached, layer_sources)
+        sources = self._sources(endpoint_uid, cached, layer_sources, stop)
         self._check_budget(endpoint_uid, sources)
         parent = self._generations(endpoint_uid)
         parent.mkdir(parents=True, exist_ok=True)
         building = parent / f"{_BUILDING}{number}-{secrets.token_hex(4)}"
         try:
             building.mkdir()
-            layers = self._bring_layers(building, sources)
+            layers = self._bring_layers(building, sources, stop)
             kept = _profiles(newest, cached) if newest is not None else {}
             _write_blobs(building, images, {**kept, **(profiles or {})})
             index = GenerationIndex(number, endpoint_uid, created_at, cached, layers)
@@ -153,6 +157,7 @@ class GenerationStore:
             for directory in (building / "blobs", building / "layers", building):
                 fsync_directory(directory)
             target = parent / str(number)
+            check_stop(stop)
             building.rename(target)
             fsync_directory(parent)
         except OSError as error:
@@ -255,13 +260,18 @@ class GenerationStore:
     # ------------------------------------------------------------------ building
 
     def _sources(
-        self, endpoint_uid: str, images: Sequence[CachedImage], offered: Mapping[str, Path]
+        self,
+        endpoint_uid: str,
+        images: Sequence[CachedImage],
+        offered: Mapping[str, Path],
+        stop: threading.Event | None,
     ) -> dict[str, tuple[Path, LayerIndex, bool]]:
         """Directory, verified index, and whether it is published here already, by chain ID."""
         sources: dict[str, tuple[Path, LayerIndex, bool]] = {}
         for chain_id in [chain_id for image in images for chain_id in image.chain_ids]:
             if chain_id in sources:
                 continue
+            check_stop(stop)
             published = self._published_layer(endpoint_uid, chain_id)
             directory = published or offered.get(chain_id)
             if directory is None:
@@ -312,7 +322,10 @@ class GenerationStore:
             )
 
     def _bring_layers(
-        self, building: Path, sources: Mapping[str, tuple[Path, LayerIndex, bool]]
+        self,
+        building: Path,
+        sources: Mapping[str, tuple[Path, LayerIndex, bool]],
+        stop: threading.Event | None,
     ) -> dict[str, str]:
         (building / "layers").mkdir()
         digests: dict[str, str] = {}
@@ -320,7 +333,7 @@ class GenerationStore:
             target = generation_layer(building, chain_id)
             target.mkdir()
             for name in LAYER_FILES:
-                _link_or_copy(source / name, target / name)
+                _link_or_copy(source / name, target / name, stop)
             fsync_directory(target)
             digest = digest_of((target / LAYER_FILE).read_bytes())
             if verify_metadata(target, digest=digest) != index:
@@ -384,15 +397,14 @@ def _write_blobs(
         fsync_directory(building / "profiles")
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path, stop: threading.Event | None) -> None:
+    check_stop(stop)
     try:
         target.hardlink_to(source)
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
             raise
-        shutil.copyfile(source, target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
+        copy_file(source, target, stop)
 
 
 def _remove_tree(path: Path) -> Removed:

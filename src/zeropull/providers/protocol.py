@@ -82,7 +82,8 @@ class Provider(Protocol):
         """Bring one published layer directory of the node to the new directory `into`.
 
         The local provider links files (same disk) or copies them; a remote one would transfer them.
-        Raises NotFound when the node has no such layer.
+        Cancelled, it ends soon and leaves nothing of it. Raises NotFound when the node has no such
+        layer.
         """
 
     async def collect_profile(self, instance_id: str, manifest_digest: str) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.messages import CopyState, ImagePath
 from zeropull.errors import DiskFull, NotFound, ZeropullError
-from zeropull.imagecache.generations import GenerationStore
+from zeropull.imagecache.generations import GenerationStore, Removed
 from zeropull.imagecache.layout import generation_layer, layer_directory
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.protocol import Provider, Volume
@@ -20,7 +20,9 @@ from zeropull.reconcilers.cacheplan import (
     Build,
     CachePlan,
     CacheView,
+    begin_build,
     plan_cache,
+    plan_retry,
     with_generation,
     without_generations,
 )
@@ -35,6 +37,7 @@ from zeropull.resources.imagecaches import (
 )
 from zeropull.resources.instances import AttachedVolume, Instance, InstanceState
 from zeropull.statestore import Store
+from zeropull.stopping import check_stop, run_stoppable
 from zeropull.telemetry import get_logger
 
 REBUILD_DELAY_S = 30.0  # after a build that failed for a passing reason
@@ -111,6 +114,8 @@ class CacheController:
         for view in views:
             if view.endpoint.status not in (EndpointStatus.DELETING, EndpointStatus.FAILED):
                 self._reconcile_endpoint(view, now_s)
+            elif (build := self._tasks.get(f"build {view.endpoint.uid}")) is not None:
+                build.cancel()  # its purge has only to wait for the instances
         for stored in self._store.select(ImageCacheRecord):
             record = stored.document
             owner = by_uid.get(record.endpoint_uid)
@@ -136,7 +141,7 @@ class CacheController:
             if stored is not None and stored.document.state is not CacheState.PURGED
             else self._new_record(view, now_s)
         )
-        cache_view = self._observe(view, before, wanted)
+        cache_view = self._observe(view, before, wanted, now_s)
         plan = plan_cache(cache_view)
         record = replace(plan.record, wanted_images=tuple(sorted(wanted)))
         if stored is None or record != stored.document:
@@ -185,7 +190,9 @@ class CacheController:
                     wanted.update(component_images(view.components))
         return wanted
 
-    def _observe(self, view: View, record: ImageCacheRecord, wanted: dict[str, str]) -> CacheView:
+    def _observe(
+        self, view: View, record: ImageCacheRecord, wanted: dict[str, str], now_s: float
+    ) -> CacheView:
         uses: dict[str, frozenset[str]] = {}
         complete: dict[str, frozenset[str]] = {}
         failed: dict[str, frozenset[str]] = {}
@@ -212,6 +219,7 @@ class CacheController:
         return CacheView(
             record=record,
             wanted=wanted,
+            now_s=now_s,
             instances=tuple(i for i in view.instances if i.instance_id not in view.lost),
             uses=uses,
             complete=complete,
@@ -236,20 +244,15 @@ class CacheController:
 
     async def _build(self, uid: str, build: Build) -> None:
         record = self._store.require(ImageCacheRecord, uid).document
-        number = record.next_generation
-        building = GenerationRecord(
-            number=number,
-            state=GenerationState.BUILDING,
-            created_s=self._clock(),
-            images=tuple(sorted(build.images)),
-            builder_instance_id=build.sources[0] if build.sources else None,
-        )
-        self._save(uid, building)
+        builder = build.sources[0] if build.sources else None
+        record, building = begin_build(record, build.images, self._clock(), builder)
+        number = building.number
+        self._store.put(record)
         try:
             images = [await self._image(ref, digest) for digest, ref in build.images.items()]
             volume = await self._publish(uid, number, record, build, images)
         except DiskFull as error:
-            self._save(uid, replace(building, state=GenerationState.REFUSED, message=error.reason))
+            self._save(uid, plan_retry(building, self._clock(), error.reason))
             log.warning("image cache refused", endpoint=record.endpoint, reason=error.reason)
             return
         except ZeropullError as error:
@@ -270,6 +273,8 @@ class CacheController:
                 index_digest=volume.index_digest,
                 size_bytes=size_bytes,
                 published_s=self._clock(),
+                message="",
+                refusals=0,
             ),
         )
         log.info(
@@ -301,7 +306,7 @@ class CacheController:
                     for generation in damaged:
                         source = generation_layer(Path(generation.path), chain_id)
                         if source.is_dir():
-                            await asyncio.to_thread(link_layer, source, into)
+                            await self._link(source, into)
                             layers[chain_id] = into
                             break
                 if chain_id in layers:
@@ -313,17 +318,19 @@ class CacheController:
             # A damaged generation must not be found, nor give layers, any more. Nodes that have
             # it mounted keep its files until they unmount.
             for generation in damaged:
-                await asyncio.to_thread(store.remove, uid, generation.number)
-            return await asyncio.to_thread(
-                functools.partial(
-                    store.build,
-                    uid,
-                    images,
-                    layers,
-                    created_at=self._clock(),
-                    number=number,
+                await self._drop(uid, generation.number)
+            created_s = self._clock()
+            return await run_stoppable(
+                lambda stop: store.build(
+                    uid, images, layers, created_at=created_s, number=number, stop=stop
                 )
             )
+
+    async def _drop(self, uid: str, number: int) -> Removed:
+        return await run_stoppable(lambda _: self._generations.remove(uid, number))
+
+    async def _link(self, source: Path, into: Path) -> None:
+        await run_stoppable(lambda stop: link_layer(source, into, stop))
 
     async def _collect(self, instance_ids: tuple[str, ...], chain_id: str, into: Path) -> None:
         for instance_id in instance_ids:
@@ -380,7 +387,7 @@ class CacheController:
 
     async def _remove(self, uid: str, numbers: tuple[int, ...]) -> None:
         for number in numbers:
-            gone = await asyncio.to_thread(self._generations.remove, uid, number)
+            gone = await self._drop(uid, number)
             self._forget(uid, {number})
             log.info(
                 "generation removed", endpoint_uid=uid, generation=number, freed_bytes=gone.bytes
@@ -454,8 +461,9 @@ class CacheController:
             self._store.delete(ImageCacheRecord, record.key)
 
 
-def link_layer(source: Path, into: Path) -> None:
+def link_layer(source: Path, into: Path, stop: threading.Event) -> None:
     """Hard links of a layer's files in the new directory `into`, on the same disk."""
     into.mkdir(parents=True)
     for file in source.iterdir():
+        check_stop(stop)
         (into / file.name).hardlink_to(file)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from zeropull.resources.imagecaches import GenerationRecord, GenerationState, ImageCacheRecord
 from zeropull.resources.instances import Instance, InstanceState
 
+RETRY_FIRST_S, RETRY_MAX_S = 60.0, 900.0  # after a build that found no room
 _MAY_PULL = (InstanceState.RUNNING, InstanceState.LAUNCHING, InstanceState.WANTED)
 
 
@@ -25,6 +26,7 @@ class CacheView:
 
     record: ImageCacheRecord
     wanted: Mapping[str, str]
+    now_s: float
     instances: tuple[Instance, ...] = ()
     uses: Mapping[str, frozenset[str]] = field(default_factory=dict)
     complete: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -66,7 +68,9 @@ def plan_cache(view: CacheView) -> CachePlan:
     newest = record.newest_published
     covered = frozenset(newest.images) if newest else frozenset()
     missing = [digest for digest in sorted(view.wanted) if digest not in covered]
-    hopeless = _refused(record, view.wanted)
+    refused = _refused(record, view.wanted)
+    hopeless = frozenset(refused.images) if refused else frozenset[str]()
+    postponed = hopeless if refused and view.now_s < refused.retry_s else frozenset[str]()
     pullers = {}
     for digest in missing:
         puller = _puller(view, digest)
@@ -89,7 +93,7 @@ def plan_cache(view: CacheView) -> CachePlan:
         pullers=pullers,
         waits=waits,
         attach=_to_attach(view, newest),
-        build=_build(view, missing, covered, hopeless),
+        build=_build(view, missing, covered, postponed),
         remove=_unused(view, record),
     )
 
@@ -127,21 +131,57 @@ def _puller(view: CacheView, digest: str) -> str | None:
     return order[0].instance_id
 
 
-def _refused(record: ImageCacheRecord, wanted: Mapping[str, str]) -> frozenset[str]:
-    """Images whose last build was refused for this very set of wanted images."""
+def _refused(record: ImageCacheRecord, wanted: Mapping[str, str]) -> GenerationRecord | None:
+    """The last build, if it was refused, or tries again what was, and its images are still wanted:
+    nobody waits for it."""
     last = record.generations[-1] if record.generations else None
-    if last is None or last.state is not GenerationState.REFUSED:
-        return frozenset()
-    return frozenset(last.images) if frozenset(wanted) >= frozenset(last.images) else frozenset()
+    if last is None or not last.refusals or not frozenset(wanted) >= frozenset(last.images):
+        return None
+    return last
+
+
+def plan_retry(refused: GenerationRecord, now_s: float, message: str) -> GenerationRecord:
+    """The record of a build that found no room: the more often in a row, the later the next."""
+    refusals = refused.refusals + 1
+    delay_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(refusals - 1, 30))
+    return replace(
+        refused,
+        state=GenerationState.REFUSED,
+        refusals=refusals,
+        retry_s=now_s + delay_s,
+        message=f"{message}; tried again after {delay_s:g} s",
+    )
+
+
+def begin_build(
+    record: ImageCacheRecord, images: Mapping[str, str], now_s: float, builder: str | None
+) -> tuple[ImageCacheRecord, GenerationRecord]:
+    """The record with a new generation that is being built instead of those that came to nothing,
+    and that generation. It keeps the refusals of the same images, and their message."""
+    refused = _refused(record, images)
+    if refused is not None and set(refused.images) != set(images):
+        refused = None
+    building = GenerationRecord(
+        number=record.next_generation,
+        state=GenerationState.BUILDING,
+        created_s=now_s,
+        images=tuple(sorted(images)),
+        builder_instance_id=builder,
+        message=refused.message if refused else "",
+        refusals=refused.refusals if refused else 0,
+    )
+    nothing = (GenerationState.BUILDING, GenerationState.REFUSED)
+    numbers = {g.number for g in record.generations if g.state in nothing}
+    return with_generation(without_generations(record, numbers), building), building
 
 
 def _build(
-    view: CacheView, missing: list[str], covered: frozenset[str], hopeless: frozenset[str]
+    view: CacheView, missing: list[str], covered: frozenset[str], postponed: frozenset[str]
 ) -> Build | None:
     if view.is_building:
         return None
     pulled = frozenset().union(*view.complete.values()) if view.complete else frozenset()
-    ready = [d for d in missing if d in pulled and d not in hopeless]
+    ready = [d for d in missing if d in pulled and d not in postponed]
     if not ready:
         return None
     images = {d: view.wanted[d] for d in sorted(view.wanted) if d in covered or d in pulled}

@@ -18,7 +18,7 @@ class CacheState(StrEnum):
 class GenerationState(StrEnum):
     """BUILDING -> PUBLISHED -> CONDEMNED (a newer one replaced it, its last user keeps it) -> gone.
 
-    REFUSED: could not be built; `message` has the reason, for example the disk arithmetic.
+    REFUSED: no room for it; `message` has the disk arithmetic. It is tried again from `retry_s` on.
     """
 
     BUILDING = "building"
@@ -41,6 +41,8 @@ class GenerationRecord:
     published_s: float | None = None
     builder_instance_id: str | None = None  # the node whose pull feeds it
     message: str = ""
+    refusals: int = 0  # builds in a row, this one and those before it, that found no room
+    retry_s: float = 0.0  # of a refused one
 
 
 @dataclass(frozen=True, slots=True)

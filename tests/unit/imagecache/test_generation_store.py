@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures.layers import image_of, member, open_bytes, tar_of
-from zeropull.errors import Conflict, DiskFull, IntegrityError, NotFound
+from zeropull.errors import Conflict, DiskFull, IntegrityError, NotFound, Unavailable
 from zeropull.imagecache.convert import pull_layers
 from zeropull.imagecache.generations import GenerationStore
 from zeropull.imagecache.layout import generation_layer, generation_profile, layer_directory
@@ -160,3 +161,32 @@ def test_a_flipped_byte_anywhere_is_found(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError):
         verify_generation(volume.path, "sha256:" + "0" * 64)
     verify_blocks(layer, range(1))
+
+
+class StopAt(threading.Event):
+    """Set by itself at the n-th look."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def is_set(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+def test_a_build_that_is_stopped_at_whatever_point_leaves_nothing(tmp_path: Path) -> None:
+    image, sources = pulled(tmp_path / "node", LOW, tar_of(member("top", data=b"t")))
+    caches = GenerationStore(tmp_path / "caches")
+    stops = 0
+    for looks in range(100):
+        try:
+            caches.build("ep", [image], sources, created_at=1, stop=StopAt(looks))
+        except Unavailable:
+            stops += 1
+            assert caches.used_bytes() == 0
+            assert not list(caches.root.glob("*/generations/*"))
+        else:
+            break
+    assert stops > 4
+    assert caches.generations("ep") == [1]

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zeropull.reconcilers.cacheplan import CacheView, plan_cache, with_generation
+from zeropull.reconcilers.cacheplan import (
+    CacheView,
+    begin_build,
+    plan_cache,
+    plan_retry,
+    with_generation,
+)
 from zeropull.resources.imagecaches import (
     CacheState,
     GenerationRecord,
@@ -31,7 +37,7 @@ def published(number: int, *images: str) -> GenerationRecord:
 
 def view(*instances: Instance, record: ImageCacheRecord = RECORD, **changes: object) -> CacheView:
     uses = {i.instance_id: frozenset({ONE}) for i in instances}
-    return replace(CacheView(record, {ONE: "r:1"}, instances, uses), **changes)
+    return replace(CacheView(record, {ONE: "r:1"}, 0.0, instances, uses), **changes)
 
 
 def test_the_oldest_instance_pulls_and_the_others_wait() -> None:
@@ -87,17 +93,24 @@ def test_an_instance_that_does_not_take_the_generation_pulls_for_itself() -> Non
 
 
 def test_nobody_waits_for_a_generation_that_was_refused() -> None:
-    refused = GenerationRecord(1, GenerationState.REFUSED, 0.0, (ONE,), message="10 of 5 bytes")
-    plan = plan_cache(
-        view(
-            instance("a"),
-            instance("b", 1.0),
-            record=with_generation(RECORD, refused),
-            complete={"a": frozenset({ONE})},
-        )
+    building = GenerationRecord(1, GenerationState.BUILDING, 0.0, (ONE,))
+    refused = plan_retry(building, 0.0, "10 of 5 bytes")
+    seen = view(
+        instance("a"),
+        instance("b", 1.0),
+        record=with_generation(RECORD, refused),
+        complete={"a": frozenset({ONE})},
     )
-    assert not plan.waits
-    assert plan.build is None
+    assert not plan_cache(seen).waits
+    assert plan_cache(seen).build is None
+    retried = replace(seen, now_s=refused.retry_s)
+    assert plan_cache(retried).build is not None
+    record, again = begin_build(retried.record, {ONE: "r:1"}, retried.now_s, "a")
+    assert record.generations == (again,), "the refused one is replaced"
+    assert not plan_cache(replace(retried, record=record, is_building=True)).waits
+    fresh, _ = begin_build(retried.record, {ONE: "r:1", TWO: "r:2"}, 0.0, "a")
+    other = replace(retried, record=fresh, wanted={ONE: "r:1", TWO: "r:2"}, is_building=True)
+    assert plan_cache(other).waits, "another build may find room"
 
 
 def test_a_new_image_makes_a_new_generation_that_keeps_the_old_one() -> None:

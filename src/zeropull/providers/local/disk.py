@@ -6,13 +6,14 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
 from pathlib import Path
 
-from zeropull.errors import Conflict, DiskFull, NotFound
+from zeropull.errors import Conflict, DiskFull, NotFound, Unavailable
 from zeropull.providers.local.mounts import mounts_below
+from zeropull.stopping import check_stop, copy_file
 
 _FICLONE = 0x40049409
-_BLOCK_BYTES = 1 << 20
 
 
 def read_bounded(path: Path, bytes_max: int) -> bytes | None:
@@ -26,12 +27,14 @@ def read_bounded(path: Path, bytes_max: int) -> bytes | None:
     return content if len(content) <= bytes_max else None
 
 
-def collect_directory(source: Path, into: Path) -> None:
+def collect_directory(source: Path, into: Path, stop: threading.Event | None = None) -> None:
     """Make `into` with every file of the flat directory `source`: linked, else copied.
 
-    `source` is published and never changes, so that sharing its files is safe.
+    `source` is published and never changes, so that sharing its files is safe. `stop`, once set,
+    ends it soon, and `into` is gone again.
 
     Raises:
+        Unavailable: it was stopped.
         NotFound: there is no such directory.
         DiskFull: no room for a copy, with the arithmetic.
     """
@@ -42,11 +45,11 @@ def collect_directory(source: Path, into: Path) -> None:
         with os.scandir(source) as entries:
             for entry in entries:
                 if entry.is_file(follow_symlinks=False):
-                    _link_or_copy(Path(entry.path), into / entry.name)
+                    _link_or_copy(Path(entry.path), into / entry.name, stop)
         _sync(into)
-    except OSError as error:
+    except (OSError, Unavailable) as error:
         shutil.rmtree(into, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             needed, free = used_bytes(source), shutil.disk_usage(into.parent).free
             raise DiskFull(
                 f"no room for layer {source.name} in {into.parent}: it has {needed} bytes, "
@@ -92,24 +95,32 @@ def used_bytes(folder: Path) -> int:
     return total
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path, stop: threading.Event | None) -> None:
+    check_stop(stop)
     try:
         os.link(source, target)
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM):
             raise
-        _copy(source, target)
+        _copy(source, target, stop)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, stop: threading.Event | None) -> None:
+    if not _clone(source, target):
+        copy_file(source, target, stop)
+    shutil.copystat(source, target)
+
+
+def _clone(source: Path, target: Path) -> bool:
+    """Share the blocks where the file system can; else `target` is not there."""
     with source.open("rb") as reader, target.open("xb") as writer:
         try:
             fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
         except OSError:
-            shutil.copyfileobj(reader, writer, _BLOCK_BYTES)
-        writer.flush()
+            target.unlink()
+            return False
         os.fsync(writer.fileno())
-    shutil.copystat(source, target)
+    return True
 
 
 def _sync(folder: Path) -> None:

@@ -37,6 +37,7 @@ from zeropull.providers.local.volumes import attach_volume, attached_volumes, de
 from zeropull.providers.protocol import LaunchRequest, ProvidedInstance, Volume
 from zeropull.resources.cdi import device_names, read_specs
 from zeropull.resources.settings import RUN_ROOT, FleetSettings
+from zeropull.stopping import run_stoppable
 from zeropull.telemetry.logs import get_logger
 
 _READY_TIMEOUT_S = 30.0
@@ -143,9 +144,10 @@ class LocalProvider:
                 await _to_end(write_record, names, record.without_volume(generation))
 
     async def collect_layer(self, instance_id: str, chain_id: str, into: Path) -> None:
-        """Bring one published layer directory of the node to the new directory `into`."""
+        """Bring one published layer directory of the node to the new directory `into`. Cancelled,
+        it ends soon and leaves nothing of it."""
         folder = self._names.instance(instance_id).layers_dir / chain_id.removeprefix("sha256:")
-        await asyncio.to_thread(collect_directory, folder, into)
+        await run_stoppable(lambda stop: collect_directory(folder, into, stop))
 
     async def collect_profile(self, instance_id: str, manifest_digest: str) -> bytes | None:
         """The image's start profile if the node has recorded one; not checked in any way."""
