@@ -309,6 +309,8 @@ class Server(Served):
 class Load:
     """Requests to one endpoint from two clients, one after the other, and what went wrong."""
 
+    CLIENTS = 2
+
     def __init__(self, server: Server, name: str, **more: str) -> None:
         self.failed: list[str] = []
         self.answered = 0
@@ -329,7 +331,7 @@ class Load:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Load]:
-        clients = [self._server.client("sagemaker-runtime") for _ in range(2)]
+        clients = [self._server.client("sagemaker-runtime") for _ in range(self.CLIENTS)]
         threads = [threading.Thread(target=self._ask, args=(c,), daemon=True) for c in clients]
         for thread in threads:
             thread.start()

@@ -110,8 +110,12 @@ def test_whatever_is_killed_during_a_launch_the_launch_completes(
         server.scale_and_wait("steady", 1)
         wait_until("one instance is left", lambda: len(server.instances("steady")) == 1)
         load.wait_for_more()
-    assert all(is_cut_off(failure) for failure in load.failed)
-    assert victim == "gateway" or load.failed == []
+    if victim == "shim":
+        # It takes the new container along, which may serve already: what is in flight there fails.
+        assert len(load.failed) <= Load.CLIENTS
+    else:
+        assert all(is_cut_off(failure) for failure in load.failed)
+        assert victim == "gateway" or load.failed == []
     [left] = server.instances("steady")
     wait_until("nothing else is left", lambda: folders(server) == {left})
     assert not [

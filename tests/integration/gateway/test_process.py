@@ -80,6 +80,13 @@ async def reported(exchange: Exchange, version: int) -> None:
             await exchange.reported.wait()
 
 
+async def kept(run_dir: Path) -> None:
+    """The routes are written beside the report that acknowledges them, maybe after it."""
+    async with asyncio.timeout(20):
+        while not (run_dir / "routes.json").exists():  # noqa: ASYNC110 - a file has no event
+            await asyncio.sleep(0.02)
+
+
 async def test_routes_arrive_and_every_request_is_reported(run_dir: Path) -> None:
     exchange = Exchange()
     async with container() as model, control_plane(run_dir, exchange), process(run_dir):
@@ -109,6 +116,7 @@ async def test_killed_with_the_control_plane_away_it_serves_again_at_once(run_di
             async with control_plane(run_dir, exchange):
                 version = exchange.publish_routes(routes(copy("1", model.port)), 1.0)
                 await reported(exchange, version)
+                await kept(run_dir)
             client = await connect(run_dir)
             assert (await client.call(b"control plane gone")).status == 200
             first.kill()
