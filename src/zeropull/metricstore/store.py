@@ -84,6 +84,10 @@ class MetricStore:
 
     def __init__(self, path: Path, *, check_same_thread: bool = True) -> None:
         """`check_same_thread` False: opened in another thread than the one that uses it."""
+        # What endpoints do is nobody else's business; the files beside it get the same mode.
+        path.touch(mode=0o600)
+        for file in path.parent.glob(f"{path.name}*"):
+            file.chmod(0o600)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=check_same_thread)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")

@@ -227,9 +227,10 @@ class NodeAgent:
                 except OSError as error:
                     log.warning("log cannot be rotated", copy_id=copy_id, reason=str(error))
             try:
+                await asyncio.to_thread(logs.rotate_daemons, self._config.logs_dir)
                 await asyncio.to_thread(logs.prune, self._config.logs_dir, frozenset(self._records))
             except OSError as error:
-                log.warning("logs of earlier copies cannot be removed", reason=str(error))
+                log.warning("logs cannot be rotated or removed", reason=str(error))
 
     def report(self) -> NodeReport:
         """The node's whole state now."""

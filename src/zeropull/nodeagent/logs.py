@@ -1,4 +1,5 @@
-"""A copy's stdout and stderr: N/logs/<copy_id>/current.log, then .1 and .2, bounded in size.
+"""A copy's stdout and stderr: N/logs/<copy_id>/current.log, then .1 and .2, bounded in size; those
+of the node's daemons, N/logs/<role>.log, likewise.
 
 containerd's shim appends to current.log itself (`file://`, opened with O_APPEND), so a container
 keeps logging when this agent is killed, and nothing has to be handed over afterwards. Rotation
@@ -64,6 +65,12 @@ def rotate(path: Path, *, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> bool:
     aside.replace(path.with_name(f"{path.name}.1"))
     _cut_front(path, whole)
     return True
+
+
+def rotate_daemons(logs_dir: Path, *, max_bytes: int = MAX_BYTES) -> None:
+    """The same for the node's daemons, which append to logs/<role>.log."""
+    for path in sorted(logs_dir.glob("*.log")):
+        rotate(path, max_bytes=max_bytes)
 
 
 def prune(

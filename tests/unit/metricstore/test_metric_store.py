@@ -36,6 +36,18 @@ def test_readings_survive_a_restart(tmp_path: Path) -> None:
     assert again.read(KEY, 60, 120, 60)[60].statistic("Sum") == 6.0
 
 
+def test_nobody_else_can_read_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "m.db"
+    path.touch(mode=0o644)
+    path.chmod(0o644)
+    store = MetricStore(path)
+    store.observe(KEY, 100, 2.0)
+    store.flush()
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("m.db", "m.db-wal", "m.db-shm"), 0o600)
+    store.close()
+
+
 def test_percentiles_are_within_one_percent(tmp_path: Path) -> None:
     store = MetricStore(tmp_path / "m.db")
     rng = random.Random(7)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from zeropull.nodeagent.logs import last_lines, log_file, make_log_file, prune, rotate
+from zeropull.nodeagent.logs import (
+    last_lines,
+    log_file,
+    make_log_file,
+    prune,
+    rotate,
+    rotate_daemons,
+)
 
 
 def test_rotation_loses_no_line_and_keeps_the_writers_file(tmp_path: Path) -> None:
@@ -60,3 +67,16 @@ def test_of_copies_that_are_gone_the_newest_logs_stay(tmp_path: Path) -> None:
     assert sorted(prune(tmp_path, {"copy-0"}, max_bytes=2500)) == ["copy-3"]
     left = sorted(each.name for each in tmp_path.iterdir())
     assert left == ["agent.log", "copy-0", "copy-4", "copy-5"]
+
+
+def test_a_daemons_log_is_rotated_while_the_daemon_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "agent.log"
+    with path.open("ab", buffering=0) as daemon:
+        for number in range(4000):
+            daemon.write(b"line %06d\n" % number)
+            if number % 500 == 499:
+                rotate_daemons(tmp_path, max_bytes=8192)
+    files = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
+    assert set(files) == {"agent.log", "agent.log.1", "agent.log.2"}
+    assert path.read_bytes().endswith(b"line 003999\n")
+    assert sum(files.values()) < 4000 * len("line 000000\n")
