@@ -122,6 +122,8 @@ class NodeAgent:
             async with asyncio.timeout(CONTAINERD_WAIT_S):
                 await self._persist(self._client.version)
                 await self._client.namespaces.ensure(self._client.namespace)
+            have = {name: r.address for name, r in self._records.items() if r.address}
+            await self._launcher.guard_addresses(have)
             if self._assignment is not None:
                 await self._images.recall(self._assignment.images)
         except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from zeropull.controlapi.messages import ImageAssignment
@@ -18,6 +18,7 @@ from zeropull.errors import (
     ZeropullError,
 )
 from zeropull.nodeagent import logs, network
+from zeropull.nodeagent.addressguard import AddressGuard
 from zeropull.nodeagent.containers import ContainerPlan, Containers, host_limits, remove_cgroups
 from zeropull.nodeagent.ctrpull import SNAPSHOTTER as OVERLAYFS
 from zeropull.nodeagent.imageonnode import ImageOnNode
@@ -65,7 +66,14 @@ class Launcher:
         self._addresses = addresses
         self._host = host_limits()
         self._reserved: dict[str, str] = {}
+        self._guard = AddressGuard()
         self._slots = asyncio.Semaphore(PARALLEL_STARTS)
+
+    async def guard_addresses(self, addresses: Mapping[str, str]) -> None:
+        """Hold copies to their own addresses, those that run already (address by copy ID) too."""
+        namespace = node_namespace(self._config)
+        links = {network_names(namespace, name)[1]: address for name, address in addresses.items()}
+        await asyncio.to_thread(self._guard.load, links)
 
     async def image(
         self, assignment: ImageAssignment, *, plain: bool = False
@@ -114,6 +122,7 @@ class Launcher:
         address = self._reserve(record)
         remember(address, image.snapshotter)
         wiring = self._wiring(record.copy_id, address)
+        await asyncio.to_thread(self._guard.allow, wiring.link, wiring.address)
         await asyncio.to_thread(make_network, wiring)
         try:
             await self._start(record, image, models, wiring)
@@ -131,6 +140,7 @@ class Launcher:
         await self.containers.remove(copy_id, record.snapshotter)
         namespace, link = network_names(node_namespace(self._config), copy_id)
         await asyncio.to_thread(network.remove_network, namespace, link)
+        await asyncio.to_thread(self._guard.forget, link)
         await asyncio.to_thread(remove_cgroups, self._cgroup(copy_id))
         shutil.rmtree(self._files(copy_id), ignore_errors=True)
         self._reserved.pop(copy_id, None)

@@ -22,6 +22,7 @@ def test_the_doctor_reports_every_check_and_leaves_nothing(tmp_path: Path) -> No
     assert status == (0 if document["usable"] else 1)
     findings = {finding["check"]: finding for finding in document["findings"]}
     assert {"root", "kernel", "EROFS", "overlayfs", "containerd", "runc"} <= findings.keys()
+    assert "bridge rules" in findings
     assert all(f["cost"] and f["remedy"] for f in findings.values() if f["verdict"] != "good")
     assert list(tmp_path.iterdir()) == []
 
