@@ -1,7 +1,8 @@
 """Make containerd know an image whose layers a snapshotter already has: no registry is asked.
 
 The order is that of containerd's own unpacker: manifest and config into the content store, each
-layer asked for by chain ID, the references that keep garbage collection away, then the record.
+layer asked for by chain ID, the references that keep garbage collection away, then the record. All
+layers are asked for at once first; one by one, to learn which is missing, only when that fails.
 """
 
 from __future__ import annotations
@@ -10,11 +11,17 @@ import asyncio
 import json
 import secrets
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 from zeropull.containerd.client import ContainerdClient
 from zeropull.containerd.images import ImageRecord
-from zeropull.containerd.snapshots import TARGET_LABEL, SnapshotsClient
+from zeropull.containerd.snapshots import (
+    TARGET_LABEL,
+    WHOLE_IMAGE_LABEL,
+    SnapshotsClient,
+    chain_digest,
+)
 from zeropull.errors import AlreadyExists, ImageError, NotFound
 from zeropull.oci.images import Descriptor, ResolvedImage
 
@@ -35,7 +42,7 @@ async def adopt_image(
     chain_ids = image.chain_ids
     async with client.leased() as leased:
         snapshots = leased.snapshots(snapshotter)
-        there = await _count_layers(snapshots, chain_ids)
+        there = await _find_image(snapshots, chain_ids)
         if there < len(chain_ids):
             return chain_ids[there:]
         await _write_documents(leased, snapshotter, image, chain_ids)
@@ -44,12 +51,23 @@ async def adopt_image(
     return []
 
 
+async def _find_image(snapshots: SnapshotsClient, chain_ids: list[str]) -> int:
+    """How many layers are there, from the lowest on."""
+    if not chain_ids:
+        return 0
+    top = chain_ids[-1]
+    if not await _claims(snapshots, top, "", {WHOLE_IMAGE_LABEL: chain_digest(chain_ids)}):
+        return await _count_layers(snapshots, chain_ids)
+    # From containerd's own record this may be an image that its snapshotter lost.
+    return len(chain_ids) if await _is_known(snapshots, top) else 0
+
+
 async def _count_layers(snapshots: SnapshotsClient, chain_ids: list[str]) -> int:
     """How many layers are there, from the lowest on. A layer over a missing one cannot be asked
     for: it is missing as far as we know."""
     claimed = 0
     for parent, chain_id in zip(["", *chain_ids], chain_ids, strict=False):
-        if not await _claims_layer(snapshots, chain_id, parent):
+        if not await _claims(snapshots, chain_id, parent):
             break
         claimed += 1
     # From containerd's own record this may be a layer that its snapshotter lost: ask both.
@@ -57,13 +75,15 @@ async def _count_layers(snapshots: SnapshotsClient, chain_ids: list[str]) -> int
     return known.index(False) if False in known else claimed
 
 
-async def _claims_layer(snapshots: SnapshotsClient, chain_id: str, parent: str) -> bool:
+async def _claims(
+    snapshots: SnapshotsClient, chain_id: str, parent: str, labels: Mapping[str, str] | None = None
+) -> bool:
     key = f"extract-{time.time_ns()}-{secrets.token_hex(3)} {chain_id}"
     try:
-        await snapshots.prepare(key, parent, {TARGET_LABEL: chain_id})
+        await snapshots.prepare(key, parent, {TARGET_LABEL: chain_id, **(labels or {})})
     except AlreadyExists:
         return True
-    except NotFound:  # the snapshotter lost its parent
+    except NotFound:  # the snapshotter lost its parent, or lacks part of the image
         return False
     with suppress(NotFound):
         await snapshots.remove(key)

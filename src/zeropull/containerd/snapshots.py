@@ -11,9 +11,18 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from zeropull.containerd._generated import snapshots_pb2, types_pb2
 from zeropull.containerd.connection import Connection
+from zeropull.oci.digests import digest_of
 
 SERVICE = "containerd.services.snapshots.v1.Snapshots"
 TARGET_LABEL = "containerd.io/snapshot.ref"
+# Beside TARGET_LABEL, for our own snapshotter: the target stands for all of its layers at once.
+# The value is `chain_digest` of them. containerd hands on labels of this prefix only.
+WHOLE_IMAGE_LABEL = "containerd.io/snapshot/zeropull.whole-image"
+
+
+def chain_digest(chain_ids: Sequence[str]) -> str:
+    """Of the chain IDs of an image, the lowest first."""
+    return digest_of("\n".join(chain_ids).encode())
 
 
 class SnapshotKind(StrEnum):

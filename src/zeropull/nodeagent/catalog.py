@@ -115,6 +115,19 @@ class Catalog:
         except FileNotFoundError:
             return None
 
+    def lineage(self, chain_id: str) -> list[str]:
+        """The layer and those below it, as far as the layers that are here tell. Blocking."""
+        found: list[str] = []
+        while chain_id and chain_id not in found:
+            found.append(chain_id)
+            own = layer_directory(self.layers, chain_id)
+            path = own if own.is_dir() else self.target(chain_id)
+            try:
+                chain_id = read_layer_index(path).parent_chain_id if path is not None else ""
+            except (IntegrityError, NotFound):
+                break
+        return found
+
     def is_own(self, chain_id: str) -> bool:
         """The layer lies in the node's own store."""
         return layer_directory(self.layers, chain_id).is_dir()

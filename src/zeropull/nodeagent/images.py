@@ -359,9 +359,10 @@ class NodeImages:
         digests |= {digest for digest, _ in self._flights} | self.ready.keys()
         chains = {chain for digest in digests for chain in self.documents.chain_ids(digest)}
         try:
-            chains |= {each.name for each in await self._client.snapshots(SNAPSHOTTER).list()}
+            snapshots = await self._client.snapshots(SNAPSHOTTER).list()
         except Unavailable:  # nobody can tell what is mounted: all may be
             return {folder.name for folder in self._catalog.layers.iterdir()}
-        return directory_names(each for each in chains if each.startswith("sha256:")) | (
-            directory_names(self._layer_pull.under_way())
-        )
+        for each in snapshots:  # one stands for all layers of an image
+            if each.name.startswith("sha256:") and each.name not in chains:
+                chains.update(await asyncio.to_thread(self._catalog.lineage, each.name))
+        return directory_names(chains) | directory_names(self._layer_pull.under_way())

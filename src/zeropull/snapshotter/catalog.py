@@ -6,16 +6,19 @@ behind it are not what they should be.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from zeropull.errors import IntegrityError, InvalidInput
-from zeropull.imagecache.layout import LayerIndex, layer_directory
+from zeropull.errors import IntegrityError, InvalidInput, NotFound
+from zeropull.imagecache.layout import META_FILE, LayerIndex, layer_directory, read_layer_index
 from zeropull.imagecache.verify import verify_metadata
 from zeropull.oci.digests import hex_of
 
 DROPPED_PREFIX = ".dropped-"
+_VERIFY_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,16 @@ class CachedLayer:
     @property
     def size_bytes(self) -> int:
         return self.index.meta.size + self.index.data.size
+
+    @property
+    def identity(self) -> str:
+        """Differs for another layer in the same place. The device's number is not in it: that one
+        changes with a reboot."""
+        try:
+            status = (self.path / META_FILE).stat()
+        except OSError as error:
+            raise NotFound(f"{self.path} is no layer: {error.strerror}") from error
+        return f"{status.st_ino}-{status.st_mtime_ns}"
 
 
 class Catalog:
@@ -54,6 +67,38 @@ class Catalog:
         if index.chain_id != chain_id:
             raise IntegrityError(f"{path} holds the layer {index.chain_id}, not {chain_id}")
         return CachedLayer(path, index)
+
+    def verify_chain(self, top: str) -> list[CachedLayer]:
+        """The layer `top` and all below it, the uppermost first, each held to its digests. A bad
+        one is dropped.
+
+        Raises:
+            IntegrityError: one of them must not be used.
+            NotFound: the catalog lacks one.
+        """
+        found: dict[str, Path] = {}
+        at = top
+        while at and at not in found:
+            path = self.locate(at)
+            if path is None:
+                raise NotFound(f"layer {at} is not in the cache")
+            found[at] = path
+            with self._dropping(at, path):
+                at = read_layer_index(path).parent_chain_id
+        with ThreadPoolExecutor(_VERIFY_THREADS) as pool:  # hashing holds no lock of Python's
+            return list(pool.map(self._verify_or_drop, found.values(), found.keys()))
+
+    def _verify_or_drop(self, path: Path, chain_id: str) -> CachedLayer:
+        with self._dropping(chain_id, path):
+            return self.verify(path, chain_id)
+
+    @contextmanager
+    def _dropping(self, chain_id: str, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            self.drop(chain_id, path)
+            raise
 
     def drop(self, chain_id: str, path: Path) -> None:
         """Take the link away, unless it points at another directory by now. The agent, who owns

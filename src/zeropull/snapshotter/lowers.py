@@ -1,7 +1,8 @@
 """Short paths under which snapshots lie as lower directories of an overlay.
 
 All mount options together must fit one page, so 128 lowers need names of a few bytes. A cached
-layer is mounted at `<mounts>/<id>`; an ordinary snapshot's directory gets a symbolic link there.
+layer is mounted at `<mounts>/<id of its snapshot>`, one that whole images share at
+`<mounts>/l<number>`; an ordinary snapshot's directory gets a symbolic link.
 Nothing here is durable: after a reboot each is made again when it is first needed.
 """
 
@@ -22,63 +23,63 @@ class Lowers:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._ready: set[int] = set()
-        self._mounted: set[int] = set()
+        self._ready: set[str] = set()
+        self._mounted: set[str] = set()
 
-    def open(self, known: set[int]) -> int:
-        """Adopt what is mounted from before; undo what belongs to no known snapshot. Returns the
+    def open(self, known: set[str]) -> int:
+        """Adopt what is mounted from before; undo what has no known name. Returns the
         number of mounts undone."""
         self._directory.mkdir(parents=True, exist_ok=True)
         self._directory.chmod(0o700)
         mounted = _mounts_under(self._directory)
         undone = 0
         for name in mounted:
-            if name.isdigit() and int(name) in known:
-                self._mounted.add(int(name))
+            if name in known:
+                self._mounted.add(name)
             else:
                 _detach(self._directory / name)
                 undone += 1
         self._ready = set(self._mounted)
         for entry in list(self._directory.iterdir()):
-            if not (entry.name.isdigit() and int(entry.name) in self._mounted):
+            if entry.name not in self._mounted:
                 _remove_entry(entry)
         return undone
 
-    def path(self, snapshot_id: int) -> Path:
-        return self._directory / str(snapshot_id)
+    def path(self, name: str) -> Path:
+        return self._directory / name
 
-    def is_ready(self, snapshot_id: int) -> bool:
-        return snapshot_id in self._ready
+    def is_ready(self, name: str) -> bool:
+        return name in self._ready
 
-    def mount(self, snapshot_id: int, layer: Path) -> None:
-        """Mount a verified layer for the snapshot. Raises as `mount_layer` does."""
-        target = self.path(snapshot_id)
+    def mount(self, name: str, layer: Path) -> None:
+        """Mount a verified layer. Raises as `mount_layer` does."""
+        target = self.path(name)
         target.mkdir(exist_ok=True)
         try:
             mount_layer(layer, target)
         except BaseException:
             _remove_entry(target)
             raise
-        self._mounted.add(snapshot_id)
-        self._ready.add(snapshot_id)
+        self._mounted.add(name)
+        self._ready.add(name)
 
-    def link(self, snapshot_id: int, directory: Path) -> None:
+    def link(self, name: str, directory: Path) -> None:
         """Give an ordinary snapshot's directory its short name."""
         with suppress(FileExistsError):
-            self.path(snapshot_id).symlink_to(directory)
-        self._ready.add(snapshot_id)
+            self.path(name).symlink_to(directory)
+        self._ready.add(name)
 
-    def release(self, snapshot_id: int) -> bool:
-        """Forget the snapshot's path; True when a layer was unmounted. Idempotent.
+    def release(self, name: str) -> bool:
+        """Forget the path; True when a layer was unmounted. Idempotent.
 
         Overlays over the layer hold it by themselves, so this never waits for a container.
         """
-        self._ready.discard(snapshot_id)
-        was_mounted = snapshot_id in self._mounted
+        self._ready.discard(name)
+        was_mounted = name in self._mounted
         if was_mounted:
-            _detach(self.path(snapshot_id))
-            self._mounted.discard(snapshot_id)
-        _remove_entry(self.path(snapshot_id))
+            _detach(self.path(name))
+            self._mounted.discard(name)
+        _remove_entry(self.path(name))
         return was_mounted
 
 

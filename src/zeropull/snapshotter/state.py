@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 from zeropull.containerd.snapshots import SnapshotInfo, SnapshotKind, SnapshotUsage
 from zeropull.errors import AlreadyExists, ConfigurationError, Conflict, InvalidInput, NotFound
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # AUTOINCREMENT: an ID is also the name of a directory and of a mount point, so it is never used
 # again for another snapshot.
@@ -38,7 +38,22 @@ CREATE INDEX snapshots_by_parent ON snapshots (parent);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 
-_COLUMNS = "id, name, parent, kind, labels, created_ns, updated_ns, layer, size_bytes, inodes"
+# `chain`: the numbers of a whole image's layers as JSON, the uppermost first. Images share rows of
+# `layers`, and so mounts; a row lives as long as a snapshot names it.
+_WHOLE_IMAGES = """
+ALTER TABLE snapshots ADD COLUMN chain TEXT;
+CREATE TABLE layers (
+    number   INTEGER PRIMARY KEY AUTOINCREMENT,
+    chain_id TEXT NOT NULL,
+    path     TEXT NOT NULL,
+    identity TEXT NOT NULL,
+    UNIQUE (path, identity)
+) STRICT;
+"""
+
+_COLUMNS = (
+    "id, name, parent, kind, labels, created_ns, updated_ns, layer, size_bytes, inodes, chain"
+)
 
 _ANCESTRY = f"""
 WITH RECURSIVE line(depth, at) AS (
@@ -51,14 +66,26 @@ SELECT {_COLUMNS} FROM line JOIN snapshots ON name = at ORDER BY depth
 
 
 @dataclass(frozen=True, slots=True)
+class SharedLayer:
+    """A layer that whole images have in common. `identity` tells two layers apart that were in the
+    same directory one after the other."""
+
+    number: int
+    chain_id: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotRecord:
     """`layer` is the layer directory of a snapshot that is served from the cache, else None.
+    `chain`: the shared layers of one that stands for a whole image, the uppermost first.
     `usage` None = not measured yet."""
 
     id: int
     info: SnapshotInfo
     layer: Path | None = None
     usage: SnapshotUsage | None = None
+    chain: tuple[int, ...] = ()
 
 
 class SnapshotState:
@@ -73,7 +100,11 @@ class SnapshotState:
         version = self._database.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             self._database.executescript(
-                f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
+                f"BEGIN;{_SCHEMA}{_WHOLE_IMAGES}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
+            )
+        elif version == 1:
+            self._database.executescript(
+                f"BEGIN;{_WHOLE_IMAGES}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
             )
         elif version != SCHEMA_VERSION:
             self._database.close()
@@ -145,7 +176,9 @@ class SnapshotState:
             ).fetchone()
         return row is not None
 
-    def insert(self, info: SnapshotInfo, layer: Path | None = None) -> int:
+    def insert(
+        self, info: SnapshotInfo, layer: Path | None = None, chain: Sequence[int] = ()
+    ) -> int:
         """Add a snapshot over a committed parent; returns its ID.
 
         Raises:
@@ -159,8 +192,9 @@ class SnapshotState:
                 raise InvalidInput(f"parent {info.parent} is {parent.info.kind}, not committed")
         try:
             cursor = self._database.execute(
-                "INSERT INTO snapshots (name, parent, kind, labels, created_ns, updated_ns, layer)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO snapshots"
+                " (name, parent, kind, labels, created_ns, updated_ns, layer, chain)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     info.name,
                     info.parent,
@@ -169,6 +203,7 @@ class SnapshotState:
                     info.created_ns,
                     info.updated_ns,
                     None if layer is None else str(layer),
+                    json.dumps(chain) if chain else None,
                 ),
             )
         except sqlite3.IntegrityError:
@@ -230,6 +265,32 @@ class SnapshotState:
         self._database.execute("DELETE FROM snapshots WHERE id = ?", (record.id,))
         return record
 
+    def share_layer(self, chain_id: str, path: Path, identity: str) -> int:
+        """The number of a layer that is known or becomes so now."""
+        key = (str(path), identity)
+        self._database.execute(
+            "INSERT OR IGNORE INTO layers (chain_id, path, identity) VALUES (?, ?, ?)",
+            (chain_id, *key),
+        )
+        row = self._database.execute(
+            "SELECT number FROM layers WHERE path = ? AND identity = ?", key
+        ).fetchone()
+        return int(row[0])
+
+    def shared_layers(self) -> dict[int, SharedLayer]:
+        """All of them by number."""
+        with self._lock:
+            rows = self._database.execute("SELECT number, chain_id, path FROM layers").fetchall()
+        return {row[0]: SharedLayer(row[0], row[1], Path(row[2])) for row in rows}
+
+    def forget_unshared_layers(self) -> list[int]:
+        """Those that no snapshot names any more; their numbers."""
+        rows = self._database.execute(
+            "DELETE FROM layers WHERE number NOT IN"
+            " (SELECT value FROM snapshots, json_each(snapshots.chain)) RETURNING number"
+        ).fetchall()
+        return [int(row[0]) for row in rows]
+
     def fact(self, name: str) -> str | None:
         with self._lock:
             row = self._database.execute(
@@ -241,11 +302,13 @@ class SnapshotState:
         self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
 
-_Row = tuple[int, str, str, str, str, int, int, str | None, int | None, int | None]
+_Row = tuple[int, str, str, str, str, int, int, str | None, int | None, int | None, str | None]
 
 
 def _record(row: _Row) -> SnapshotRecord:
-    snapshot_id, name, parent, kind, labels, created_ns, updated_ns, layer, size, inodes = row
+    snapshot_id, name, parent, kind, labels, created_ns, updated_ns, layer, size, inodes, chain = (
+        row
+    )
     return SnapshotRecord(
         id=snapshot_id,
         info=SnapshotInfo(
@@ -258,6 +321,7 @@ def _record(row: _Row) -> SnapshotRecord:
         ),
         layer=None if layer is None else Path(layer),
         usage=None if size is None or inodes is None else SnapshotUsage(size, inodes),
+        chain=() if chain is None else tuple(json.loads(chain)),
     )
 
 

@@ -198,6 +198,36 @@ async def test_a_command_that_is_not_there_is_a_container_error(
         await client.images.delete(image.reference)
 
 
+async def test_adopted_images_are_one_snapshot_each_and_share_mounts(
+    wired_pair: tuple[Plugin, Containerd], tmp_path: Path
+) -> None:
+    plugin, containerd = wired_pair
+    one, two = cached_image(plugin, tmp_path), cached_image(plugin, tmp_path)
+    assert one.chain_ids[0] == two.chain_ids[0]
+    async with containerd.client() as client:
+        for image in (one, two):
+            assert await adopt_image(client, SNAPSHOTTER, image) == []
+        snapshots = client.snapshots(SNAPSHOTTER)
+        await client.leases.delete(await client.leases.create("sweep"), sync=True)
+        found = {info.name: info.parent for info in await snapshots.list()}
+        assert found == {one.chain_ids[-1]: "", two.chain_ids[-1]: ""}
+        assert len(mounts_under(plugin.mounts)) == 3
+        plugin.kill()
+        plugin.start()
+        await _until_answered(client)
+        await client.images.delete(one.reference, sync=True)
+        assert [info.name for info in await snapshots.list()] == [two.chain_ids[-1]]
+        assert len(mounts_under(plugin.mounts)) == 2
+        container_id, mounts = await create(client, containerd, two, "test -s /etc/message")
+        await client.tasks.create(container_id, mounts)
+        waiting = asyncio.create_task(client.tasks.wait(container_id, timeout_s=20))
+        await client.tasks.start(container_id)
+        assert (await waiting).exit_status == 0
+        await remove(client, container_id)
+        await client.images.delete(two.reference, sync=True)
+    assert mounts_under(plugin.mounts) == []
+
+
 async def test_adoption_names_the_missing_layers_and_keeps_nothing(
     wired_pair: tuple[Plugin, Containerd], tmp_path: Path
 ) -> None:

@@ -12,11 +12,15 @@ import pytest
 from tests.fixtures.containerds import CURRENT, DEBIAN, Containerd, running_containerd
 from tests.fixtures.cri import Cri, pb
 from tests.fixtures.images import make_image, push_image
+from tests.fixtures.mounting import mounts_under
 from tests.fixtures.plugin import Plugin, running_plugin
 from tests.fixtures.registry import Registry, running_registry
 from tests.fixtures.rootfs import message_layer, publish_layer, shell_layer
+from tests.integration.snapshotter.test_containerd import resolved
+from zeropull.containerd.adopt import adopt_image
 from zeropull.containerd.config import CriSettings
 from zeropull.oci.digests import chain_ids
+from zeropull.resources.node import SNAPSHOTTER
 
 CRI_NAMESPACE = "k8s.io"
 
@@ -71,6 +75,36 @@ async def test_a_pod_runs_with_images_through_the_plugin(
         assert (counts["hits"], counts["misses"], fetched) == (2, 0, [])
     else:
         assert (counts["hits"], counts["misses"], fetched) == (0, 2, list(image.layers))
+
+
+async def test_an_image_is_pulled_that_builds_upon_an_adopted_one(
+    node: tuple[Plugin, Containerd], registry: Registry, tmp_path: Path
+) -> None:
+    plugin, containerd = node
+    message = secrets.token_hex(8)
+    layers = [shell_layer(), message_layer(secrets.token_hex(8)), message_layer(message)]
+    base, image = make_image(layers[:2]), make_image(layers)
+    push_image(registry.direct, "app", "2", image)
+    adopted = resolved(base, "no.registry.test/base:1")
+    parent = ""
+    for entries, chain_id in zip(layers, adopted.chain_ids, strict=False):
+        publish_layer(plugin, tmp_path, entries, chain_id, parent)
+        parent = chain_id
+    registry.reset()
+    cri = Cri(containerd.socket)
+    try:
+        async with containerd.client() as client:
+            await client.namespaces.ensure(plugin.namespace)
+            assert await adopt_image(client, SNAPSHOTTER, adopted) == []
+            assert len(mounts_under(plugin.mounts)) == 2
+            code = await _run_pod(cri, containerd, f"{registry.address}/app:2", tmp_path)
+            assert (tmp_path / "app.log").read_text().split()[-1] == message
+            await client.images.delete(adopted.reference, sync=True)
+    finally:
+        await cri.close()
+    assert code == 5
+    fetched = [blob for blob in image.layers if registry.counts.matching(blob.digest)]
+    assert fetched == [image.layers[-1]]
 
 
 async def _run_pod(cri: Cri, containerd: Containerd, reference: str, logs: Path) -> int:

@@ -111,3 +111,37 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     database.close()
     with pytest.raises(ConfigurationError, match="99"):
         SnapshotState(tmp_path / "s.db")
+
+
+def test_shared_layers_live_as_long_as_a_snapshot_names_them(state: SnapshotState) -> None:
+    with state.transaction():
+        base = state.share_layer("sha256:a", Path("/layers/a"), "1")
+        assert state.share_layer("sha256:a", Path("/layers/a"), "1") == base
+        one = state.share_layer("sha256:b", Path("/layers/b"), "1")
+        assert state.share_layer("sha256:b", Path("/layers/b"), "2") != one
+        for name, chain in (("one", [one, base]), ("two", [base])):
+            info = SnapshotInfo(name, "", SnapshotKind.COMMITTED, {}, 1, 1)
+            state.insert(info, chain=chain)
+    assert state.get("one").chain == (one, base)
+    with state.transaction():
+        assert len(state.forget_unshared_layers()) == 1  # the second "b"
+        state.delete("one")
+        assert state.forget_unshared_layers() == [one]
+        state.delete("two")
+        assert state.forget_unshared_layers() == [base]
+    assert state.shared_layers() == {}
+
+
+def test_a_file_of_the_version_before_keeps_its_snapshots(tmp_path: Path) -> None:
+    path = tmp_path / "snapshots.db"
+    before = SnapshotState(path)
+    committed(before, "one")
+    before.close()
+    with sqlite3.connect(path) as database:
+        database.execute("ALTER TABLE snapshots DROP COLUMN chain")
+        database.execute("DROP TABLE layers")
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+    after = SnapshotState(path)
+    assert (after.get("one").chain, after.shared_layers()) == ((), {})
+    after.close()
