@@ -1,11 +1,8 @@
 """The snapshots themselves: what each call of containerd does to rows, directories and mounts.
 
-A layer that the catalog has is answered at Prepare: its metadata is verified, it is mounted, a
-committed snapshot is recorded, and AlreadyExists tells containerd that nothing is to be fetched.
-One snapshot may also stand for all layers of an image, when the caller asks for that (our own
-agent does): one call and one row instead of one per layer, its mounts shared with other images.
-Every other snapshot is an ordinary overlay directory. Contract: containerd,
-docs/snapshotters/remote-snapshotter.md and core/snapshots/snapshotter.go.
+A layer that the catalog has is answered at Prepare (see `served`), and AlreadyExists tells
+containerd that nothing is to be fetched. Every other snapshot is an ordinary overlay directory.
+Contract: containerd, docs/snapshotters/remote-snapshotter.md and core/snapshots/snapshotter.go.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from zeropull.containerd.snapshots import (
@@ -24,22 +21,18 @@ from zeropull.containerd.snapshots import (
     SnapshotInfo,
     SnapshotKind,
     SnapshotUsage,
-    chain_digest,
 )
 from zeropull.errors import (
     AccessDenied,
     AlreadyExists,
     Conflict,
-    IntegrityError,
     InvalidInput,
-    NotFound,
-    Unavailable,
-    ZeropullError,
 )
-from zeropull.snapshotter.catalog import CachedLayer, Catalog
+from zeropull.snapshotter.catalog import Catalog
 from zeropull.snapshotter.counters import Count, Counters
 from zeropull.snapshotter.filters import parse_filters
 from zeropull.snapshotter.lowers import Lowers
+from zeropull.snapshotter.served import ServedLayers, shared_name
 from zeropull.snapshotter.state import SnapshotRecord, SnapshotState
 from zeropull.snapshotter.usage import measure_usage
 from zeropull.telemetry.logs import get_logger
@@ -72,7 +65,6 @@ class Snapshotter:
         self._snapshots_dir = state_dir / "snapshots"
         self._snapshots_dir.mkdir(parents=True, exist_ok=True)
         self._state = SnapshotState(state_dir / "snapshots.db")
-        self._catalog = catalog
         self._lowers = lowers
         self._counters = counters
         self._now_ns = now_ns
@@ -80,12 +72,13 @@ class Snapshotter:
         self._index_off = ("index=off",) if _OVERLAY_INDEX.exists() else ()
         # One change at a time: rows, directories and mounts move together.
         self._lock = threading.RLock()
+        self._served = ServedLayers(self._state, catalog, lowers, counters, now_ns)
 
     def open(self) -> None:
         """Undo what a kill left half done: directories and mounts without a row."""
         known = {str(record.id) for record in self._state.all()}
-        known |= {_shared_name(number) for number in self._state.shared_layers()}
-        undone = self._lowers.open(known)
+        shared = {shared_name(number) for number in self._state.shared_layers()}
+        undone = self._lowers.open(known | shared)
         strays = self._remove_strays()
         _log.info("snapshots_opened", snapshots=len(known), mounts_undone=undone, strays=strays)
 
@@ -103,10 +96,10 @@ class Snapshotter:
         self._check_namespace(key, parent)
         target = labels.get(TARGET_LABEL)
         if target is not None and WHOLE_IMAGE_LABEL in labels and not parent:
-            self._serve_whole_image(target, key, labels)
+            self._served.serve_image(target, key, labels, self._lock)
             raise AlreadyExists(f"all layers up to {target} are in the cache")
         with self._lock:
-            if target is not None and self._serve_from_cache(target, key, parent, labels):
+            if target is not None and self._served.serve_layer(target, key, parent, labels):
                 raise AlreadyExists(f"layer {target} is in the cache")
             return self._create(key, parent, labels, SnapshotKind.ACTIVE)
 
@@ -199,7 +192,7 @@ class Snapshotter:
             with self._state.transaction():
                 record = self._state.delete(key)
                 unshared = self._state.forget_unshared_layers() if record.chain else []
-            self._release(str(record.id), *map(_shared_name, unshared))
+            self._served.release(str(record.id), *map(shared_name, unshared))
         # Large trees take a while: the lock is not held, and a kill here leaves a stray.
         shutil.rmtree(self._directory(record.id), ignore_errors=True)
 
@@ -207,139 +200,6 @@ class Snapshotter:
         """Remove directories that an interrupted Remove left behind."""
         with self._lock:
             self._remove_strays()
-
-    # ------------------------------------------------------------------ the cache
-
-    def _serve_from_cache(
-        self, chain_id: str, key: str, parent: str, labels: Mapping[str, str]
-    ) -> bool:
-        """Whether the layer is now a committed snapshot that containerd can look up."""
-        path = self._catalog.locate(chain_id)
-        if path is None:
-            return self._miss(Count.MISSES_NOT_CACHED, chain_id)
-        try:
-            layer = self._catalog.verify(path, chain_id)
-            if bool(layer.index.parent_chain_id) != bool(parent):
-                raise IntegrityError(f"{path} has another parent than {parent or 'none'}")
-            served = self._record_layer(layer, key, parent, labels)
-        except IntegrityError as error:
-            self._counters.add(Count.VERIFICATION_FAILURES)
-            self._catalog.drop(chain_id, path)
-            return self._miss(Count.MISSES_VERIFICATION, chain_id, error)
-        except NotFound as error:
-            return self._miss(Count.MISSES_NOT_CACHED, chain_id, error)
-        except Exception as error:
-            # Whatever is wrong with the cache, containerd can still pull: never fail it.
-            return self._miss(Count.MISSES_MOUNT, chain_id, error)
-        if not served:
-            return self._miss(Count.MISSES_IN_USE, chain_id)
-        self._counters.add(Count.HITS)
-        self._counters.add(Count.HIT_BYTES, layer.size_bytes)
-        _log.info("layer_hit", chain_id=chain_id, layer=str(path), bytes=layer.size_bytes)
-        return True
-
-    def _record_layer(
-        self, layer: CachedLayer, key: str, parent: str, labels: Mapping[str, str]
-    ) -> bool:
-        """The name is derived from the chain ID alone, so that it is the same after any loss."""
-        name = f"{key.partition('/')[0]}/cache/{layer.index.chain_id}"
-        known = self._state.find(name)
-        if known is not None:
-            if known.layer == layer.path and known.info.parent == parent:
-                self._ensure_lowers(known)
-                return True
-            # Another layer directory, or another parent record: one that nothing lies over is a
-            # leftover that containerd has forgotten, or it would not have asked.
-            if self._state.has_children(name):
-                return False
-            with self._state.transaction():
-                self._state.delete(name)
-            self._release(str(known.id))
-        now_ns = self._now_ns()
-        info = SnapshotInfo(
-            name, parent, SnapshotKind.COMMITTED, dict(labels), now_ns, updated_ns=now_ns
-        )
-        created: int | None = None
-        try:
-            with self._state.transaction():
-                created = self._state.insert(info, layer.path)
-                self._state.set_usage(created, SnapshotUsage(layer.size_bytes, layer.index.files))
-                self._lowers.mount(str(created), layer.path)
-        except BaseException:
-            if created is not None:
-                self._lowers.release(str(created))
-            raise
-        self._counters.add(Count.MOUNTS)
-        return True
-
-    def _serve_whole_image(self, chain_id: str, key: str, labels: Mapping[str, str]) -> None:
-        """Raises:
-        NotFound: not served, for whatever reason; which layer it is, the caller learns by asking
-            for each.
-        """
-        try:
-            layers = self._catalog.verify_chain(chain_id)
-            if (
-                chain_digest([each.index.chain_id for each in layers[::-1]])
-                != (labels[WHOLE_IMAGE_LABEL])
-            ):
-                raise NotFound("the layers in the cache are others than the image's")
-            with self._lock:
-                mounted = self._record_whole_image(layers, key, labels)
-        except Exception as error:
-            if isinstance(error, IntegrityError):
-                self._counters.add(Count.VERIFICATION_FAILURES)
-            _log.warning("image_miss", chain_id=chain_id, error=repr(error))
-            raise NotFound(f"the image up to {chain_id} is not served: {error}") from error
-        size = sum(each.size_bytes for each in layers)
-        self._counters.add(Count.HITS, len(layers))
-        self._counters.add(Count.HIT_BYTES, size)
-        _log.info("image_hit", chain_id=chain_id, layers=len(layers), mounted=mounted, bytes=size)
-
-    def _record_whole_image(
-        self, layers: Sequence[CachedLayer], key: str, labels: Mapping[str, str]
-    ) -> int:
-        """One row for all; returns the number of layers that no other image had mounted."""
-        name = f"{key.partition('/')[0]}/image/{layers[0].index.chain_id}"
-        now_ns = self._now_ns()
-        info = SnapshotInfo(name, "", SnapshotKind.COMMITTED, dict(labels), now_ns, now_ns)
-        usage = SnapshotUsage(
-            sum(each.size_bytes for each in layers), sum(each.index.files for each in layers)
-        )
-        mounted: list[str] = []
-        try:
-            with self._state.transaction():
-                numbers = [
-                    self._state.share_layer(each.index.chain_id, each.path, each.identity)
-                    for each in layers
-                ]
-                known = self._state.find(name)
-                if known is not None and known.chain != tuple(numbers):
-                    self._state.delete(name)  # a leftover that containerd has forgotten
-                    known = None
-                if known is None:
-                    self._state.set_usage(self._state.insert(info, chain=numbers), usage)
-                for layer, lower in zip(layers, map(_shared_name, numbers), strict=True):
-                    if not self._lowers.is_ready(lower):
-                        self._lowers.mount(lower, layer.path)
-                        mounted.append(lower)
-                unshared = self._state.forget_unshared_layers()
-        except BaseException:
-            for lower in mounted:
-                self._lowers.release(lower)
-            raise
-        self._counters.add(Count.MOUNTS, len(mounted))
-        self._release(*map(_shared_name, unshared))
-        return len(mounted)
-
-    def _miss(self, reason: Count, chain_id: str, error: Exception | None = None) -> bool:
-        self._counters.add(Count.MISSES)
-        self._counters.add(reason)
-        if error is None:
-            _log.info("layer_miss", chain_id=chain_id, reason=reason.value)
-        else:
-            _log.warning("layer_miss", chain_id=chain_id, reason=reason.value, error=repr(error))
-        return False
 
     # ------------------------------------------------------------------ directories and mounts
 
@@ -372,7 +232,7 @@ class Snapshotter:
             lineage = self._state.ancestry(record.info.parent)
             if lineage:
                 # The root of an overlay has the owner of its upper directory.
-                owner = self._ensure_lowers(lineage[0])[0].stat()
+                owner = self._lower_paths(lineage[0])[0].stat()
                 os.chown(content, owner.st_uid, owner.st_gid)
 
     def _mounts_of(self, record: SnapshotRecord) -> list[Mount]:
@@ -380,7 +240,7 @@ class Snapshotter:
         takes that as a sign that the layer is there already."""
         content = self._directory(record.id) / "fs"
         lineage = self._state.ancestry(record.info.parent)
-        lowers = [str(path) for each in lineage for path in self._ensure_lowers(each)]
+        lowers = [str(path) for each in lineage for path in self._lower_paths(each)]
         if record.info.kind is SnapshotKind.ACTIVE:
             if not lowers:
                 return [Mount("bind", str(content), ("rw", "rbind"))]
@@ -390,41 +250,14 @@ class Snapshotter:
             return [_overlay(*self._index_off, f"lowerdir={':'.join(lowers)}")]
         return [Mount("bind", lowers[0] if lowers else str(content), ("ro", "rbind"))]
 
-    def _ensure_lowers(self, record: SnapshotRecord) -> list[Path]:
-        """The short paths of a committed snapshot, the uppermost first, mounted again if a reboot
-        took the mounts."""
-        if record.chain:
-            names = [_shared_name(number) for number in record.chain]
-            if not all(map(self._lowers.is_ready, names)):
-                layers = self._state.shared_layers()
-                for number in record.chain:
-                    layer = layers[number]
-                    self._ensure_mounted(_shared_name(number), layer.chain_id, layer.path)
-            return [self._lowers.path(name) for name in names]
+    def _lower_paths(self, record: SnapshotRecord) -> list[Path]:
+        """The short paths of a committed snapshot, the uppermost first."""
+        if record.layer is not None or record.chain:
+            return self._served.ensure_mounted(record)
         name = str(record.id)
-        if record.layer is not None:
-            self._ensure_mounted(name, record.info.name.rpartition("/")[2], record.layer)
-        elif not self._lowers.is_ready(name):
+        if not self._lowers.is_ready(name):
             self._lowers.link(name, self._directory(record.id) / "fs")
         return [self._lowers.path(name)]
-
-    def _ensure_mounted(self, name: str, chain_id: str, layer: Path) -> None:
-        if self._lowers.is_ready(name):
-            return
-        try:
-            self._catalog.verify(layer, chain_id)
-            self._lowers.mount(name, layer)
-        except IntegrityError as error:
-            self._counters.add(Count.VERIFICATION_FAILURES)
-            self._catalog.drop(chain_id, layer)
-            raise Unavailable(f"layer {chain_id} went bad, delete the image: {error}") from error
-        except (OSError, ZeropullError) as error:
-            raise Unavailable(f"layer {chain_id} cannot be mounted again: {error}") from error
-        self._counters.add(Count.MOUNTS)
-        _log.info("layer_mounted_again", chain_id=chain_id, layer=str(layer))
-
-    def _release(self, *names: str) -> None:
-        self._counters.add(Count.UNMOUNTS, sum(map(self._lowers.release, names)))
 
     def _remove_strays(self) -> int:
         known = {str(record.id) for record in self._state.all()}
@@ -454,11 +287,6 @@ class Snapshotter:
                 f"snapshot key {key!r} is of the namespace {namespace}; this snapshotter serves"
                 f" {self._namespace} only"
             )
-
-
-def _shared_name(number: int) -> str:
-    """Of a layer that whole images share, among the lowers."""
-    return f"l{number}"
 
 
 def _overlay(*options: str) -> Mount:
