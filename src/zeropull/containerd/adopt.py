@@ -1,7 +1,7 @@
 """Make containerd know an image whose layers a snapshotter already has: no registry is asked.
 
-The order is that of containerd's own unpacker: manifest and config into the content store, each
-layer asked for by chain ID, the references that keep garbage collection away, then the record. All
+What containerd's own unpacker does: manifest and config into the content store, each layer asked
+for by chain ID, the references that keep garbage collection away, and at last the record. All
 layers are asked for at once first; one by one, to learn which is missing, only when that fails.
 """
 
@@ -40,12 +40,21 @@ async def adopt_image(
         Unavailable: containerd or the snapshotter does not answer.
     """
     chain_ids = image.chain_ids
+    documents = _documents(snapshotter, image, chain_ids)
     async with client.leased() as leased:
-        snapshots = leased.snapshots(snapshotter)
-        there = await _find_image(snapshots, chain_ids)
+        # Beside each other: every one of them waits for the disk. What is of no use goes with the
+        # lease.
+        there, *written = await asyncio.gather(
+            _find_image(leased.snapshots(snapshotter), chain_ids),
+            *(leased.content.write(*document) for document in documents),
+            return_exceptions=True,
+        )
+        for each in (there, *written):
+            if isinstance(each, BaseException):
+                raise each
+        assert isinstance(there, int)
         if there < len(chain_ids):
             return chain_ids[there:]
-        await _write_documents(leased, snapshotter, image, chain_ids)
         target = Descriptor(image.manifest_media_type, image.manifest_digest, len(image.manifest))
         await leased.images.put(ImageRecord(name=image.reference, target=target))
     return []
@@ -98,9 +107,10 @@ async def _is_known(snapshots: SnapshotsClient, chain_id: str) -> bool:
     return True
 
 
-async def _write_documents(
-    client: ContainerdClient, snapshotter: str, image: ResolvedImage, chain_ids: list[str]
-) -> None:
+def _documents(
+    snapshotter: str, image: ResolvedImage, chain_ids: list[str]
+) -> list[tuple[str, bytes, dict[str, str]]]:
+    """Digest, content and labels of config and manifest."""
     try:
         manifest = json.loads(image.manifest)
         layers = [layer["digest"] for layer in manifest["layers"]]
@@ -110,5 +120,7 @@ async def _write_documents(
     references = {"containerd.io/gc.ref.content.config": config}
     references |= {f"containerd.io/gc.ref.content.l.{i}": each for i, each in enumerate(layers)}
     top = {f"containerd.io/gc.ref.snapshot.{snapshotter}": chain_ids[-1]} if chain_ids else {}
-    await client.content.write(image.config_digest, image.config, top)
-    await client.content.write(image.manifest_digest, image.manifest, references)
+    return [
+        (image.config_digest, image.config, top),
+        (image.manifest_digest, image.manifest, references),
+    ]
