@@ -42,6 +42,7 @@ from zeropull.imagecache.layout import (
     layer_directory,
     write_durably,
 )
+from zeropull.imagecache.threads import short_switch_interval
 from zeropull.imagecache.verify import verify_metadata
 from zeropull.oci.digests import digest_of, hex_of
 from zeropull.oci.images import Descriptor, ResolvedImage
@@ -187,7 +188,9 @@ async def pull_layers(
     largest_first = sorted(
         zip(missing, sources, strict=True), key=lambda pair: -image.layers[pair[0]].size
     )
+    shortened = contextlib.ExitStack()
     try:
+        shortened.enter_context(short_switch_interval())
         async with asyncio.TaskGroup() as group:
             reporter = group.create_task(report_all())
             layers = [group.create_task(one_layer(*pair)) for pair in largest_first]
@@ -199,6 +202,7 @@ async def pull_layers(
     finally:
         pull.stop.set()
         await _settle(running)
+        shortened.close()
         lowers.close()
         for directory in pull.temporary:
             shutil.rmtree(directory, ignore_errors=True)

@@ -18,8 +18,8 @@ from zeropull.errors import DiskFull, Unavailable
 from zeropull.imagecache.layout import BLOCK_BYTES, DIGEST_BYTES, digest_block
 
 PAGE = 4096
-BUFFER_BYTES = 2 << 20  # a multiple of BLOCK_BYTES; three of them per layer in work
-_BUFFERS = 3
+BUFFER_BYTES = 2 << 20  # a multiple of BLOCK_BYTES; six of them per layer in work
+_BUFFERS = 6
 DIRECT = os.O_DIRECT  # the benchmark sets 0 here to compare with writes through the page cache
 # A layer unpacks to any size, and the control plane's own state may lie on the same disk.
 _RESERVE_BYTES = 64 << 20

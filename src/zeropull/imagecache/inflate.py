@@ -16,10 +16,11 @@ from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
 from zeropull.errors import ImageError, IntegrityError, Unavailable
+from zeropull.imagecache.threads import prefer_this_thread
 
 BUFFER_BYTES = 1 << 20
-_BUFFERS = 4
-_INPUT_BYTES = 256 << 10
+_BUFFERS = 12
+_INPUT_BYTES = 512 << 10
 _ZSTD_WINDOW_MAX = 128 << 20  # what zstd --long=27 asks for; larger windows are refused
 _HEAD_BYTES = 4
 # A blob may inflate to this much whatever its size, and beyond it by this factor.
@@ -111,7 +112,7 @@ class BlobReader:
 class TarStream:
     """Iterate once over reused buffers of tar bytes; afterwards `blob_digest`, `diff_id` stand.
 
-    A thread inflates ahead, into at most four buffers of 1 MiB. Use as a context manager.
+    A thread inflates ahead, into at most twelve buffers of 1 MiB. Use as a context manager.
     """
 
     def __init__(
@@ -177,6 +178,7 @@ class TarStream:
             self._free.put(buffer)
 
     def _inflate_all(self) -> None:
+        prefer_this_thread()
         try:
             reader = open_compressed(self._blob)
             while (buffer := self._free.get()) is not None and not self._ended:
