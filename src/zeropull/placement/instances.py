@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from zeropull.placement.capacity import Requirement, Shape, Slot, empty_slot
 from zeropull.placement.placing import CopyRequest, place_copies
 
+MAX_TRIES = 20
+"""Instances that are looked at in vain before consolidation gives up: the emptiest come first, and
+each is a placement on all others."""
+
 
 @dataclass(frozen=True, slots=True)
 class InstanceBounds:
@@ -69,19 +73,35 @@ def plan_consolidation(
     """
     chosen: list[str] = []
     trial = {name: _twin(slot) for name, slot in slots.items() if not slot.closed}
-    for name in sorted(trial, key=lambda each: (trial[each].total_copies, each)):
-        if len(chosen) >= max_step or len(trial) - 1 < minimum:
+    order = sorted(trial, key=lambda each: (trial[each].total_copies, each))
+    for name in order[: max_step + MAX_TRIES]:
+        if len(chosen) >= max_step or len(trial) - 1 < minimum or len(trial) == 1:
             break
-        rest = {other: _twin(slot) for other, slot in trial.items() if other != name}
-        movers = [
-            CopyRequest(f"{name}/{component}/{index}", component, needs[component])
-            for component, count in slots[name].copies.items()
-            for index in range(count)
-        ]
-        if rest and not place_copies(movers, rest).waiting:
+        leaving = trial.pop(name)
+        if _moves(name, leaving.copies, needs, trial):
             chosen.append(name)
-            trial = rest
+        else:
+            trial[name] = leaving
     return tuple(chosen)
+
+
+def _moves(
+    name: str, copies: dict[str, int], needs: dict[str, Requirement], others: dict[str, Slot]
+) -> bool:
+    """Place them on `others` if all of them fit there; nothing has changed if not."""
+    movers = [
+        CopyRequest(f"{name}/{component}/{index}", component, needs[component])
+        for component, count in copies.items()
+        for index in range(count)
+    ]
+    plan = place_copies(movers, others)
+    if not plan.waiting:
+        return True
+    component_of = {mover.copy_id: mover.component for mover in movers}
+    for placed in plan.placed:
+        component = component_of[placed.copy_id]
+        others[placed.instance_id].release(component, needs[component], placed.accelerators)
+    return False
 
 
 def _instances_for(waiting: Sequence[CopyRequest], shape: Shape) -> int:

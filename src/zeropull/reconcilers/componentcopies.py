@@ -312,7 +312,8 @@ def _finish(draft: Draft, name: str, settings: EndpointSettings) -> None:
         note_waiting(draft, name, text + restarting.message)
     elif component.waiting.startswith("copy "):
         note_waiting(draft, name, "")
-    leavers = [c for c in copies if c.intent is CopyIntent.RUN and c not in keepers]
+    stay = {c.copy_id for c in keepers}
+    leavers = [c for c in copies if c.intent is CopyIntent.RUN and c.copy_id not in stay]
     if component.pending is not None or ready != component.desired_copies or leavers:
         return
     if component.status is ComponentStatus.UPDATING and any(
@@ -338,7 +339,7 @@ def note_waiting(draft: Draft, name: str, text: str) -> None:
 
 
 def _copies(draft: Draft, name: str) -> list[CopyRecord]:
-    return [c for c in draft.copies.values() if c.component == name]
+    return draft.copies.of_component(name)
 
 
 def _keepers(draft: Draft, name: str, version: ComponentVersion) -> list[CopyRecord]:
@@ -362,15 +363,18 @@ def _victims(
     draft: Draft, name: str, keepers: Sequence[CopyRecord], count: int, slots: dict[str, Slot]
 ) -> list[CopyRecord]:
     """Copies that do not serve yet, then those whose going frees most."""
-    idle = [c for c in keepers if not is_serving(draft, c)][:count]
+    idle = {c.copy_id: c for c in keepers if not is_serving(draft, c)}
+    idle = dict(list(idle.items())[:count])
     in_flight = draft.view.gateways.in_flight
+    others = [c for c in keepers if c.copy_id not in idle]
     chosen = choose_victims(
         name,
         count - len(idle),
-        [(c.copy_id, c.instance_id, in_flight.get(c.copy_id, 0)) for c in keepers if c not in idle],
+        [(c.copy_id, c.instance_id, in_flight.get(c.copy_id, 0)) for c in others],
         slots,
     )
-    return idle + [c for c in keepers if c.copy_id in chosen]
+    going = frozenset(chosen)
+    return [*idle.values(), *(c for c in others if c.copy_id in going)]
 
 
 def _drop(draft: Draft, copy: CopyRecord) -> None:

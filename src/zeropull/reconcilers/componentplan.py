@@ -215,6 +215,11 @@ def _serve(draft: Draft, settings: EndpointSettings, shape_of: ShapeOf) -> None:
 def _rescued(draft: Draft, slots: dict[str, Slot]) -> list[WantedCopy]:
     """Copies that wait for an instance that cannot be had now, when another has room by then."""
     found: list[WantedCopy] = []
+    running = [
+        slots[i.instance_id]
+        for i in draft.instances.values()
+        if i.state is InstanceState.RUNNING and i.instance_id in slots
+    ]
     for copy in list(draft.copies.values()):
         instance = draft.instances.get(copy.instance_id)
         if instance is None or instance.state is not InstanceState.WANTED or not instance.failure:
@@ -223,11 +228,6 @@ def _rescued(draft: Draft, slots: dict[str, Slot]) -> list[WantedCopy]:
         if version is None or copy.component is None:
             continue
         request = request_for(copy.component, version)
-        running = [
-            slots[i.instance_id]
-            for i in draft.instances.values()
-            if i.state is InstanceState.RUNNING and i.instance_id in slots
-        ]
         if any(slot.fits(request.need) for slot in running):
             del draft.copies[copy.copy_id]
             draft.gone_copies.add(copy.copy_id)

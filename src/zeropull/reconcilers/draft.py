@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from zeropull.reconcilers.copyindex import CopyIndex
 from zeropull.reconcilers.view import View
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.documents import new_copy_id, new_instance_id, new_uid
@@ -56,7 +57,7 @@ class Draft:
     now_s: float
     endpoint: Endpoint = field(init=False)
     instances: dict[str, Instance] = field(init=False)
-    copies: dict[str, CopyRecord] = field(init=False)
+    copies: CopyIndex = field(init=False)
     timelines: dict[str, TimelineRecord] = field(init=False)
     actions: list[Action] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
@@ -68,7 +69,7 @@ class Draft:
         self.components = {c.name: c for c in self.view.components}
         self.endpoint = self.view.endpoint
         self.instances = {i.instance_id: i for i in self.view.instances}
-        self.copies = {c.copy_id: c for c in self.view.copies}
+        self.copies = CopyIndex(self.view.copies)
         self.timelines = {t.copy_id: t for t in self.view.timelines}
 
     def decide(self, message: str, subject: str, reason: str) -> None:
@@ -191,7 +192,7 @@ class Draft:
         self.decide("instance stopping", instance.instance_id, reason)
 
     def copies_on(self, instance: Instance) -> list[CopyRecord]:
-        return [c for c in self.copies.values() if c.instance_id == instance.instance_id]
+        return self.copies.on_instance(instance.instance_id)
 
     def _intend(self, instance: Instance, intent: CopyIntent) -> None:
         for copy in self.copies_on(instance):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from zeropull.controlapi.messages import CopyState
+from zeropull.reconcilers.copyindex import CopyIndex
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Deployment, Endpoint, Variant
 from zeropull.resources.instances import (
@@ -54,9 +55,13 @@ class View:
     has_cache: bool = False  # files of its image cache are still there
     components: tuple[InferenceComponent, ...] = ()
     cached: dict[str, frozenset[str]] = field(default_factory=dict)  # image digests by instance
+    _by_instance: CopyIndex = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_instance", CopyIndex(self.copies))
 
     def copies_on(self, instance: Instance) -> list[CopyRecord]:
-        return [c for c in self.copies if c.instance_id == instance.instance_id]
+        return self._by_instance.on_instance(instance.instance_id)
 
     def fleet(self, deployment: Deployment, variant: Variant) -> list[Instance]:
         """Instances that count for the variant's capacity, oldest first."""

@@ -108,6 +108,18 @@ def test_consolidation_empties_what_fits_elsewhere() -> None:
     assert len(plan_consolidation(fleet, {"chat": NEED}, max_step=5, minimum=1)) == 2
 
 
+def test_consolidation_counts_what_has_moved_to_an_instance_that_is_emptied_next() -> None:
+    fleet = slots(3)
+    third = Requirement(SHAPE.cpu_milli // 3)
+    for name, count in (("i-0", 1), ("i-1", 1), ("i-2", 2)):
+        for _ in range(count):
+            fleet[name].place("chat", third)
+    before = {name: (slot.cpu_milli, dict(slot.copies)) for name, slot in fleet.items()}
+    # Four copies of a third each: two instances at least, whatever the step.
+    assert plan_consolidation(fleet, {"chat": third}, max_step=5, minimum=0) == ("i-0",)
+    assert {name: (slot.cpu_milli, dict(slot.copies)) for name, slot in fleet.items()} == before
+
+
 @given(
     st.lists(
         st.tuples(
