@@ -295,10 +295,17 @@ def test_components_are_listed_by_endpoint_and_status(served: Served, sagemaker:
     for name in ("one", "two", "three"):
         create(sagemaker, name)
     settle(served, "two")
+    for moment, name in enumerate(("two", "three", "one")):
+        served.store.update(
+            InferenceComponent,
+            component_key(ACCOUNT, name),
+            lambda c, at=1000.0 + moment: replace(c, created_s=at, modified_s=at + 100),  # type: ignore[misc]
+        )
 
-    def names(**filters: str) -> list[str]:
+    def names(**filters: Any) -> list[str]:
+        order = {"SortBy": "Name", "SortOrder": "Ascending"} | filters
         pages = sagemaker.get_paginator("list_inference_components").paginate(
-            SortBy="Name", SortOrder="Ascending", PaginationConfig={"PageSize": 2}, **filters
+            PaginationConfig={"PageSize": 2}, **order
         )
         return [c["InferenceComponentName"] for page in pages for c in page["InferenceComponents"]]
 
@@ -306,6 +313,15 @@ def test_components_are_listed_by_endpoint_and_status(served: Served, sagemaker:
     assert names(StatusEquals="InService") == ["two"]
     assert names(EndpointNameEquals="shared", NameContains="t") == ["three", "two"]
     assert names(EndpointNameEquals="other") == []
+    assert names(VariantNameEquals="main", StatusEquals="Creating") == ["one", "three"]
+    assert names(VariantNameEquals="other") == []
+    assert names(CreationTimeAfter=1001) == ["one", "three"]
+    assert names(CreationTimeBefore=1001) == ["two"]
+    assert names(LastModifiedTimeAfter=1102) == ["one"]
+    assert names(LastModifiedTimeBefore=1102) == ["three", "two"]
+    assert names(SortBy="CreationTime") == ["two", "three", "one"]
+    assert names(SortBy="CreationTime", SortOrder="Descending") == ["one", "three", "two"]
+    assert names(SortBy="Status") == ["one", "three", "two"]
 
 
 def test_components_have_tags(sagemaker: Any) -> None:
@@ -331,6 +347,13 @@ def test_component_configs_need_a_role_and_one_variant(sagemaker: Any) -> None:
             EndpointConfigName="two",
             ExecutionRoleArn=ROLE,
             ProductionVariants=[VARIANT, {**VARIANT, "VariantName": "second"}],
+        )
+    bounds = {"Status": "ENABLED", "MinInstanceCount": 3, "MaxInstanceCount": 2}
+    with pytest.raises(ClientError, match="MinInstanceCount 3 is greater than MaxInstanceCount 2"):
+        sagemaker.create_endpoint_config(
+            EndpointConfigName="turned-round",
+            ExecutionRoleArn=ROLE,
+            ProductionVariants=[{**VARIANT, "ManagedInstanceScaling": bounds}],
         )
 
 
