@@ -30,6 +30,8 @@ import boto3
 from botocore.config import Config
 from rich.console import Console
 
+from bench.copiestable import table
+from bench.placing import placement
 from demo.__main__ import machine, publish, wait_for_cache, write_config
 from demo.image import DemoAssets, prepare_assets
 from demo.registry import running_counted_registry
@@ -38,8 +40,6 @@ from tests.fixtures.images import Entry, make_image, make_layer
 from tests.fixtures.s3 import running_s3
 from tests.fixtures.serverimage import python_server_image
 from zeropull import __version__
-from zeropull.placement.capacity import Requirement, Shape, Strategy, empty_slot
-from zeropull.placement.placing import CopyRequest, place_copies
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LINK_BITS_PER_S = 1_000_000_000
@@ -49,7 +49,6 @@ IMAGE_BYTES, MODEL_BYTES = 200_000_000, 100_000_000  # of --image small
 MEMORY_MB = 7000  # two copies fit on an instance of 16 GiB
 STAGES = ("detect", "provision", "image", "model", "start", "health", "route")
 PLAIN_ROUNDS = 1  # most of a minute each, of which the link is nearly all
-COPIES, INSTANCES, COMPONENTS = 10_000, 1_000, 100
 RESOURCE = {
     "ServiceNamespace": "sagemaker",
     "ResourceId": f"inference-component/{COMPONENT}",
@@ -200,38 +199,6 @@ def _wait(what: str, check: Any) -> None:
     raise SystemExit(f"{what}: not within {WAIT_S} s")
 
 
-def placement() -> dict[str, Any]:
-    """10,000 copies on 1,000 instances at once, then one more: the median of 100 such decisions."""
-    shape = Shape("ml.large", 96_000, 768 << 30, tuple(str(index) for index in range(8)))
-    slots = {f"i-{n}": empty_slot(f"i-{n}", shape) for n in range(INSTANCES)}
-    need = Requirement(500, 2 << 30)
-    requests = [
-        CopyRequest(
-            f"c-{n}",
-            f"component-{n * COMPONENTS // COPIES}",
-            need,
-            Strategy.SPREAD if n * COMPONENTS // COPIES % 2 else Strategy.BINPACK,
-        )
-        for n in range(COPIES)
-    ]
-    began_s = time.perf_counter()
-    plan = place_copies(requests, slots)
-    full_s = time.perf_counter() - began_s
-    assert len(plan.placed) == COPIES
-    took_s = []
-    for number in range(100):
-        one = CopyRequest(f"more-{number}", f"component-{number}", need)
-        began_s = time.perf_counter()
-        place_copies([one], slots)
-        took_s.append(time.perf_counter() - began_s)
-    return {
-        "copies": COPIES,
-        "instances": INSTANCES,
-        "full_s": round(full_s, 3),
-        "incremental_ms": round(statistics.median(took_s) * 1000, 2),
-    }
-
-
 def _median(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Of every number, one level of dictionaries deep."""
     return {
@@ -310,6 +277,7 @@ def main(argv: list[str]) -> int:
     )
     results = run(options.rounds, options.image)
     console.print_json(json.dumps(results))
+    print(table(results))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     return 0
