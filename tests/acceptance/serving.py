@@ -309,16 +309,18 @@ class Server(Served):
 class Load:
     """Requests to one endpoint from two clients, one after the other, and what went wrong."""
 
-    CLIENTS = 2
-
     def __init__(self, server: Server, name: str, **more: str) -> None:
-        self.failed: list[str] = []
+        self.failures: tuple[list[str], ...] = ([], [])  # of each client
         self.answered = 0
         self._server = server
         self._asked = {"EndpointName": name, **more}
         self._over = threading.Event()
 
-    def _ask(self, client: Any) -> None:
+    @property
+    def failed(self) -> list[str]:
+        return [failure for of_one in self.failures for failure in of_one]
+
+    def _ask(self, client: Any, failures: list[str]) -> None:
         while not self._over.is_set():
             at = time.strftime("%X")
             try:
@@ -326,13 +328,16 @@ class Load:
                 assert answer["Body"].read() == b"hello"
                 self.answered += 1
             except Exception as error:
-                self.failed.append(f"{at} {error!r}")
+                failures.append(f"{at} {error!r}")
             self._over.wait(REQUEST_PAUSE_S)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Load]:
-        clients = [self._server.client("sagemaker-runtime") for _ in range(self.CLIENTS)]
-        threads = [threading.Thread(target=self._ask, args=(c,), daemon=True) for c in clients]
+        clients = [self._server.client("sagemaker-runtime") for _ in self.failures]
+        threads = [
+            threading.Thread(target=self._ask, args=pair, daemon=True)
+            for pair in zip(clients, self.failures, strict=True)
+        ]
         for thread in threads:
             thread.start()
         try:

@@ -132,11 +132,12 @@ def test_what_is_not_to_be_cached_goes_with_its_last_copy_and_comes_again(
     assert user.invoke("caching", "kept") == user.invoke("caching", "fleeting") == b"hello"
 
 
-def test_a_plain_containerd_node_keeps_its_image_for_the_copy_that_comes_back(
+def test_a_plain_containerd_node_keeps_image_and_model_for_the_copy_that_comes_back(
     server: Server, user: ComponentUser, registry: Registry
 ) -> None:
+    model = user.make_model("returning")
     user.make_endpoint("plain", maximum=1, Tags={"zeropull:image-path": "containerd"})
-    user.create("plain", "returning", f"{registry.address}/server:1")
+    user.create("plain", "returning", f"{registry.address}/server:1", model)
     user.wait_serves("returning")
     first = stage_of(user.launches("plain", "returning")[-1], "image")
     assert first["path"] == "containerd"
@@ -148,9 +149,9 @@ def test_a_plain_containerd_node_keeps_its_image_for_the_copy_that_comes_back(
     server.kill(server.daemon_pid(instance, "agent"))  # the next one has to know of it too
     user.scale("returning", 1)
     user.wait_serves("returning", 1)
-    again = stage_of(user.launches("plain", "returning")[-1], "image")
-    assert again["path"] == "containerd"
-    assert again["bytes_by_source"]["registry"] == 0
+    again = user.launches("plain", "returning")[-1]
+    assert stage_of(again, "image")["path"] == "containerd"
+    assert fetched_bytes(again) == 0
     assert registry.counts.bytes_served == 0
 
 
@@ -207,7 +208,7 @@ def test_a_new_image_makes_a_new_generation_while_the_old_one_serves(
     server: Server, user: ComponentUser, registry: Registry
 ) -> None:
     push_image(registry.address, "added", "1", server_image_with("added"))
-    user.make_endpoint("images")
+    user.make_endpoint("images", minimum=0)
     user.create("images", "old", f"{registry.address}/server:1", accelerators=1)
     user.wait_serves("old")
     server.wait_cached("images", 1)
@@ -233,6 +234,12 @@ def test_a_new_image_makes_a_new_generation_while_the_old_one_serves(
     kept = json.loads((generation / "generation.json").read_text())["images"]
     references = sorted(image["reference"].rpartition("/")[2] for image in kept)
     assert references == ["server:1", "third:1"]
+    for name in ("old", "third"):
+        user.delete(name)
+    wait_until(
+        "older generations go with the instances that had them",
+        lambda: [path.name for path in generation.parent.iterdir()] == [generation.name],
+    )
 
 
 def test_a_rolling_update_under_load_fails_no_request_and_a_bad_one_is_rolled_back(
@@ -292,7 +299,8 @@ def test_copies_of_a_killed_instance_come_back_elsewhere(
         load.wait_for_more(40)
         user.wait_serves("moved", 2, 120)
         load.wait_for_more()
-    assert len(load.failed) <= 4, load.failed
+    # Only who waited for an answer from there, so no client more than once.
+    assert all(len(of_one) <= 1 for of_one in load.failures), load.failed
 
 
 def test_a_crashing_component_says_so_and_harms_no_neighbour(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.componentuser import ComponentUser
 from tests.acceptance.images import server_image_with
 from tests.acceptance.serving import GPU, Load, Server, running_server, wait_until
 from tests.fixtures.images import push_image
@@ -171,8 +172,9 @@ def test_the_first_deployment_of_two_instances_reads_each_layer_once(
 def test_endpoints_share_no_file_and_a_deleted_one_leaves_none(
     server: Server, registry: Registry
 ) -> None:
+    model = ComponentUser(server).make_model("of-both")
     for name in ("one", "other"):
-        server.deploy(name, f"{registry.address}/server:1", GPU)
+        server.deploy(name, f"{registry.address}/server:1", GPU, model=model)
     places = {}
     for name in ("one", "other"):
         server.wait_served(name)

@@ -115,6 +115,15 @@ async def test_copies_that_start_together_download_image_and_model_once(
         assert sorted(spent)[0] == 0 < sorted(spent)[1], source
     assert len(list((node.disk / "models").iterdir())) == 1
     assert len({each.host for each in reports}) == 2
+    # Other content behind the same URL is another artifact, for the copies that come from now on.
+    (store / "weights.bin").write_bytes(b"W" * 100_001)
+    third = copy_of(server_image, "three", artifacts=(model,))
+    node.assign(assignment_of(server_image, *copies, third))
+    report = await node.until_copy("three", CopyState.HEALTHY)
+    assert stage_of(report, Stage.MODEL).bytes_by_source["model_store"] == 100_001
+    assert stage_of(report, Stage.IMAGE).bytes_by_source["registry"] == 0
+    kept = [folder / "weights.bin" for folder in (node.disk / "models").iterdir()]
+    assert sorted(file.stat().st_size for file in kept) == [100_000, 100_001]
 
 
 async def test_failures_say_what_to_do(
