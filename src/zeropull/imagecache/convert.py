@@ -140,7 +140,7 @@ async def pull_layers(
     the event loop. Cancelled or failed, it leaves what was published, and nothing else.
 
     Raises:
-        IntegrityError: a blob or a layer is not what its digest says.
+        IntegrityError: a blob or a layer is not what its digest says, or a layer below went away.
         ImageError: a layer that can never be used.
         DiskFull: with the arithmetic.
         Unavailable, NotFound, AccessDenied: from the registry.
@@ -369,10 +369,15 @@ class _Lowers:
 
     def image(self, index: int) -> MetadataImage:
         if index not in self._open:
-            directory = self.directory(index)
-            verify_metadata(directory)
-            with (directory / META_FILE).open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                directory = self.directory(index)
+                verify_metadata(directory)
+                with (directory / META_FILE).open("rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (NotFound, OSError) as error:
+                # It was here when the pull began. A volume may be detached meanwhile, when another
+                # generation takes its place: that is no answer of the registry's.
+                raise IntegrityError(f"layer {self.chain_ids[index]} went away: {error}") from error
             self._open[index] = MetadataImage(mapped)
         return self._open[index]
 

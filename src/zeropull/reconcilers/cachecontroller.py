@@ -21,6 +21,7 @@ from zeropull.reconcilers.cacheplan import (
     CachePlan,
     CacheView,
     begin_build,
+    is_damage_of,
     plan_cache,
     plan_retry,
     with_generation,
@@ -213,8 +214,7 @@ class CacheController:
                 if i.failure is not None or (i.path == ImagePath.CONTAINERD and not i.complete)
             )
             bad.update(chain for i in images for chain in i.dropped_layers)
-            if newest and newest.number in {v.generation for v in instance.volumes}:
-                # Only of launches after it was published: an older volume's damage is history.
+            if newest and is_damage_of(newest, instance):
                 dropped.update(chain for i in images for chain in i.dropped_layers)
         return CacheView(
             record=record,

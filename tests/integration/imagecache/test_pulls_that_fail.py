@@ -73,6 +73,19 @@ async def test_converting_twice_gives_equal_bytes(tmp_path: Path) -> None:
         assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.parametrize("where", ["gone", None])
+async def test_a_layer_below_that_goes_away_meanwhile_is_worth_another_attempt(
+    tmp_path: Path, where: str | None
+) -> None:
+    image, blobs = image_of([FILES, FILES])
+    gone = tmp_path / where if where else None
+    with pytest.raises(IntegrityError, match="went away"):
+        await pull_layers(
+            image, [1], blobs[1:], tmp_path / "store", lambda _: gone, open_blob=open_bytes
+        )
+    assert left_in(tmp_path / "store") == []
+
+
 def with_layer(image: ResolvedImage, **changes: Any) -> ResolvedImage:
     return replace(image, layers=(replace(image.layers[0], **changes),))
 

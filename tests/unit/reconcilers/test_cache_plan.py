@@ -7,6 +7,7 @@ from dataclasses import replace
 from zeropull.reconcilers.cacheplan import (
     CacheView,
     begin_build,
+    is_damage_of,
     plan_cache,
     plan_retry,
     with_generation,
@@ -132,6 +133,16 @@ def test_an_old_generation_goes_only_after_its_last_user() -> None:
     record = with_generation(with_generation(RECORD, published(1, ONE)), published(2, ONE))
     assert plan_cache(view(instance("a", generation=1), record=record)).remove == ()
     assert plan_cache(view(instance("a", generation=2), record=record)).remove == (1,)
+
+
+def test_damage_of_an_older_generation_does_not_condemn_the_one_that_replaces_it() -> None:
+    newest = replace(published(2, ONE), created_s=5.0)
+    assert is_damage_of(newest, instance("launched with it", 6.0, 2))
+    assert not is_damage_of(newest, instance("another one", 6.0, 1))
+    has_both = instance("got it later", 4.0, 2)
+    both = (*instance("", generation=1).volumes, *has_both.volumes)
+    assert not is_damage_of(newest, replace(has_both, created_s=6.0, volumes=both))
+    assert not is_damage_of(newest, has_both)  # the older one was taken away since
 
 
 def test_a_damaged_generation_is_condemned_and_built_again_from_good_layers() -> None:
