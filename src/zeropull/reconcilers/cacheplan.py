@@ -101,8 +101,8 @@ def plan_cache(view: CacheView) -> CachePlan:
 def is_damage_of(newest: GenerationRecord, instance: Instance) -> bool:
     """Bad layers that the instance tells of are this generation's: it never had another one.
 
-    A node remembers what it dropped. One that has got the generation in place of a damaged one would
-    have it condemned as well, and so each that replaces it.
+    A node remembers what it dropped. One that has got the generation in place of a damaged one
+    would have it condemned as well, and so each that replaces it.
     """
     generations = {volume.generation for volume in instance.volumes}
     return generations == {newest.number} and instance.created_s > newest.created_s
