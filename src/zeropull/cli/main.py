@@ -1,4 +1,8 @@
-"""The `zeropull` command."""
+"""The `zeropull` command.
+
+Commands that need the parts of a node import them by themselves: that takes a second, for which
+nobody waits who only wants to see the status.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +24,11 @@ from rich.console import Console
 from zeropull import __version__
 from zeropull.cli.config import load_settings
 from zeropull.cli.connection import connection_lines
-from zeropull.cli.doctor import run_doctor
-from zeropull.cli.fitness import refuse_unfit_machine
 from zeropull.cli.logs import follow_logs
 from zeropull.cli.status import show_explanation, show_status
 from zeropull.cli.timeline import draw_timeline
 from zeropull.cli.timelinepage import render_page
-from zeropull.daemons.supervisor import (
-    Supervisor,
-    admin_call,
-    supervisor_pid,
-    tear_down_without_supervisor,
-)
+from zeropull.daemons.calling import admin_call, supervisor_pid
 from zeropull.errors import Unavailable, ZeropullError
 from zeropull.resources.settings import Settings
 from zeropull.telemetry import configure_logging
@@ -62,6 +59,9 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error")] = None,
 ) -> None:
     """Start everything. Ctrl-C tears it down; SIGTERM detaches, the next start adopts."""
+    from zeropull.cli.fitness import refuse_unfit_machine
+    from zeropull.daemons.supervisor import Supervisor
+
     flags = {"serve.host": host, "serve.port": port, "serve.log_level": log_level}
     settings = _settings(config, state_dir, **flags)
     _require_root("serve")
@@ -91,6 +91,8 @@ def stop(config: Config = None, state_dir: StateDir = None) -> None:
         return
     if not settings.database.exists():
         return
+    from zeropull.daemons.supervisor import tear_down_without_supervisor
+
     tear_down_without_supervisor(settings)
 
 
@@ -150,6 +152,8 @@ def logs(
 @app.command()
 def doctor(config: Config = None, state_dir: StateDir = None, as_json: Json = False) -> None:
     """Check this machine: what is short, what it costs and how to mend it."""
+    from zeropull.cli.doctor import run_doctor
+
     settings = _settings(config, state_dir)
     raise typer.Exit(run_doctor(settings, as_json=as_json))
 
@@ -193,7 +197,7 @@ def _require_root(command: str) -> None:
 
 def _admin(settings: Settings, path: str) -> Any:
     _require_root("status")
-    return json.loads(asyncio.run(admin_call(settings, "GET", path, timeout_s=ADMIN_TIMEOUT_S)))
+    return json.loads(admin_call(settings, "GET", path, timeout_s=ADMIN_TIMEOUT_S))
 
 
 @contextlib.contextmanager

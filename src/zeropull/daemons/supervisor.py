@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import aiohttp
 import msgspec
 
+from zeropull.daemons.calling import admin_call
 from zeropull.errors import Conflict, Unavailable
 from zeropull.resources.settings import Settings
 from zeropull.telemetry import get_logger
@@ -123,7 +123,7 @@ class Supervisor:
         deadline = loop.time() + START_TIMEOUT_S
         while not self._stop.is_set():
             try:
-                await admin_call(self._settings, "GET", "status", timeout_s=5.0)
+                await asyncio.to_thread(admin_call, self._settings, "GET", "status", timeout_s=5.0)
                 return True
             except Unavailable:
                 self._raise_refusal()
@@ -159,7 +159,9 @@ class Supervisor:
         if self._signal is not signal.SIGINT:
             return False
         try:
-            await admin_call(self._settings, "POST", "teardown", timeout_s=TEARDOWN_TIMEOUT_S)
+            await asyncio.to_thread(
+                admin_call, self._settings, "POST", "teardown", timeout_s=TEARDOWN_TIMEOUT_S
+            )
         except Unavailable as error:
             log.warning("teardown failed, another process tries", reason=error.reason)
             return False
@@ -181,30 +183,6 @@ class Supervisor:
         if code != 0:
             log.error("teardown failed, `zeropull stop` tries again", code=code)
         return code == 0
-
-
-async def admin_call(settings: Settings, method: str, path: str, *, timeout_s: float) -> bytes:
-    """Call /v1/admin/`path` on the control plane's socket and return the body.
-
-    Raises:
-        Unavailable: it does not answer, or not with success; the message has its answer.
-    """
-    connector = aiohttp.UnixConnector(str(settings.control_socket))
-    timeout = aiohttp.ClientTimeout(total=timeout_s)
-    try:
-        async with (
-            aiohttp.ClientSession("http://control", connector=connector, timeout=timeout) as client,
-            client.request(method, f"/v1/admin/{path}") as answer,
-        ):
-            body = await answer.read()
-            if answer.status >= 400:
-                raise Unavailable(body.decode(errors="replace") or f"HTTP {answer.status}")
-            return body
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise Unavailable(
-            f"the control plane of {settings.state_dir} does not answer on "
-            f"{settings.control_socket}: is `zeropull serve` running?"
-        ) from error
 
 
 def tear_down_without_supervisor(settings: Settings) -> None:
@@ -248,20 +226,6 @@ def write_settings(settings: Settings) -> None:
     temporary.touch(mode=0o600)
     temporary.write_bytes(msgspec.json.encode(settings))
     temporary.replace(path)
-
-
-def supervisor_pid(run_dir: Path) -> int | None:
-    """The process that supervises this run directory, None when none does."""
-    path = run_dir / "supervisor.pid"
-    try:
-        with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return int(file.read() or b"0") or None
-    except FileNotFoundError:
-        pass
-    return None
 
 
 async def _refuse_taken_port(settings: Settings) -> None:
