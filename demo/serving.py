@@ -128,7 +128,7 @@ class Client:
         stop = threading.Event()
 
         def work() -> None:
-            while not stop.wait(0.05):
+            while not stop.wait(0.2):
                 with contextlib.suppress(ClientError):
                     self.invoke()
 
@@ -152,6 +152,10 @@ class Client:
             EndpointName=ENDPOINT,
             DesiredWeightsAndCapacities=[{"VariantName": "main", "DesiredInstanceCount": count}],
         )
+
+    def is_in_service(self) -> bool:
+        found = self.sagemaker.describe_endpoint(EndpointName=ENDPOINT)
+        return bool(found["EndpointStatus"] == "InService")
 
     def delete(self) -> None:
         self.sagemaker.delete_endpoint(EndpointName=ENDPOINT)

@@ -61,9 +61,10 @@ async def test_without_a_spawner_daemons_are_executed(fleet: Fleet) -> None:
     try:
         first = await provider.launch(request())
         names = fleet.names.instance(first.instance_id)
-        spawner = parent_of(daemon_pid(names, "agent") or 0)
-        os.kill(spawner, 9)
-        os.kill(daemon_pid(names, "agent") or 0, 9)
+        killed = daemon_pid(names, "agent") or 0
+        for pid in (parent_of(killed), killed):
+            os.kill(pid, 9)
+            await asyncio.to_thread(wait_until, "it is gone", lambda pid=pid: not is_running(pid))
         assert await provider.heal(first.instance_id)
         agent = daemon_pid(names, "agent") or 0
         assert ROLES["agent"] in words_of(agent)
