@@ -29,6 +29,7 @@ from zeropull.controlapi.messages import (
 from zeropull.errors import ZeropullError
 from zeropull.imagecache.convert import clean_layer_store
 from zeropull.nodeagent import logs
+from zeropull.nodeagent.background import Launches
 from zeropull.nodeagent.catalog import Catalog
 from zeropull.nodeagent.containers import Containers
 from zeropull.nodeagent.copies import CopyLife, CopyServices, report_of
@@ -47,6 +48,7 @@ from zeropull.telemetry import get_logger
 REPORT_INTERVAL_S = 5.0
 PLAN_INTERVAL_S = 5.0  # also without any news: what failed to be stopped is tried again
 ROTATE_INTERVAL_S = 2.0
+_LAUNCHING = frozenset({CopyState.PREPARING, CopyState.STARTING})
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
 CONTAINERD_WAIT_S = 60.0
 
@@ -94,11 +96,15 @@ class NodeAgent:
             in_use=lambda: {name for each in self._records.values() for name in each.models},
         )
         self._containers = Containers(self._client, runc=config.runc)
-        self._scrubber = Scrubber(self._catalog, self._images, self._replace_users_of)
+        self._launches = Launches()
+        self._scrubber = Scrubber(
+            self._catalog, self._images, self._launches, self._replace_users_of
+        )
         self._profiles = StartProfiles(
             config,
             self._catalog,
             lambda: self._assignment,
+            self._launches,
             self._scrubber.condemn,
             self._containers.layers_of,
         )
@@ -348,6 +354,7 @@ class NodeAgent:
         before = self._records.get(record.copy_id)
         self._records[record.copy_id] = record
         self._records_on_disk.save_copy(record)
+        self._launches.note(record.copy_id, is_launching=record.state in _LAUNCHING)
         if before is None or _reported(before) != _reported(record):
             self._report_now.set()
 

@@ -1,4 +1,4 @@
-"""Verifies every block of the layers in use, in the background, after their containers started.
+"""Verifies every block of the layers in use, in the background, while nothing is launched.
 
 Only layers of cache volumes: the node's own were hashed while they were written. A bad block drops
 the layer, and the copies that run on it get a new container over a fresh pull.
@@ -7,26 +7,22 @@ the layer, and the copies that run on it get a new container over a fresh pull.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
-import os
-import platform
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from zeropull.errors import IntegrityError, NotFound
+from zeropull.imagecache.layout import read_layer_index
 from zeropull.imagecache.verify import verify_blocks
+from zeropull.nodeagent.background import Launches, Patience, low_priority
 from zeropull.nodeagent.catalog import Catalog
 from zeropull.nodeagent.images import NodeImages
 from zeropull.resources.node import SNAPSHOTTER
 from zeropull.telemetry import get_logger
 
 INTERVAL_S = 5.0
-_IDLE_CLASS = 3 << 13
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
-
-_libc = ctypes.CDLL(None, use_errno=True)
+PATIENCE_S = 60.0  # layers are not left unverified for longer because of launches
+_BATCH_BLOCKS = 256  # between two looks at the launches: 64 MiB
 
 log = get_logger(__name__)
 
@@ -38,27 +34,34 @@ class Scrubber:
         self,
         catalog: Catalog,
         images: NodeImages,
+        launches: Launches,
         replace_users_of: Callable[[str, str], None],
     ) -> None:
         self._catalog = catalog
+        self._launches = launches
         self._images = images
         self._replace_users_of = replace_users_of
         self._clean: set[str] = set()
+        self._stop = threading.Event()
 
     async def run(self) -> None:
-        while True:
-            await asyncio.sleep(INTERVAL_S)
-            await self.scrub_once()
+        try:
+            while True:
+                await asyncio.sleep(INTERVAL_S)
+                await self.scrub_once()
+        finally:
+            self._stop.set()  # the thread, which cannot be cancelled
 
     async def scrub_once(self) -> None:
         """Verify the layers that were not verified yet."""
+        patience = self._launches.patience(PATIENCE_S)
         for image in list(self._images.ready.values()):
             if image.snapshotter != SNAPSHOTTER:
                 continue
             for chain_id in image.chain_ids:
                 if chain_id in self._clean or self._catalog.is_own(chain_id):
                     continue
-                await self._scrub(chain_id)
+                await self._scrub(chain_id, patience)
 
     def condemn(self, chain_id: str, reason: str) -> None:
         """The volume's copy of the layer is damaged: nothing runs on it from now on."""
@@ -70,12 +73,12 @@ class Scrubber:
                 why = f"layer {chain_id} of the cache volume is damaged: {reason}"
                 self._replace_users_of(image.manifest_digest, why)
 
-    async def _scrub(self, chain_id: str) -> None:
+    async def _scrub(self, chain_id: str, patience: Patience) -> None:
         path = self._catalog.target(chain_id)
         if path is None:
             return
         try:
-            await asyncio.to_thread(_verify_quietly, path)
+            await asyncio.to_thread(self._verify, path, patience)
         except NotFound:
             return
         except (IntegrityError, OSError) as error:
@@ -83,25 +86,11 @@ class Scrubber:
             return
         self._clean.add(chain_id)
 
-
-def _verify_quietly(path: Path) -> None:
-    """In a thread of its own class: reads only when the disk is idle, computes when nobody else
-    does."""
-    thread = threading.get_native_id()
-    before = os.getpriority(os.PRIO_PROCESS, thread)
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, 19)
-    set_io_class(thread, _IDLE_CLASS)
-    try:
-        verify_blocks(path)
-    finally:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, before)
-        set_io_class(thread, 0)
-
-
-def set_io_class(thread: int, value: int) -> None:
-    """ioprio_set(2), which no library wraps; on other machines the default class stays."""
-    number = _IOPRIO_SET.get(platform.machine())
-    if number is not None:
-        _libc.syscall(number, 1, thread, value)
+    def _verify(self, path: Path, patience: Patience) -> None:
+        with low_priority():
+            blocks = range(read_layer_index(path).data.blocks)
+            for start in range(0, len(blocks), _BATCH_BLOCKS):
+                patience.wait(self._stop)
+                if self._stop.is_set():
+                    return
+                verify_blocks(path, blocks[start : start + _BATCH_BLOCKS])

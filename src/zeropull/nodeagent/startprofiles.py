@@ -21,15 +21,16 @@ from zeropull.errors import IntegrityError, NotFound, ZeropullError
 from zeropull.imagecache.layout import generation_profile, write_durably
 from zeropull.imagecache.profile import StartProfile, encode_profile, read_profile
 from zeropull.imagecache.recording import MountedLayer, StartRecorder
-from zeropull.imagecache.warming import read_ahead, verify_profile
+from zeropull.imagecache.warming import Warmed, read_ahead, verify_profile
+from zeropull.nodeagent.background import Launches, Patience, low_priority
 from zeropull.nodeagent.catalog import Catalog
 from zeropull.nodeagent.imageonnode import ImageOnNode
 from zeropull.oci.digests import hex_of
 from zeropull.resources.node import SNAPSHOTTER, NodeConfig
 from zeropull.telemetry import get_logger
 
-# A container that does not answer by then is not waited for: its blocks are verified beside it.
-VERIFY_PATIENCE_S = 10.0
+# A launch that takes longer is not waited for: its image's blocks are verified beside it.
+VERIFY_PATIENCE_S = 20.0
 
 log = get_logger(__name__)
 
@@ -45,6 +46,7 @@ class StartProfiles:
         config: NodeConfig,
         catalog: Catalog,
         assignment: Callable[[], NodeAssignment | None],
+        launches: Launches,
         condemn: Callable[[str, str], None],
         mounted: Callable[[ImageOnNode], Awaitable[Sequence[Path]]],
         *,
@@ -53,6 +55,7 @@ class StartProfiles:
         self._config = config
         self._catalog = catalog
         self._assignment = assignment
+        self._launches = launches
         self._condemn = condemn
         self._mounted = mounted
         self._tracefs = tracefs
@@ -60,9 +63,6 @@ class StartProfiles:
         self._recorders: dict[str, tuple[str, StartRecorder]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = threading.Event()
-        self._starting: set[str] = set()
-        self._no_start = threading.Event()
-        self._no_start.set()
 
     def warm_up(self, image: ImageOnNode) -> None:
         """Begin to read the image's profile ahead, once in an agent's life; returns at once."""
@@ -70,16 +70,9 @@ class StartProfiles:
             self._warmed.add(image.manifest_digest)
             self._begin(self._warm(image))
 
-    def starts(self, copy_id: str) -> None:
-        """A container is about to be started, until it is `healthy` or has `ended`: nothing is
-        read from the disk that can wait."""
-        self._starting.add(copy_id)
-        self._no_start.clear()
-
     async def record(self, copy_id: str, image: ImageOnNode, lowers: Sequence[Path]) -> None:
         """Watch the start of the copy's container, if nobody knows the image's profile yet.
         `lowers` are its mounted layers, the uppermost first."""
-        self.starts(copy_id)
         digest = image.manifest_digest
         known = any(path.exists() for path in self._places(digest))
         watched = any(each == digest for each, _ in self._recorders.values())
@@ -100,21 +93,18 @@ class StartProfiles:
 
     def healthy(self, copy_id: str) -> None:
         """The copy answers: what it has read until now is the profile."""
-        self._started(copy_id)
         watched = self._recorders.pop(copy_id, None)
         if watched is not None:
             self._begin(self._keep(*watched))
 
     def ended(self, copy_id: str) -> None:
         """The copy's container is gone; a recording of its start is worth nothing."""
-        self._started(copy_id)
         watched = self._recorders.pop(copy_id, None)
         if watched is not None:
             watched[1].cancel()
 
     async def close(self) -> None:
         self._stop.set()
-        self._no_start.set()
         for copy_id in list(self._recorders):
             self.ended(copy_id)
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -144,11 +134,9 @@ class StartProfiles:
             seconds=round(read_s, 3),
         )
         # Only now: these are more bytes than the profile, and the container waits for none of them.
-        # Beside a start they would take from it what a slow volume gives.
-        patience = _Patience(self._no_start, VERIFY_PATIENCE_S)
-        done = await asyncio.to_thread(
-            verify_profile, profile, self._catalog.target, self._stop, patience.wait
-        )
+        # Beside a launch they would take from it what a slow volume gives, and its processors.
+        patience = self._launches.patience(VERIFY_PATIENCE_S)
+        done = await asyncio.to_thread(self._verify, profile, patience)
         for chain_id, reason in done.bad.items():
             if not self._catalog.is_own(chain_id):
                 self._condemn(chain_id, reason)
@@ -160,10 +148,11 @@ class StartProfiles:
             seconds=round(time.monotonic() - began_s - read_s, 3),
         )
 
-    def _started(self, copy_id: str) -> None:
-        self._starting.discard(copy_id)
-        if not self._starting:
-            self._no_start.set()
+    def _verify(self, profile: StartProfile, patience: Patience) -> Warmed:
+        with low_priority():
+            return verify_profile(
+                profile, self._catalog.target, self._stop, lambda: patience.wait(self._stop)
+            )
 
     def _find(self, image: ImageOnNode) -> StartProfile | None:
         for path in self._places(image.manifest_digest):
@@ -211,19 +200,6 @@ class StartProfiles:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("start profile", error=str(error), exc_info=error)
-
-
-class _Patience:
-    """Waits for an event, all waits together for so long; from a thread."""
-
-    def __init__(self, event: threading.Event, limit_s: float) -> None:
-        self._event = event
-        self._left_s = limit_s
-
-    def wait(self) -> None:
-        began_s = time.monotonic()
-        self._event.wait(max(0.0, self._left_s))
-        self._left_s -= time.monotonic() - began_s
 
 
 def _write(path: Path, content: bytes) -> None:
