@@ -20,6 +20,7 @@ from zeropull.containerd.client import ContainerdClient
 from zeropull.controlapi.messages import ImageAssignment, NodeAssignment, VolumeMount
 from zeropull.imagecache import datafile
 from zeropull.modelstore import fetch_artifact
+from zeropull.nodeagent.background import Launches
 from zeropull.nodeagent.catalog import Catalog
 from zeropull.nodeagent.containers import Containers
 from zeropull.nodeagent.images import NodeImages
@@ -54,8 +55,9 @@ async def pull_image(
         outcome = await images.ensure(image)
         seconds = time.monotonic() - began_s
         # As the node agent does: the profile that the volume has is read ahead from here on.
+        launches = Launches()
         profiles = StartProfiles(
-            config, catalog, lambda: assignment, _condemn, containers.layers_of
+            config, catalog, lambda: assignment, launches, _condemn, containers.layers_of
         )
         if warm_up == "warm-up":
             profiles.warm_up(outcome)
@@ -63,9 +65,9 @@ async def pull_image(
         await model
         while line := await asyncio.to_thread(sys.stdin.readline):
             if line == "starts\n":
-                profiles.starts("bench")
+                launches.note("bench", is_launching=True)
             else:
-                profiles.healthy("bench")
+                launches.note("bench", is_launching=False)
         await profiles.close()
 
 

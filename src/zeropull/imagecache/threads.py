@@ -1,9 +1,8 @@
-"""Keeps the thread that inflates a large layer going: a pull waits for it, and for nothing else."""
+"""Lets the threads of a pull have the interpreter soon after they ask for it."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 # Inflating asks for the interpreter lock twice per MiB. Whoever holds it in Python code gives it up
 # only after the switch interval: Python's own 5 ms is the time in which 2 MB are inflated.
 SWITCH_INTERVAL_S = 0.000_5
-NICE = -5
 
 _lock = threading.Lock()
 _users = 0
@@ -34,9 +32,3 @@ def short_switch_interval() -> Iterator[None]:
             _users -= 1
             if not _users:
                 sys.setswitchinterval(_interval_before_s)
-
-
-def prefer_this_thread() -> None:
-    """Ahead of the process's other threads, where we may (root, as the node agent is)."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import os
 import secrets
@@ -16,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zeropull.errors import AlreadyExists, ArtifactError, DiskFull, NotFound, Unavailable
+from zeropull.inflating.here import InflatingHere
+from zeropull.inflating.process import WORTH_IT_BYTES, InflatingProcess
+from zeropull.inflating.readers import GZIP_HEAD
 from zeropull.modelstore.extracting import extract_tar_gz
-from zeropull.modelstore.feed import Feed
 from zeropull.modelstore.naming import object_name, relative_names
 from zeropull.modelstore.opening import open_source
 from zeropull.modelstore.protocol import ObjectFacts, ObjectSource
@@ -199,27 +200,29 @@ async def _fetch_archive(
 ) -> int:
     """`name` is what messages call the archive."""
     facts, _ = plan.objects[0]
-    feed = Feed()
+    kind = InflatingProcess if facts.size >= WORTH_IT_BYTES else InflatingHere
+    inflating = kind(GZIP_HEAD)
 
     def extract() -> int:
         try:
-            buffered = io.BufferedReader(feed, 1 << 20)
             return extract_tar_gz(
-                name, buffered, folder, check_room=lambda: _check_reserve(name, folder)
+                name, inflating.parts(), folder, check_room=lambda: _check_reserve(name, folder)
             )[0]
         finally:
-            feed.abandon()
+            inflating.kill()  # nobody waits for room any more
 
-    async def put(chunk: bytes) -> None:
-        if not await asyncio.to_thread(feed.put, chunk):
-            raise _ReaderGone
+    async def put(chunk: memoryview) -> None:
+        try:
+            await asyncio.to_thread(inflating.put, chunk)
+        except Unavailable as error:
+            raise _ReaderGone(error.reason) from error
 
     extraction = asyncio.get_running_loop().run_in_executor(None, extract)
     try:
         await read_in_order(source, facts, reading, put)
-        feed.end()
+        inflating.end()
     except BaseException as error:
-        feed.abort()
+        inflating.kill()
         # The thread still writes below `folder`: it must have ended before that is removed.
         await asyncio.wait([extraction])
         said = extraction.exception()
@@ -227,18 +230,21 @@ async def _fetch_archive(
         if isinstance(leaf, _ReaderGone) and said is not None:
             raise said from None
         raise
-    return await extraction
+    else:
+        return await extraction
+    finally:
+        await asyncio.wait([extraction])
+        inflating.close()
 
 
 class _ReaderGone(Unavailable):
     """The extraction has ended early; its own error says why."""
 
 
-def _write_all(descriptor: int, chunk: bytes, offset: int) -> None:
-    view = memoryview(chunk)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
+def _write_all(descriptor: int, chunk: memoryview, offset: int) -> None:
+    while chunk:
+        written = os.pwrite(descriptor, chunk, offset)
+        chunk, offset = chunk[written:], offset + written
 
 
 def _check_room(artifact: ModelArtifact, size: int, folder: Path) -> None:

@@ -7,20 +7,18 @@ judged by its text, while the kernel judges it by where link `a` leads.
 
 from __future__ import annotations
 
-import gzip
 import os
 import stat
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
-
-from isal import igzip, isal_zlib
+from typing import Any, BinaryIO, NoReturn, cast
 
 from zeropull.errors import ArtifactError
+from zeropull.inflating.readers import DamagedStream
 from zeropull.modelstore.naming import check_part
 
-_COPY_BYTES = 1 << 20
+_SOME_BYTES = 1 << 20
 _MAX_MEMBERS = 1_000_000
 _MAX_RECORD_BYTES = 1 << 20  # of one PAX header or long name, which tarfile reads into memory
 _CHECK_BYTES = 64 << 20  # of extracted data between two looks at the free space
@@ -33,12 +31,47 @@ _RECORDS = frozenset(
         tarfile.GNUTYPE_LONGLINK,
     }
 )
-_DAMAGED: tuple[type[Exception], ...] = (
-    tarfile.TarError,
-    EOFError,
-    gzip.BadGzipFile,
-    isal_zlib.error,  # type: ignore[assignment]  # a class, which its stub calls an instance
-)
+_DAMAGED = (tarfile.TarError, EOFError, DamagedStream)
+
+
+class _Inflated:
+    """The archive as tarfile reads it, forwards only."""
+
+    def __init__(self, parts: Iterator[memoryview]) -> None:
+        self._parts = parts
+        self._view = memoryview(b"")
+        self._at = 0
+        self._last = b""
+        self._steps_back = False
+
+    def some(self, limit: int = _SOME_BYTES) -> memoryview:
+        """The next bytes, as many as there are at once; none at the end. They stand until the next
+        call."""
+        if not self._view:
+            self._view = next(self._parts, self._view)
+        part, self._view = self._view[:limit], self._view[limit:]
+        self._at += len(part)
+        self._last = bytes(part[-1:]) or self._last
+        self._steps_back = False
+        return part
+
+    def read(self, size: int) -> bytes:
+        found, self._steps_back = self._last if self._steps_back else b"", False
+        while len(found) < size and (part := self.some(size - len(found))):
+            found += part
+        return found
+
+    def tell(self) -> int:
+        return self._at - self._steps_back
+
+    def seek(self, position: int) -> int:
+        """Forwards, or to the last byte: tarfile reads the one before a header again, to see that
+        the archive goes on."""
+        self._steps_back = False
+        while self._at < position and self.some(position - self._at):
+            pass
+        self._steps_back = position == self._at - 1
+        return self.tell()
 
 
 class _BoundedInfo(tarfile.TarInfo):
@@ -65,9 +98,14 @@ class _BoundedInfo(tarfile.TarInfo):
 
 
 def extract_tar_gz(
-    name: str, source: BinaryIO, into: Path, *, check_room: Callable[[], None] = lambda: None
+    name: str,
+    parts: Iterator[memoryview],
+    into: Path,
+    *,
+    check_room: Callable[[], None] = lambda: None,
 ) -> tuple[int, int]:
-    """Extract into the existing, empty directory `into`; returns files and their bytes.
+    """Extract the archive, whose inflated bytes are `parts`, into the existing, empty directory
+    `into`; returns files and their bytes. A part is done with when the next one is asked for.
 
     Blocks. Owners and times of the archive are not kept; modes are, without set-user-ID bits, and
     everybody may read. `check_room` is called again and again while data is written, since nobody
@@ -86,21 +124,19 @@ def extract_tar_gz(
             checked = size
             check_room()
 
+    plain = _Inflated(parts)
     try:
-        with (
-            igzip.IGzipFile(fileobj=source, mode="rb") as plain,  # type: ignore[no-untyped-call]
-            tarfile.open(
-                fileobj=plain, mode="r|", bufsize=_COPY_BYTES, tarinfo=_BoundedInfo
-            ) as archive,
-        ):
+        with tarfile.open(
+            fileobj=cast(BinaryIO, plain), mode="r:", tarinfo=_BoundedInfo
+        ) as archive:
             for count, member in enumerate(archive):
                 if count >= _MAX_MEMBERS:
                     raise ArtifactError(f"{name} has more than {_MAX_MEMBERS:,} members")
-                files += _extract(name, archive, member, into, count_bytes)
+                files += _extract(name, plain, member, into, count_bytes)
                 # tarfile keeps every member, for which a million of them need a gigabyte.
                 archive.members.clear()  # type: ignore[attr-defined]  # not in the stub
             # What follows the end mark is read too, so that the check sum is compared.
-            while plain.read(_COPY_BYTES):
+            while plain.some():
                 pass
     except _DAMAGED as error:
         raise ArtifactError(
@@ -111,7 +147,7 @@ def extract_tar_gz(
 
 def _extract(
     name: str,
-    archive: tarfile.TarFile,
+    plain: _Inflated,
     member: tarfile.TarInfo,
     into: Path,
     on_bytes: Callable[[int], None],
@@ -131,7 +167,7 @@ def _extract(
     path = parent / parts[-1]
     _make_room(name, member, path)
     if member.isreg():
-        _write(archive, member, path, on_bytes)
+        _write(plain, member, path, on_bytes)
         return True
     if member.issym():
         _symlink(name, member, path, depth=len(parts) - 1)
@@ -174,25 +210,22 @@ def _make_room(name: str, member: tarfile.TarInfo, path: Path) -> None:
 
 
 def _write(
-    archive: tarfile.TarFile,
+    plain: _Inflated,
     member: tarfile.TarInfo,
     path: Path,
     on_bytes: Callable[[int], None],
 ) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    source = archive.extractfile(member)
-    assert source is not None
-    written = 0
+    left = member.size
     with os.fdopen(os.open(path, flags, 0o644), "wb", buffering=0) as output:
-        while chunk := source.read(_COPY_BYTES):
-            at = 0
-            while at < len(chunk):
-                at += output.write(chunk[at:])
-            written += at
-            on_bytes(at)
+        while left and (part := plain.some(left)):
+            left -= len(part)
+            on_bytes(len(part))
+            while part:
+                part = part[output.write(part) :]
         os.fchmod(output.fileno(), (member.mode & 0o755) | 0o444)
-    if written != member.size:
-        raise EOFError(f"{member.name} ends after {written:,} of {member.size:,} bytes")
+    if left:
+        raise EOFError(f"{member.name} ends {left:,} bytes before its {member.size:,}")
 
 
 def _symlink(name: str, member: tarfile.TarInfo, path: Path, depth: int) -> None:

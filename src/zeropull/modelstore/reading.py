@@ -12,10 +12,11 @@ from zeropull.errors import Unavailable
 from zeropull.modelstore.protocol import ObjectFacts, ObjectSource
 
 PART_BYTES = 8 << 20
-# The parts that are on their way at the end arrive together, and what unpacks them in order has
-# them all before it then: small ones there cost a few requests and save a quarter of a second.
-LAST_PART_BYTES = 2 << 20
-TAPERED_BYTES = 32 << 20
+# Parts that are read at the same time arrive together. Those at the beginning are small, so that
+# what unpacks them in order begins at once, and those at the end, so that it has little left to do
+# after the last byte.
+_SMALLEST_BYTES = 1 << 20
+_TAPER = 8
 # Waits before the next try; a try that brought bytes starts the row again.
 _RETRY_DELAYS_S = (0.1, 0.5, 1.0, 2.0, 4.0)
 
@@ -40,15 +41,15 @@ def parts_of(facts: ObjectFacts) -> Iterator[tuple[int, int]]:
         return
     start = 0
     while start < facts.size:
-        is_last = facts.size - start <= TAPERED_BYTES < facts.size
-        end = min(start + (LAST_PART_BYTES if is_last else PART_BYTES), facts.size)
+        tapered = min(start, facts.size - start) // _TAPER
+        end = min(start + min(PART_BYTES, max(_SMALLEST_BYTES, tapered)), facts.size)
         yield start, end
         start = end
 
 
 async def read_resuming(
     source: ObjectSource, facts: ObjectFacts, start: int, end: int, on_bytes: OnBytes
-) -> AsyncIterator[bytes]:
+) -> AsyncIterator[memoryview]:
     """The bytes from `start` up to `end`, each exactly once.
 
     Raises:
@@ -59,7 +60,9 @@ async def read_resuming(
         try:
             async with aclosing(source.stream(facts, at, end)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
-                    piece = bytes(chunk[: end - at])
+                    # Never a copy: whoever unpacks meanwhile needs the interpreter, which a copy
+                    # of megabytes holds.
+                    piece = memoryview(chunk)[: end - at]
                     at += len(piece)
                     failures = 0
                     on_bytes(len(piece))
@@ -77,7 +80,7 @@ async def read_in_order(
     source: ObjectSource,
     facts: ObjectFacts,
     reading: Reading,
-    put: Callable[[bytes], Awaitable[None]],
+    put: Callable[[memoryview], Awaitable[None]],
 ) -> None:
     """Hand the whole object to `put` in order."""
     if not facts.has_ranges or facts.size <= PART_BYTES:
@@ -86,18 +89,29 @@ async def read_in_order(
                 await put(chunk)
         return
 
-    async def read(start: int, end: int) -> bytes:
-        part = bytearray()
-        async with reading.turn():
-            async for chunk in read_resuming(source, facts, start, end, reading.on_bytes):
-                part += chunk
-        return bytes(part)
+    async def put_all(part: list[memoryview]) -> None:
+        for chunk in part:
+            await put(chunk)
+
+    places = asyncio.Semaphore(reading.connections)
+
+    async def read(start: int, end: int) -> list[memoryview]:
+        async with places, reading.turn():
+            return [
+                chunk async for chunk in read_resuming(source, facts, start, end, reading.on_bytes)
+            ]
 
     async with asyncio.TaskGroup() as group:
-        window: deque[asyncio.Task[bytes]] = deque()
+        window: deque[tuple[int, asyncio.Task[list[memoryview]]]] = deque()
+        ahead_bytes = 0
         for start, end in parts_of(facts):
-            window.append(group.create_task(read(start, end)))
-            if len(window) >= reading.connections:
-                await put(await window.popleft())
-        while window:
-            await put(await window.popleft())
+            # Small parts wait for their turn in numbers, so that no connection waits for the first
+            # of them to be taken.
+            while ahead_bytes + end - start > reading.connections * PART_BYTES:
+                count, part = window.popleft()
+                await put_all(await part)
+                ahead_bytes -= count
+            window.append((end - start, group.create_task(read(start, end))))
+            ahead_bytes += end - start
+        for _, part in window:
+            await put_all(await part)

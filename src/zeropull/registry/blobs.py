@@ -7,6 +7,7 @@ while the bytes are warm.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 
@@ -16,8 +17,9 @@ from zeropull.registry.ranges import RangeReader
 from zeropull.registry.source import BlobSource as BlobSource
 
 DEFAULT_CONNECTIONS = 4
-DEFAULT_PART_BYTES = 8 << 20
-_MAX_KEPT_BYTES = 128 << 20
+# Six of them are in memory for each layer in work, of which there may be four on four cores.
+DEFAULT_PART_BYTES = (16 << 20) // min(4, max(2, os.cpu_count() or 1))
+_MAX_KEPT_BYTES = 96 << 20
 
 
 @contextlib.contextmanager
