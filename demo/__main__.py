@@ -40,6 +40,7 @@ console = Console()
 
 def measure_launch(server: Server, client: Client, registry: CountedRegistry, path: str) -> Launch:
     """Scale from one instance to two along `path`, and back."""
+    settle(server)
     client.choose_path(path)
     known = {launch["copy_id"] for launch in server.timeline()}
     before = registry.served()
@@ -65,13 +66,12 @@ def measure_launch(server: Server, client: Client, registry: CountedRegistry, pa
     client.wait_in_service()
     client.scale(1)
     client.wait_in_service()
-    settle(server)
     return launch
 
 
 def settle(server: Server) -> None:
-    """Until the second instance's gigabytes are deleted and what was written is on the disk: the
-    next launch is measured on a disk that is idle, as a new machine's is."""
+    """Until the last launch's gigabytes are deleted and what was written is on the disk: the next
+    one is measured on a disk that is idle, as a new machine's is."""
     instances = server.state_dir / "instances"
     with console.status("the instance is deleted"):
         deadline = time.monotonic() + WAIT_S
@@ -120,7 +120,6 @@ def conduct(
     )
     show_answer(client.invoke())
     wait_for_cache(server)
-    settle(server)
     launches: dict[str, list[Launch]] = {path: [] for path in PATHS}
     for number in range(1, options.rounds + 1):
         for path in PATHS:
