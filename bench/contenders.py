@@ -261,7 +261,8 @@ general_settings:
     process = stack.enter_context(
         process_group(
             [
-                *(str(bin_folder / "litellm"), "--config", str(configuration)),
+                *(str(bin_folder / "python"), str(bin_folder / "litellm")),
+                *("--config", str(configuration)),
                 *("--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"),
             ],
             place.folder / "litellm.log",
