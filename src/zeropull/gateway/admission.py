@@ -8,8 +8,8 @@ from zeropull.awsprotocol import sigv4
 from zeropull.awsprotocol.faults import SignatureError
 from zeropull.gateway import answers
 from zeropull.gateway.answers import Refusal
-from zeropull.gateway.connection import Request
 from zeropull.gateway.invocationhead import InvocationHead, parse_path
+from zeropull.gateway.request import Request
 from zeropull.gateway.routing import Group
 
 if TYPE_CHECKING:

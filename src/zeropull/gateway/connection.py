@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import httptools
 
 from zeropull.gateway import answers
+from zeropull.gateway.request import Request
 
 if TYPE_CHECKING:
     from zeropull.gateway.gateway import Gateway
@@ -28,49 +29,6 @@ LINGER_S = 5.0
 _CHUNKED_OVERHEAD = 64 << 10
 
 
-class Handler(Protocol):
-    """Answers one request."""
-
-    def start(self) -> None:
-        """The head is there; the body follows."""
-
-    def on_chunk(self, data: bytes) -> None: ...
-    def on_complete(self) -> None: ...
-    def on_client_gone(self) -> None: ...
-    def on_client_writable(self, writable: bool) -> None: ...
-
-
-class Request:
-    """One request as it is read. `chunks` holds a body that came before the handler was started."""
-
-    __slots__ = (
-        "chunks",
-        "complete",
-        "handler",
-        "has_length",
-        "headers",
-        "http10",
-        "keep_alive",
-        "method",
-        "path",
-        "query",
-        "received_s",
-        "target",
-    )
-
-    def __init__(self, target: bytes) -> None:
-        self.target = target
-        self.path, _, self.query = target.partition(b"?")
-        self.method = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.keep_alive = True
-        self.http10 = False
-        self.complete = False
-        self.handler: Handler | None = None
-        self.chunks: list[bytes] = []
-        self.received_s = 0.0
-
-
 class ClientConnection(asyncio.Protocol):
     """One client. `current` is the request being answered, `_ready` what was read behind it."""
 
@@ -78,6 +36,7 @@ class ClientConnection(asyncio.Protocol):
         "_advancing",
         "_began_s",
         "_bytes",
+        "_completed",
         "_lingering_s",
         "_parser",
         "_reading",
@@ -105,6 +64,7 @@ class ClientConnection(asyncio.Protocol):
         self._reading_paused = False
         self._throttled = False  # the handler cannot take more of the body for the moment
         self._advancing = False
+        self._completed: Request | None = None  # the last one that the data being parsed has ended
         self._bytes = 0  # read since the last request began
         self._began_s = 0.0  # when its first byte came; 0 = none has come
         self._lingering_s = 0.0
@@ -120,7 +80,16 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self.active_s = now_s = self.gateway.now_s
+        gateway = self.gateway
+        self.active_s = now_s = gateway.now_s
+        # Between two requests; a signed one differs from all before it.
+        fresh = not (self._bytes or self.current or self._lingering_s or gateway.signed)
+        if fresh:
+            request = gateway.whole_requests.find(data, gateway.monotonic())
+            if request is not None:
+                self.current = request
+                self._activate(request)
+                return
         if not self._bytes:
             self._began_s = now_s
         self._bytes += len(data)
@@ -129,7 +98,10 @@ class ClientConnection(asyncio.Protocol):
                 self.transport.abort()
             return
         try:
+            self._completed = None
             self._parser.feed_data(data)
+            if fresh and self._completed is not None and self._reading is None:
+                gateway.whole_requests.remember(data, self._completed)
         except httptools.HttpParserUpgrade:
             self._refuse(answers.Refusal(400, "ValidationError", "Upgrade is not supported."))
             return
@@ -209,6 +181,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         request, self._reading = self._reading, None
+        self._completed = request
         self._bytes = 0
         if request is None:
             return

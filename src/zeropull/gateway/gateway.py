@@ -14,12 +14,14 @@ from zeropull.controlapi.messages import CopyReading, Routes
 from zeropull.gateway import upstream
 from zeropull.gateway.answers import Refusal
 from zeropull.gateway.backlog import ReadingsBacklog
-from zeropull.gateway.connection import ClientConnection, Handler, Request
+from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.invocation import Invocation
 from zeropull.gateway.local import LocalAnswer
 from zeropull.gateway.relay import Relay
+from zeropull.gateway.request import Handler, Request
 from zeropull.gateway.routing import Group, RoutingTable, Target
 from zeropull.gateway.upstream import UpstreamConnection
+from zeropull.gateway.wholerequest import WholeRequests
 from zeropull.resources.settings import GatewaySettings
 from zeropull.telemetry import get_logger
 
@@ -60,6 +62,7 @@ class Gateway:
         self.now_s = monotonic()  # as of the last sweep: good enough for time-outs
         self.readings = ReadingsBacklog()
         self.table = RoutingTable(self.readings.add)
+        self.whole_requests = WholeRequests()
         self.connections: set[ClientConnection] = set()
         self.connections_refused = 0  # beyond `settings.max_connections`
         self.relay_idle: list[UpstreamConnection] = []

@@ -15,9 +15,10 @@ from zeropull.awsprotocol.sigv4 import EMPTY_SHA256
 from zeropull.gateway import answers
 from zeropull.gateway.admission import admit
 from zeropull.gateway.answers import Refusal
-from zeropull.gateway.connection import ClientConnection, Request
+from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.invocationhead import InvocationHead
 from zeropull.gateway.modelanswer import ModelAnswer
+from zeropull.gateway.request import Request
 from zeropull.gateway.routing import Group, Target
 
 if TYPE_CHECKING:
@@ -95,12 +96,13 @@ class Invocation:
     def start(self) -> None:
         gateway = self._gateway
         settings = gateway.settings
-        self._head = head = InvocationHead(self._request.headers)
+        request = self._request
+        self._head = head = request.head or InvocationHead(request.headers)
         if head.length_bytes > settings.max_body_bytes:
             self._refuse(answers.too_large(settings.max_body_bytes))
         elif gateway.body_bytes + head.length_bytes > settings.max_buffered_bytes:
             self._refuse(answers.service_unavailable("Too many request bodies are in memory."))
-        elif head.expects_continue and not self._request.complete:
+        elif head.expects_continue and not request.complete:
             self._client.continue_body()
 
     def on_chunk(self, data: bytes) -> None:

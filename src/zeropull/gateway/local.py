@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from zeropull.gateway import answers
-from zeropull.gateway.connection import ClientConnection, Request
+from zeropull.gateway.connection import ClientConnection
+from zeropull.gateway.request import Request
 from zeropull.gateway.routing import Group
 
 if TYPE_CHECKING:

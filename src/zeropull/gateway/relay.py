@@ -10,7 +10,8 @@ import json
 from typing import TYPE_CHECKING
 
 from zeropull.gateway import answers
-from zeropull.gateway.connection import ClientConnection, Request
+from zeropull.gateway.connection import ClientConnection
+from zeropull.gateway.request import Request
 
 if TYPE_CHECKING:
     from zeropull.gateway.gateway import Gateway

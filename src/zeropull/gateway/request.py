@@ -1,0 +1,70 @@
+"""One request of a client as it is read, and what answers it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from zeropull.gateway.invocationhead import InvocationHead
+
+
+class Handler(Protocol):
+    """Answers one request."""
+
+    def start(self) -> None:
+        """The head is there; the body follows."""
+
+    def on_chunk(self, data: bytes) -> None: ...
+    def on_complete(self) -> None: ...
+    def on_client_gone(self) -> None: ...
+    def on_client_writable(self, writable: bool) -> None: ...
+
+
+class Request:
+    """`chunks` holds a body that came before the handler was started, `head` what the headers of an
+    invocation say, where that is known already."""
+
+    __slots__ = (
+        "chunks",
+        "complete",
+        "handler",
+        "head",
+        "headers",
+        "http10",
+        "keep_alive",
+        "method",
+        "path",
+        "query",
+        "received_s",
+        "target",
+    )
+
+    def __init__(self, target: bytes) -> None:
+        self.target = target
+        self.path, _, self.query = target.partition(b"?")
+        self.method = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.head: InvocationHead | None = None
+        self.keep_alive = True
+        self.http10 = False
+        self.complete = False
+        self.handler: Handler | None = None
+        self.chunks: list[bytes] = []
+        self.received_s = 0.0
+
+    def again(self, head: InvocationHead, body: bytes, received_s: float) -> Request:
+        """A whole request with the same head, `head` parsed, and another body."""
+        other = Request.__new__(Request)
+        other.target = self.target
+        other.path = self.path
+        other.query = self.query
+        other.method = self.method
+        other.headers = self.headers
+        other.head = head
+        other.keep_alive = self.keep_alive
+        other.http10 = self.http10
+        other.complete = True
+        other.handler = None
+        other.chunks = [body] if body else []
+        other.received_s = received_s
+        return other
