@@ -1,5 +1,10 @@
 """Model artifacts: S3-compatible stores, HTTPS objects and local directories."""
 
-from zeropull.modelstore.artifacts import FetchResult, artifact_identity, fetch_artifact
+from zeropull.modelstore.artifacts import (
+    ArtifactPlan,
+    FetchResult,
+    fetch_artifact,
+    plan_artifact,
+)
 
-__all__ = ["FetchResult", "artifact_identity", "fetch_artifact"]
+__all__ = ["ArtifactPlan", "FetchResult", "fetch_artifact", "plan_artifact"]

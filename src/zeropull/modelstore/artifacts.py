@@ -47,8 +47,11 @@ class FetchResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is downloaded: each object's facts and its path below the directory."""
+class ArtifactPlan:
+    """What is downloaded: each object's facts and its path below the directory.
+
+    `identity` changes whenever the artifact does: a digest of its URL and its objects' ETags and
+    sizes."""
 
     objects: tuple[tuple[ObjectFacts, str], ...]
     identity: str
@@ -58,20 +61,21 @@ class _Plan:
         return sum(facts.size for facts, _ in self.objects)
 
 
-async def artifact_identity(artifact: ModelArtifact) -> str:
-    """Changes whenever the artifact does: a digest of its URL and its objects' ETags and sizes.
+async def plan_artifact(artifact: ModelArtifact) -> ArtifactPlan:
+    """Asks the store what there is now, and downloads nothing.
 
     Raises:
         NotFound, AccessDenied, Unavailable, ArtifactError: as `fetch_artifact`.
     """
     async with _opened(artifact) as (source, key):
-        return (await _plan(artifact, source, key)).identity
+        return await _plan(artifact, source, key)
 
 
 async def fetch_artifact(
     artifact: ModelArtifact,
     into: Path,
     *,
+    plan: ArtifactPlan | None = None,
     on_size: OnBytes | None = None,
     on_bytes: OnBytes | None = None,
     connections: int = DEFAULT_CONNECTIONS,
@@ -79,7 +83,8 @@ async def fetch_artifact(
 ) -> FetchResult:
     """Download to the new directory `into`, published by rename when everything is there.
 
-    A tar.gz is extracted while it arrives. Interrupted, nothing is left but a `.tmp-` directory
+    `plan`: what the store said a moment ago, which is then not asked again. A tar.gz is extracted
+    while it arrives. Interrupted, nothing is left but a `.tmp-` directory
     after a crash, which `clean_partial` removes. `on_size` gets the bytes that there are to
     read, `on_bytes` every count received. At most `connections` parts are read at the same time,
     each while it holds a `turn`.
@@ -96,7 +101,7 @@ async def fetch_artifact(
     reading = Reading(connections, turn, on_bytes or (lambda count: None))
     partial = into.parent / f"{_PARTIAL}{into.name}-{secrets.token_hex(4)}"
     async with _opened(artifact) as (source, key):
-        plan = await _plan(artifact, source, key)
+        plan = plan or await _plan(artifact, source, key)
         into.parent.mkdir(parents=True, exist_ok=True)
         _check_room(artifact, plan.size, into.parent)
         if on_size is not None:
@@ -139,7 +144,7 @@ async def _opened(artifact: ModelArtifact) -> AsyncIterator[tuple[ObjectSource, 
         await source.close()
 
 
-async def _plan(artifact: ModelArtifact, source: ObjectSource, key: str) -> _Plan:
+async def _plan(artifact: ModelArtifact, source: ObjectSource, key: str) -> ArtifactPlan:
     if artifact.kind == "prefix":
         if artifact.compression != "none":
             raise ArtifactError(f"{_shown(artifact)}: a prefix cannot be a tar.gz")
@@ -159,10 +164,12 @@ async def _plan(artifact: ModelArtifact, source: ObjectSource, key: str) -> _Pla
         objects = ((facts, object_name(key) if artifact.compression == "none" else ""),)
     lines = [[artifact.url.partition("?")[0], artifact.kind, artifact.compression]]
     lines += [[facts.key, facts.etag or "", str(facts.size)] for facts, _ in objects]
-    return _Plan(objects, hashlib.sha256(json.dumps(lines).encode()).hexdigest())
+    return ArtifactPlan(objects, hashlib.sha256(json.dumps(lines).encode()).hexdigest())
 
 
-async def _fetch_files(source: ObjectSource, plan: _Plan, folder: Path, reading: Reading) -> int:
+async def _fetch_files(
+    source: ObjectSource, plan: ArtifactPlan, folder: Path, reading: Reading
+) -> int:
     parts = []
     for facts, name in plan.objects:
         path = folder / name
@@ -193,7 +200,7 @@ async def _fetch_files(source: ObjectSource, plan: _Plan, folder: Path, reading:
 
 async def _fetch_archive(
     source: ObjectSource,
-    plan: _Plan,
+    plan: ArtifactPlan,
     name: str,
     folder: Path,
     reading: Reading,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zeropull.errors import DiskFull
-from zeropull.modelstore import artifact_identity, fetch_artifact
+from zeropull.modelstore import ArtifactPlan, fetch_artifact, plan_artifact
 from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.linkshare import MODEL_CONNECTIONS, LinkShare
 from zeropull.resources.sources import ModelArtifact
@@ -79,20 +79,17 @@ class NodeModels:
             name = f"{PRIVATE_PREFIX}{secrets.token_hex(16)}"
             claim(name)
             return await self._fetch(artifact, name)
-        name = await artifact_identity(artifact)
+        plan = await plan_artifact(artifact)
+        name = plan.identity
         claim(name)
         flight = self._flights.get(name)
         if flight is not None:
             # The bytes are told by the copy that began the download.
-            shared = dataclasses.replace(await asyncio.shield(flight), fetched_bytes=0)
-            claim(shared.name)
-            return shared
-        flight = asyncio.create_task(self._fetch(artifact, name))
+            return dataclasses.replace(await asyncio.shield(flight), fetched_bytes=0)
+        flight = asyncio.create_task(self._fetch(artifact, name, plan))
         self._flights[name] = flight
         flight.add_done_callback(lambda _done: self._flights.pop(name, None))
-        fetched = await asyncio.shield(flight)
-        claim(fetched.name)
-        return fetched
+        return await asyncio.shield(flight)
 
     async def close(self) -> None:
         flights = list(self._flights.values())
@@ -104,7 +101,9 @@ class NodeModels:
         """Remove what is private and unused, then the least recently used beyond the budget."""
         await asyncio.to_thread(self._evict, frozenset(self._in_use()) | set(self._flights))
 
-    async def _fetch(self, artifact: ModelArtifact, name: str) -> ModelOnNode:
+    async def _fetch(
+        self, artifact: ModelArtifact, name: str, plan: ArtifactPlan | None = None
+    ) -> ModelOnNode:
         path = self._folder / name
         if path.is_dir():
             await asyncio.to_thread(os.utime, path)  # what eviction goes by
@@ -116,19 +115,12 @@ class NodeModels:
             fetched = await fetch_artifact(
                 artifact,
                 path,
+                plan=plan,
                 on_size=expect,
                 on_bytes=limit,
                 connections=MODEL_CONNECTIONS,
                 turn=self.link.turn,
             )
-        if fetched.identity != name and not name.startswith(PRIVATE_PREFIX):
-            # It changed between the question for its identity and the download.
-            name = fetched.identity
-            if (self._folder / name).is_dir():
-                await asyncio.to_thread(shutil.rmtree, path)
-            else:
-                path.rename(self._folder / name)
-            path = self._folder / name
         path.chmod(0o755)
         self.fetched_bytes += fetched.bytes
         log.info(

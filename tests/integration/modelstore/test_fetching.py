@@ -17,7 +17,7 @@ from tests.fixtures.images import Entry, layer_tar
 from tests.fixtures.relay import free_port
 from tests.fixtures.s3 import Store, running_s3
 from zeropull.errors import AccessDenied, ArtifactError, DiskFull, NotFound, Unavailable
-from zeropull.modelstore import artifact_identity, artifacts, fetch_artifact
+from zeropull.modelstore import artifacts, fetch_artifact, plan_artifact
 from zeropull.resources.sources import ModelArtifact, StoreAccess
 
 LARGE = hashlib.shake_256(b"weights").digest(20_000_000)
@@ -83,7 +83,7 @@ async def test_a_tar_gz_is_extracted(store: Store, tmp_path: Path) -> None:
     result = await fetch_artifact(wanted, tmp_path / "m")
     assert (tmp_path / "m/w.bin").read_bytes() == LARGE
     assert result.bytes == len(ARCHIVE)
-    assert result.identity == await artifact_identity(wanted)
+    assert result.identity == (await plan_artifact(wanted)).identity
 
 
 async def test_a_download_that_is_cut_off_is_resumed(store: Store, tmp_path: Path) -> None:
@@ -161,8 +161,18 @@ async def test_identity_follows_the_content(store: Store) -> None:
     identities = []
     for content in (b"one", b"two"):
         client.put_object(Bucket="models", Key="versioned", Body=content)
-        identities.append(await artifact_identity(artifact(store, "versioned")))
+        identities.append((await plan_artifact(artifact(store, "versioned"))).identity)
     assert identities[0] != identities[1]
+
+
+async def test_what_changed_after_it_was_planned_is_noticed(store: Store, tmp_path: Path) -> None:
+    client = store.client()
+    client.put_object(Bucket="models", Key="planned", Body=b"one")
+    plan = await plan_artifact(artifact(store, "planned"))
+    client.put_object(Bucket="models", Key="planned", Body=b"two")
+    with pytest.raises(ArtifactError, match="was changed while"):
+        await fetch_artifact(artifact(store, "planned"), tmp_path / "m", plan=plan)
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_full_disk_is_told_with_the_arithmetic(
