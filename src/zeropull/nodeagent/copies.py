@@ -289,6 +289,9 @@ class CopyLife:
         return Failure(FailureKind.HEALTH_TIMEOUT, self._with_log(why), retry=True)
 
     def _never_healthy(self, problem: str) -> Failure:
+        if self.record.failure is FailureKind.CONTAINER_EXITED and self.record.message:
+            # That those before it have exited says more than that this one came too late.
+            return Failure(FailureKind.CONTAINER_EXITED, self.record.message, retry=True)
         why = (
             f"the container did not answer GET /ping on port {health.PORT} with status 200 within "
             f"{self.record.assignment.health_timeout_s:g} s (last attempt: {problem}): check its "
