@@ -13,6 +13,7 @@ from zeropull.inflating.process import WORTH_IT_BYTES, InflatingProcess
 from zeropull.inflating.readers import (
     HEAD_BYTES,
     DamagedStream,
+    Source,
     damage,
     is_compressed,
     open_reader,
@@ -49,23 +50,14 @@ class HashedBlob:
             pass
 
 
-class _BlobReader:
-    """Buffers as `zeropull.inflating.readers.Source`."""
+class _BlobReader(Source):
+    """The blob's buffers, one after the other."""
 
     def __init__(self, parts: Iterator[memoryview]) -> None:
         self._parts = parts
         self._view = memoryview(b"")
 
-    def readinto(self, buffer: memoryview) -> int:
-        target = memoryview(buffer)
-        count = len(part := self._take(len(target)))
-        target[:count] = part
-        return count
-
-    def read(self, size: int) -> bytes:
-        return bytes(self._take(size))
-
-    def _take(self, size: int) -> memoryview:
+    def take(self, size: int) -> memoryview:
         while not self._view and (more := next(self._parts, None)) is not None:
             self._view = more
         part, self._view = self._view[:size], self._view[size:]

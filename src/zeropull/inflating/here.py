@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Iterator
 
 from zeropull.errors import Unavailable
-from zeropull.inflating.readers import damage, open_reader
+from zeropull.inflating.readers import Source, damage, open_reader
 
 _BUFFER_BYTES = 1 << 20
 _MAX_WAITING_BYTES = 32 << 20
 
 
-class InflatingHere:
+class InflatingHere(Source):
     """One thread calls `put` and `end`, another one iterates `parts`."""
 
     def __init__(self, head: bytes) -> None:
@@ -33,6 +33,7 @@ class InflatingHere:
 
     def close(self) -> None:
         """As `kill`, once nobody is in `put` or `parts` any more."""
+        self.kill()
         self._chunks.clear()
 
     def put(self, part: memoryview | bytes) -> None:
@@ -76,18 +77,8 @@ class InflatingHere:
                 raise
             raise damaged from error
 
-    def readinto(self, buffer: memoryview) -> int:
+    def take(self, size: int) -> memoryview:
         """For the reader."""
-        target = memoryview(buffer)
-        count = len(part := self._take(len(target)))
-        target[:count] = part
-        return count
-
-    def read(self, size: int) -> bytes:
-        """For the reader."""
-        return bytes(self._take(size))
-
-    def _take(self, size: int) -> memoryview:
         with self._condition:
             self._condition.wait_for(lambda: self._chunks or self._is_whole or self._is_stopped)
             self._check()

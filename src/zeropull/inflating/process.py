@@ -58,9 +58,13 @@ class InflatingProcess:
             used_theirs, self._used = self._pipe(theirs)
             descriptors = (memory, filled_theirs, emptied_theirs, inflated_theirs, used_theirs)
             command = [*_COMMAND, *map(str, descriptors), head[:HEAD_BYTES].hex()]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=descriptors, cwd="/"
-            )
+            try:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, pass_fds=descriptors, cwd="/"
+                )
+            except OSError:
+                self._stack.close()
+                raise
         self._free_inputs = list(range(INPUT_SLOTS))
 
     def kill(self) -> None:
@@ -88,8 +92,9 @@ class InflatingProcess:
             self._send(self._filled, slot, len(piece))
 
     def end(self) -> None:
-        """Everything has been put."""
-        self._send(self._filled, END, 0)
+        """Everything has been put. Whoever iterates `parts` learns of a process that has ended."""
+        with contextlib.suppress(Unavailable):
+            self._send(self._filled, END, 0)
 
     def parts(self) -> Iterator[memoryview]:
         """The plain bytes; each view stands until the next one is asked for.

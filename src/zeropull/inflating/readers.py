@@ -21,12 +21,22 @@ class DamagedStream(Exception):
     """The compressed bytes are not what their format says, or end too early."""
 
 
-class Source(Protocol):
-    """Compressed bytes. Both methods return as many as are there, nothing at the end."""
+class Source:
+    """Compressed bytes as readers want them. Every method returns as many as are there, nothing at
+    the end."""
 
-    def readinto(self, buffer: memoryview) -> int: ...
+    def take(self, size: int) -> memoryview:
+        """At most `size` bytes, which stand until the next call."""
+        raise NotImplementedError
 
-    def read(self, size: int) -> bytes: ...
+    def readinto(self, buffer: memoryview) -> int:
+        target = memoryview(buffer)
+        count = len(part := self.take(len(target)))
+        target[:count] = part
+        return count
+
+    def read(self, size: int) -> bytes:
+        return bytes(self.take(size))
 
 
 class Reader(Protocol):

@@ -11,7 +11,7 @@ import mmap
 import os
 import sys
 
-from zeropull.inflating.readers import damage, open_reader
+from zeropull.inflating.readers import Source, damage, open_reader
 from zeropull.inflating.slots import (
     END,
     FAILED,
@@ -30,8 +30,8 @@ class _ParentGone(Exception):
     pass
 
 
-class _Slots:
-    """The compressed bytes as `zeropull.inflating.readers.Source`."""
+class _Slots(Source):
+    """The compressed bytes that the parent puts into slots."""
 
     def __init__(self, memory: memoryview, filled: int, emptied: int) -> None:
         self._memory = memory
@@ -41,21 +41,12 @@ class _Slots:
         self._view = memory[:0]
         self._ended = False
 
-    def readinto(self, buffer: memoryview) -> int:
-        target = memoryview(buffer)
-        count = len(part := self._take(len(target)))
-        target[:count] = part
-        return count
-
-    def read(self, size: int) -> bytes:
-        return bytes(self._take(size))
-
     def drain(self) -> None:
         """What follows the stream's end is the parent's to judge."""
-        while self._take(1 << 30):
+        while self.take(1 << 30):
             pass
 
-    def _take(self, size: int) -> memoryview:
+    def take(self, size: int) -> memoryview:
         if not self._view and not self._ended:
             if self._slot != END:
                 with contextlib.suppress(BrokenPipeError):  # the parent has put everything

@@ -103,7 +103,7 @@ def test_whoever_waits_is_woken_when_it_is_stopped(kind: type[Inflating]) -> Non
 
     thread = threading.Thread(target=put)
     thread.start()
-    time.sleep(0.1)
+    time.sleep(0.1)  # it fills what room there is
     assert thread.is_alive()  # nobody takes what it puts
     inflating.kill()
     thread.join(10)
@@ -128,7 +128,7 @@ def test_the_process_ends_when_its_parent_is_gone() -> None:
     if parent == 0:
         inflating = InflatingProcess(b"\x1f\x8b\x08\0")
         Path("/proc/self/comm").write_text(str(inflating._process.pid))
-        time.sleep(60)
+        time.sleep(60)  # until it is killed
         os._exit(0)
     comm = Path(f"/proc/{parent}/comm")
     wait_until("the process runs", lambda: comm.read_text().strip().isdigit())
