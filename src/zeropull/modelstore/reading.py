@@ -16,7 +16,7 @@ PART_BYTES = 8 << 20
 # what unpacks them in order begins at once, and those at the end, so that it has little left to do
 # after the last byte.
 _SMALLEST_BYTES = 1 << 20
-_TAPER = 8
+_TAPER = 32
 # Waits before the next try; a try that brought bytes starts the row again.
 _RETRY_DELAYS_S = (0.1, 0.5, 1.0, 2.0, 4.0)
 
@@ -89,29 +89,32 @@ async def read_in_order(
                 await put(chunk)
         return
 
-    async def put_all(part: list[memoryview]) -> None:
-        for chunk in part:
+    async def put_all(part: asyncio.Queue[memoryview | None]) -> None:
+        while (chunk := await part.get()) is not None:
             await put(chunk)
 
     places = asyncio.Semaphore(reading.connections)
 
-    async def read(start: int, end: int) -> list[memoryview]:
+    async def read(start: int, end: int, part: asyncio.Queue[memoryview | None]) -> None:
         async with places, reading.turn():
-            return [
-                chunk async for chunk in read_resuming(source, facts, start, end, reading.on_bytes)
-            ]
+            async for chunk in read_resuming(source, facts, start, end, reading.on_bytes):
+                part.put_nowait(chunk)
+        part.put_nowait(None)
 
     async with asyncio.TaskGroup() as group:
-        window: deque[tuple[int, asyncio.Task[list[memoryview]]]] = deque()
+        # The first part of the window is handed on while it arrives: connections never get equal
+        # shares of a link, and one that lags would hold up all that came before it was whole.
+        window: deque[tuple[int, asyncio.Queue[memoryview | None]]] = deque()
         ahead_bytes = 0
         for start, end in parts_of(facts):
             # Small parts wait for their turn in numbers, so that no connection waits for the first
             # of them to be taken.
             while ahead_bytes + end - start > reading.connections * PART_BYTES:
                 count, part = window.popleft()
-                await put_all(await part)
+                await put_all(part)
                 ahead_bytes -= count
-            window.append((end - start, group.create_task(read(start, end))))
+            window.append((end - start, asyncio.Queue()))
+            group.create_task(read(start, end, window[-1][1]))
             ahead_bytes += end - start
         for _, part in window:
-            await put_all(await part)
+            await put_all(part)
