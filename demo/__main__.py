@@ -38,11 +38,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 console = Console()
 
 
-def measure_launch(server: Server, client: Client, registry: CountedRegistry, path: str) -> Launch:
-    """Scale from one instance to two along `path`, and back."""
+def measure_launch(
+    server: Server, client: Client, registry: CountedRegistry, path: str, known: set[str]
+) -> Launch:
+    """Scale from one instance to two along `path`, and back. `known`: the copies so far; the new
+    one is added."""
     settle(server)
     client.choose_path(path)
-    known = {launch["copy_id"] for launch in server.timeline()}
     before = registry.served()
     client.scale(2)
     record: dict[str, Any] | None = None
@@ -62,6 +64,7 @@ def measure_launch(server: Server, client: Client, registry: CountedRegistry, pa
         else:
             raise SystemExit(f"the {path} launch did not answer within {WAIT_S} s: {record}")
     after = registry.served()
+    known.add(record["copy_id"])
     launch = read_launch(path, record, (after[0] - before[0], after[1] - before[1]))
     client.wait_in_service()
     client.scale(1)
@@ -121,9 +124,10 @@ def conduct(
     show_answer(client.invoke())
     wait_for_cache(server)
     launches: dict[str, list[Launch]] = {path: [] for path in PATHS}
+    known = {launch["copy_id"] for launch in server.timeline()}
     for number in range(1, options.rounds + 1):
         for path in PATHS:
-            launch = measure_launch(server, client, registry, path)
+            launch = measure_launch(server, client, registry, path, known)
             launches[path].append(launch)
             console.print(
                 f"round {number}, {path:10} {launch.total_s:6.1f} s; {launch.evidence}; "
