@@ -55,9 +55,9 @@ async def pull_image(
         outcome = await images.ensure(image)
         seconds = time.monotonic() - began_s
         # As the node agent does: the profile that the volume has is read ahead from here on.
-        launches = Launches()
+        starts = Launches()
         profiles = StartProfiles(
-            config, catalog, lambda: assignment, launches, _condemn, containers.layers_of
+            config, catalog, lambda: assignment, starts, _condemn, containers.layers_of
         )
         if warm_up == "warm-up":
             profiles.warm_up(outcome)
@@ -65,9 +65,9 @@ async def pull_image(
         await model
         while line := await asyncio.to_thread(sys.stdin.readline):
             if line == "starts\n":
-                launches.note("bench", is_launching=True)
+                starts.note("bench", is_launching=True)
             else:
-                launches.note("bench", is_launching=False)
+                starts.note("bench", is_launching=False)
         await profiles.close()
 
 

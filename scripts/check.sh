@@ -17,7 +17,7 @@ check() {
         check_step "lint"             .venv/bin/ruff check $ruff_cache .
         check_step "types"            .venv/bin/mypy $mypy_cache
         check_step "import contracts" .venv/bin/lint-imports $imports_cache
-        check_step "unit tests"       .venv/bin/python -m pytest -q tests/unit --durations=3 $pytest_cache
+        check_step "unit tests"       .venv/bin/python -m pytest -q -n 2 tests/unit --durations=3 $pytest_cache
     }
     step "summary of the checks ($(($(date +%s) - check_started)) s)"
     printf '%s' "$check_summary"

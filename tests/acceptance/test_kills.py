@@ -92,19 +92,30 @@ def test_whatever_is_killed_during_a_launch_the_launch_completes(
 ) -> None:
     [before] = server.instances("steady")
 
+    def launched() -> list[str]:
+        return [path.name for path in server.names.run_dir.glob("i-*") if path.name != before]
+
     def victims() -> list[int]:
         """Processes to kill, once the launch has brought them."""
         if victim in OWN_DAEMONS:
             return [server.child_pid(victim)]
-        new = [path.name for path in server.names.run_dir.glob("i-*") if path.name != before]
         if victim == "shim":
-            return [pid for one in new for pid in server.shims(one)]
-        return [pid for one in new if (pid := server.daemon_pid(one, victim))]
+            return [pid for one in launched() for pid in server.shims(one)]
+        return [pid for one in launched() if (pid := server.daemon_pid(one, victim))]
+
+    def has_another_shim(killed: int) -> bool:
+        shims = [pair for one in launched() for pair in server.shims(one).items()]
+        return any(containers for pid, containers in shims if pid != killed)
 
     with Load(server, "steady").running() as load:
         server.scale("steady", 2)
         # containerd's helper that starts a shim looks like one: there may be two at that moment.
-        server.kill(wait_until(f"there is a {victim} to kill", victims)[0])
+        killed = wait_until(f"there is a {victim} to kill", victims)[0]
+        server.kill(killed)
+        if victim == "shim":
+            # Before that, the container may still count as one that serves, and the other instance
+            # as the one that can go.
+            wait_until("another container is started", lambda: has_another_shim(killed))
         server.wait_served("steady", 2, limit_s=120)
         load.wait_for_more()
         server.scale_and_wait("steady", 1)

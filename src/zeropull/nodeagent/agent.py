@@ -97,6 +97,7 @@ class NodeAgent:
         )
         self._containers = Containers(self._client, runc=config.runc)
         self._launches = Launches()
+        self._starts = Launches()  # of containers: the end of each launch
         self._scrubber = Scrubber(
             self._catalog, self._images, self._launches, self._replace_users_of
         )
@@ -104,7 +105,7 @@ class NodeAgent:
             config,
             self._catalog,
             lambda: self._assignment,
-            self._launches,
+            self._starts,
             self._scrubber.condemn,
             self._containers.layers_of,
         )
@@ -355,6 +356,7 @@ class NodeAgent:
         self._records[record.copy_id] = record
         self._records_on_disk.save_copy(record)
         self._launches.note(record.copy_id, is_launching=record.state in _LAUNCHING)
+        self._starts.note(record.copy_id, is_launching=record.state is CopyState.STARTING)
         if before is None or _reported(before) != _reported(record):
             self._report_now.set()
 

@@ -29,7 +29,7 @@ from zeropull.oci.digests import hex_of
 from zeropull.resources.node import SNAPSHOTTER, NodeConfig
 from zeropull.telemetry import get_logger
 
-# A launch that takes longer is not waited for: its image's blocks are verified beside it.
+# A start that takes longer is not waited for: its image's blocks are verified beside it.
 VERIFY_PATIENCE_S = 20.0
 
 log = get_logger(__name__)
@@ -39,14 +39,15 @@ class StartProfiles:
     """One for a node. Nothing here fails a start: what goes wrong is logged and left out.
 
     `condemn(chain_id, reason)` is called for a layer with a bad block; `mounted` gives where an
-    image's layers are mounted, the uppermost first."""
+    image's layers are mounted, the uppermost first. `starts` are the containers that were started
+    and do not answer yet."""
 
     def __init__(
         self,
         config: NodeConfig,
         catalog: Catalog,
         assignment: Callable[[], NodeAssignment | None],
-        launches: Launches,
+        starts: Launches,
         condemn: Callable[[str, str], None],
         mounted: Callable[[ImageOnNode], Awaitable[Sequence[Path]]],
         *,
@@ -55,7 +56,7 @@ class StartProfiles:
         self._config = config
         self._catalog = catalog
         self._assignment = assignment
-        self._launches = launches
+        self._starts = starts
         self._condemn = condemn
         self._mounted = mounted
         self._tracefs = tracefs
@@ -134,8 +135,9 @@ class StartProfiles:
             seconds=round(read_s, 3),
         )
         # Only now: these are more bytes than the profile, and the container waits for none of them.
-        # Beside a launch they would take from it what a slow volume gives, and its processors.
-        patience = self._launches.patience(VERIFY_PATIENCE_S)
+        # They are verified beside the model's download; a container that starts meanwhile has for
+        # itself what a slow volume gives.
+        patience = self._starts.patience(VERIFY_PATIENCE_S)
         done = await asyncio.to_thread(self._verify, profile, patience)
         for chain_id, reason in done.bad.items():
             if not self._catalog.is_own(chain_id):
