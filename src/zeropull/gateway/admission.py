@@ -17,14 +17,20 @@ if TYPE_CHECKING:
 
 
 def admit(
-    gateway: Gateway, request: Request, head: InvocationHead, body_sha256: str
+    gateway: Gateway,
+    request: Request,
+    head: InvocationHead,
+    body_sha256: str,
+    received_s: float,
 ) -> tuple[Group, bool]:
     """The group that takes the request, and whether its answer is streamed.
 
     Raises:
         Refusal: as AWS answers.
     """
-    account = _verified_account(gateway, request, body_sha256) if gateway.signed else None
+    account: str | None = None
+    if gateway.signed:
+        account = _verified_account(gateway, request, body_sha256, received_s)
     name, streamed = parse_path(request.path, request.method)
     endpoint = gateway.table.find(name, account)
     if endpoint is None:
@@ -32,9 +38,11 @@ def admit(
     return endpoint.group(head.variant, head.component), streamed
 
 
-def _verified_account(gateway: Gateway, request: Request, body_sha256: str) -> str:
+def _verified_account(
+    gateway: Gateway, request: Request, body_sha256: str, received_s: float
+) -> str:
     # A large body may take longer than a signature holds: what counts is when its head came.
-    received_at_s = gateway.clock() - (gateway.monotonic() - request.received_s)
+    received_at_s = gateway.clock() - (gateway.monotonic() - received_s)
     try:
         return sigv4.verify(
             request.method,

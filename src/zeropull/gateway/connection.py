@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from zeropull.gateway import answers
-from zeropull.gateway.request import Request
+from zeropull.gateway.request import Handler, Request
 
 if TYPE_CHECKING:
     from zeropull.gateway.gateway import Gateway
@@ -30,7 +30,8 @@ _CHUNKED_OVERHEAD = 64 << 10
 
 
 class ClientConnection(asyncio.Protocol):
-    """One client. `current` is the request being answered, `_ready` what was read behind it."""
+    """One client. `current` is the request being answered, `handler` what answers it, and `_ready`
+    what was read behind it."""
 
     __slots__ = (
         "_advancing",
@@ -47,6 +48,7 @@ class ClientConnection(asyncio.Protocol):
         "closed",
         "current",
         "gateway",
+        "handler",
         "transport",
         "writable",
     )
@@ -55,6 +57,7 @@ class ClientConnection(asyncio.Protocol):
         self.gateway = gateway
         self.transport: asyncio.Transport
         self.current: Request | None = None
+        self.handler: Handler | None = None
         self.closed = False
         self.writable = True
         self.active_s = gateway.now_s
@@ -85,10 +88,11 @@ class ClientConnection(asyncio.Protocol):
         # Between two requests; a signed one differs from all before it.
         fresh = not (self._bytes or self.current or self._lingering_s or gateway.signed)
         if fresh:
-            request = gateway.whole_requests.find(data, gateway.monotonic())
-            if request is not None:
-                self.current = request
-                self._activate(request)
+            whole = gateway.whole_requests.find(data)
+            if whole is not None:
+                self.current = request = whole[0]
+                self.handler = invocation = gateway.invocation_for(self, request)
+                invocation.start_whole(whole[1])
                 return
         if not self._bytes:
             self._began_s = now_s
@@ -126,19 +130,19 @@ class ClientConnection(asyncio.Protocol):
         if not self.gateway.connections:
             self.gateway.drained.set()
         self._ready.clear()
-        current, self.current = self.current, None
-        if current is not None and current.handler is not None:
-            current.handler.on_client_gone()
+        handler, self.current, self.handler = self.handler, None, None
+        if handler is not None:
+            handler.on_client_gone()
 
     def pause_writing(self) -> None:
         self.writable = False
-        if self.current is not None and self.current.handler is not None:
-            self.current.handler.on_client_writable(False)
+        if self.handler is not None:
+            self.handler.on_client_writable(False)
 
     def resume_writing(self) -> None:
         self.writable = True
-        if self.current is not None and self.current.handler is not None:
-            self.current.handler.on_client_writable(True)
+        if self.handler is not None:
+            self.handler.on_client_writable(True)
 
     # ------------------------------------------------------------------ httptools' side
 
@@ -174,8 +178,8 @@ class ClientConnection(asyncio.Protocol):
         reading = self._reading
         if reading is None or self._lingering_s:
             return
-        if reading.handler is not None:
-            reading.handler.on_chunk(data)
+        if reading is self.current and self.handler is not None:
+            self.handler.on_chunk(data)
         else:
             reading.chunks.append(data)
 
@@ -188,8 +192,8 @@ class ClientConnection(asyncio.Protocol):
         request.complete = True
         if self._lingering_s:
             self.transport.close()
-        elif request.handler is not None:
-            request.handler.on_complete()
+        elif request is self.current and self.handler is not None:
+            self.handler.on_complete()
 
     # ------------------------------------------------------------------ the handler's side
 
@@ -207,10 +211,9 @@ class ClientConnection(asyncio.Protocol):
 
     def finished(self, keep_alive: bool = True) -> None:
         """The current request is answered whole; the next one's turn."""
-        request, self.current = self.current, None
+        request, self.current, self.handler = self.current, None, None
         if request is None or self.closed:
             return
-        request.handler = None  # it refers to the request: no work for the collector
         self._throttled = False
         if not (keep_alive and request.keep_alive) or self.gateway.stopping:
             self._ready.clear()
@@ -249,7 +252,7 @@ class ClientConnection(asyncio.Protocol):
     # ------------------------------------------------------------------ in order
 
     def _activate(self, request: Request) -> None:
-        request.handler = handler = self.gateway.handler_for(self, request)
+        self.handler = handler = self.gateway.handler_for(self, request)
         handler.start()
         if request.chunks:
             chunks, request.chunks = request.chunks, []
@@ -288,16 +291,15 @@ class ClientConnection(asyncio.Protocol):
         # no limit for a relayed body, which is never kept.
         return (
             5 * self.gateway.settings.max_body_bytes + _CHUNKED_OVERHEAD
-            if reading.handler is None or reading.path.startswith(b"/endpoints/")
+            if reading is not self.current or reading.path.startswith(b"/endpoints/")
             else 1 << 62
         )
 
     def _refuse(self, refusal: answers.Refusal) -> None:
         """The bytes are no request that can be answered in order: answer what can be, and close."""
-        current = self.current
-        if current is not None and current.handler is not None:
-            self.current = None
-            current.handler.on_client_gone()
+        handler, self.current, self.handler = self.handler, None, None
+        if handler is not None:
+            handler.on_client_gone()
         self._ready.clear()
         if self.closed:
             return

@@ -117,10 +117,14 @@ class Gateway:
     def handler_for(self, client: ClientConnection, request: Request) -> Handler:
         path = request.path
         if path.startswith(b"/endpoints/"):
-            return Invocation(self, client, request)
+            return Invocation(self, client, request, request.received_s)
         if path in (b"/healthz", b"/metrics"):
             return LocalAnswer(self, client, request)
         return Relay(self, client, request)
+
+    def invocation_for(self, client: ClientConnection, request: Request) -> Invocation:
+        """Handler of an invocation that came at this moment with a head known before."""
+        return Invocation(self, client, request, self.monotonic())
 
     def next_request_id(self) -> bytes:
         self._id_count += 1

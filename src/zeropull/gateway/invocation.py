@@ -57,6 +57,7 @@ class Invocation:
         "_gateway",
         "_hash",
         "_head",
+        "_received_s",
         "_request",
         "_sent_s",
         "_streamed",
@@ -70,10 +71,13 @@ class Invocation:
         "waited_s",
     )
 
-    def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
+    def __init__(
+        self, gateway: Gateway, client: ClientConnection, request: Request, received_s: float
+    ) -> None:
         self._gateway = gateway
         self._client = client
         self._request = request
+        self._received_s = received_s
         self._head: InvocationHead
         self.state = READING
         self.group: Group | None = None
@@ -105,6 +109,23 @@ class Invocation:
         elif head.expects_continue and not request.complete:
             self._client.continue_body()
 
+    def start_whole(self, body: bytes) -> None:
+        """As `start`, `on_chunk` and `on_complete`, for a request whose head was known."""
+        gateway, head, length = self._gateway, self._request.head, len(body)
+        settings = gateway.settings
+        assert head is not None
+        if (
+            length > settings.max_body_bytes
+            or gateway.body_bytes + length > settings.max_buffered_bytes
+        ):
+            self.start()  # says why not
+            return
+        self._head = head
+        self._body.append(body)
+        self._body_bytes = length
+        gateway.body_bytes += length
+        self.on_complete()
+
     def on_chunk(self, data: bytes) -> None:
         if self.state is not READING:
             return
@@ -129,7 +150,9 @@ class Invocation:
             return
         body_sha256 = self._hash.hexdigest() if self._hash else EMPTY_SHA256
         try:
-            group, self._streamed = admit(self._gateway, self._request, self._head, body_sha256)
+            group, self._streamed = admit(
+                self._gateway, self._request, self._head, body_sha256, self._received_s
+            )
         except Refusal as refusal:
             self._refuse(refusal)
             return
@@ -387,7 +410,7 @@ class Invocation:
         self.state = DONE
         self._release()
         gateway.unwatch(self, self._streamed)
-        model_s, whole_s = now_s - self._sent_s, now_s - self._request.received_s
+        model_s, whole_s = now_s - self._sent_s, now_s - self._received_s
         target.meter.finish(at_s, model_status, model_s, whole_s - model_s)
         if code == "":
             target.failures = 0

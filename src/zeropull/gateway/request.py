@@ -21,13 +21,15 @@ class Handler(Protocol):
 
 
 class Request:
-    """`chunks` holds a body that came before the handler was started, `head` what the headers of an
-    invocation say, where that is known already."""
+    """`chunks` holds a body that came before the handler was started.
+
+    `head` is what the headers of an invocation say, where that is known already. Such a request is
+    shared by all that come with the same head; body and time of each are its handler's.
+    """
 
     __slots__ = (
         "chunks",
         "complete",
-        "handler",
         "head",
         "headers",
         "http10",
@@ -48,23 +50,5 @@ class Request:
         self.keep_alive = True
         self.http10 = False
         self.complete = False
-        self.handler: Handler | None = None
         self.chunks: list[bytes] = []
         self.received_s = 0.0
-
-    def again(self, head: InvocationHead, body: bytes, received_s: float) -> Request:
-        """A whole request with the same head, `head` parsed, and another body."""
-        other = Request.__new__(Request)
-        other.target = self.target
-        other.path = self.path
-        other.query = self.query
-        other.method = self.method
-        other.headers = self.headers
-        other.head = head
-        other.keep_alive = self.keep_alive
-        other.http10 = self.http10
-        other.complete = True
-        other.handler = None
-        other.chunks = [body] if body else []
-        other.received_s = received_s
-        return other

@@ -23,16 +23,16 @@ class WholeRequests:
     """What is remembered; a pure function of the bytes, so that all connections may share it."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[Request, InvocationHead]] = {}
+        self._known: dict[bytes, tuple[Request, int]] = {}  # the length is the body's
 
-    def find(self, data: bytes, received_s: float) -> Request | None:
-        """The request, complete, when `data` is one whole request with a known head."""
+    def find(self, data: bytes) -> tuple[Request, bytes] | None:
+        """The request that first had this head, and the body behind it, when `data` is one whole
+        request with a known head."""
         end = data.find(_END) + 4
         known = self._known.get(data[:end])
-        if known is None or len(data) - end != known[1].length_bytes:
+        if known is None or len(data) - end != known[1]:
             return None
-        request, head = known
-        return request.again(head, data[end:], received_s)
+        return known[0], data[end:]
 
     def remember(self, data: bytes, request: Request) -> None:
         """`data` was one request from its first byte on, parsed as this. Kept only when there is no
@@ -58,4 +58,5 @@ class WholeRequests:
             return
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
-        self._known[head] = (request, InvocationHead(request.headers))
+        request.head = InvocationHead(request.headers)
+        self._known[head] = (request, len(data) - end)

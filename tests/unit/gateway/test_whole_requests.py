@@ -89,6 +89,11 @@ class Echo:
         head = self.request.head or InvocationHead(self.request.headers)
         self.known = (head.forward, head.variant, head.length_bytes, head.expects_continue)
 
+    def start_whole(self, body: bytes) -> None:
+        self.start()
+        self.on_chunk(body)
+        self.on_complete()
+
     def on_chunk(self, data: bytes) -> None:
         self.body += data
 
@@ -122,6 +127,7 @@ class Peer:
             next_request_id=lambda: b"id",
             count_refusal=lambda group, refusal: self.seen.append(refusal.code),
             handler_for=lambda client, request: Echo(client, request, self.seen),
+            invocation_for=lambda client, request: Echo(client, request, self.seen),
         )
         self.connection = ClientConnection(cast(Any, gateway))
         self.transport = Transport()
@@ -151,7 +157,7 @@ def test_in_any_order_and_in_any_pieces(parts: list[bytes], size: int) -> None:
 def test_the_second_time_needs_no_parser() -> None:
     peer = Peer(remembers=True)
     peer.feed(GOOD)
-    assert peer.requests.find(HEAD + b"abcd", 3.0) is not None
+    assert peer.requests.find(HEAD + b"abcd") is not None
     peer.connection._parser = cast(Any, None)
     (seen, said) = peer.feed(HEAD + b"abcd")
     assert [each[-1] for each in seen] == [b"body", b"abcd"]
