@@ -38,6 +38,11 @@ def admit(
     return endpoint.group(head.variant, head.component), streamed
 
 
+def is_settled(head: InvocationHead, group: Group) -> bool:
+    """Whether every unsigned request with this head is for this group while the routes last."""
+    return head.variant is not None or group.is_only
+
+
 def _verified_account(
     gateway: Gateway, request: Request, body_sha256: str, received_s: float
 ) -> str:

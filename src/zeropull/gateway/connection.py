@@ -90,9 +90,10 @@ class ClientConnection(asyncio.Protocol):
         if fresh:
             whole = gateway.whole_requests.find(data)
             if whole is not None:
-                self.current = request = whole[0]
+                known, body = whole
+                self.current = request = known.request
                 self.handler = invocation = gateway.invocation_for(self, request)
-                invocation.start_whole(whole[1])
+                invocation.start_whole(known, body)
                 return
         if not self._bytes:
             self._began_s = now_s

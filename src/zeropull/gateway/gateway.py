@@ -147,10 +147,11 @@ class Gateway:
     def slot_free(self, group: Group) -> None:
         """The oldest waiting requests take what is free."""
         while group.waiting:
-            target = group.choose(self.monotonic())
+            now_s = self.monotonic()
+            target = group.choose(now_s)
             if target is None:
                 return
-            next(iter(group.waiting)).begin(target)
+            next(iter(group.waiting)).begin(target, now_s)
 
     def count_refusal(self, group: Group | None, refusal: Refusal) -> None:
         results = self.refusals if group is None else group.results
@@ -230,6 +231,7 @@ class Gateway:
     def apply(self, routes: Routes) -> None:
         """Take over a newer version of the routes; waiting requests start on new copies at once."""
         self.table.apply(routes, self.clock())
+        self.whole_requests.forget()
         for group in self.table.removed:
             for invocation in list(group.waiting):
                 invocation.endpoint_gone()

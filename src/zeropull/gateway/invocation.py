@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from zeropull.awsprotocol.sigv4 import EMPTY_SHA256
 from zeropull.gateway import answers
-from zeropull.gateway.admission import admit
+from zeropull.gateway.admission import admit, is_settled
 from zeropull.gateway.answers import Refusal
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.invocationhead import InvocationHead
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zeropull.gateway.gateway import Gateway
     from zeropull.gateway.upstream import UpstreamConnection
     from zeropull.gateway.wholeanswer import WholeHead
+    from zeropull.gateway.wholerequest import KnownHead
 
 WRITE_JOINED_BYTES = 64 * 1024  # bodies above are handed to the socket in pieces, never copied
 MAX_CONNECT_ATTEMPTS = 3
@@ -57,6 +58,7 @@ class Invocation:
         "_gateway",
         "_hash",
         "_head",
+        "_lines",
         "_received_s",
         "_request",
         "_sent_s",
@@ -79,6 +81,7 @@ class Invocation:
         self._request = request
         self._received_s = received_s
         self._head: InvocationHead
+        self._lines: bytes | None = None  # that the container gets, where they are known already
         self.state = READING
         self.group: Group | None = None
         self.held = False  # there was no copy at all when it came
@@ -101,7 +104,7 @@ class Invocation:
         gateway = self._gateway
         settings = gateway.settings
         request = self._request
-        self._head = head = request.head or InvocationHead(request.headers)
+        self._head = head = InvocationHead(request.headers)
         if head.length_bytes > settings.max_body_bytes:
             self._refuse(answers.too_large(settings.max_body_bytes))
         elif gateway.body_bytes + head.length_bytes > settings.max_buffered_bytes:
@@ -109,22 +112,28 @@ class Invocation:
         elif head.expects_continue and not request.complete:
             self._client.continue_body()
 
-    def start_whole(self, body: bytes) -> None:
+    def start_whole(self, known: KnownHead, body: bytes) -> None:
         """As `start`, `on_chunk` and `on_complete`, for a request whose head was known."""
-        gateway, head, length = self._gateway, self._request.head, len(body)
+        gateway, length = self._gateway, known.length_bytes
         settings = gateway.settings
-        assert head is not None
         if (
             length > settings.max_body_bytes
             or gateway.body_bytes + length > settings.max_buffered_bytes
         ):
             self.start()  # says why not
             return
-        self._head = head
+        self._lines = known.lines
         self._body.append(body)
         self._body_bytes = length
         gateway.body_bytes += length
+        if known.group is not None:
+            self._streamed = known.streamed
+            self._take_slot(known.group)
+            return
+        self._head = known.head
         self.on_complete()
+        if self.group is not None and is_settled(known.head, self.group):
+            known.group, known.streamed = self.group, self._streamed
 
     def on_chunk(self, data: bytes) -> None:
         if self.state is not READING:
@@ -156,10 +165,14 @@ class Invocation:
         except Refusal as refusal:
             self._refuse(refusal)
             return
+        self._take_slot(group)
+
+    def _take_slot(self, group: Group) -> None:
         self.group = group
-        target = None if group.waiting else group.choose(self._gateway.monotonic())
+        now_s = self._gateway.monotonic()
+        target = None if group.waiting else group.choose(now_s)
         if target is not None:
-            self.begin(target)
+            self.begin(target, now_s)
         else:
             self._wait(group)
 
@@ -215,17 +228,17 @@ class Invocation:
 
     # ------------------------------------------------------------------ to the container
 
-    def begin(self, target: Target) -> None:
+    def begin(self, target: Target, now_s: float) -> None:
         """Take a slot of this copy; the request goes out on a kept or a new connection."""
         gateway = self._gateway
         if self.state is WAITING:
             self._leave_queue()
         self._target = target
         target.meter.begin(gateway.clock())
-        self._sent_s = sent_s = gateway.monotonic()
+        self._sent_s = now_s
         gateway.watch(self, self._streamed)
         idle = target.idle
-        if idle and idle[-1].idle_since_s > sent_s - gateway.settings.upstream_idle_s:
+        if idle and idle[-1].idle_since_s > now_s - gateway.settings.upstream_idle_s:
             self._send(idle.pop())
         else:
             self.state = CONNECTING
@@ -261,9 +274,10 @@ class Invocation:
         target.meter.end(gateway.clock())
         gateway.unwatch(self, self._streamed)
         self._target = None
-        other = group.choose(gateway.monotonic(), self._tried)
+        now_s = gateway.monotonic()
+        other = group.choose(now_s, self._tried)
         if other is not None:
-            self.begin(other)
+            self.begin(other, now_s)
             return
         # The others are busy: first in the queue, where it would have been.
         self._enqueue(group)
@@ -275,16 +289,13 @@ class Invocation:
         self.state = SENT
         self._upstream = upstream
         upstream.exchange = self
-        head = b"%b%bContent-Length: %d\r\n\r\n" % (
-            target.request_start,
-            self._head.forward,
-            self._body_bytes,
-        )
-        body, self._body = self._body, []
+        lines = self._lines or self._head.container_lines(self._body_bytes)
+        pieces = [target.request_start, lines, *self._body]
+        self._body = []
         if self._body_bytes <= WRITE_JOINED_BYTES:
-            upstream.transport.write(b"".join((head, *body)))
+            upstream.transport.write(b"".join(pieces))
         else:
-            upstream.transport.writelines([head, *body])
+            upstream.transport.writelines(pieces)
 
     # ------------------------------------------------------------------ the answer
 

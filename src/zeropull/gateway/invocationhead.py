@@ -47,6 +47,10 @@ class InvocationHead:
                 self.expects_continue = value.lower() == b"100-continue"
         self.forward = forward
 
+    def container_lines(self, length_bytes: int) -> bytes:
+        """What of the head the container gets, its end included, with a body of this length."""
+        return b"%bContent-Length: %d\r\n\r\n" % (self.forward, length_bytes)
+
     def _forwarded(self, lower: bytes, name: bytes, value: bytes) -> bytes:
         match lower[17:]:
             case b"target-variant":

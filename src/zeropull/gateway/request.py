@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from zeropull.gateway.invocationhead import InvocationHead
+from typing import Protocol
 
 
 class Handler(Protocol):
@@ -21,16 +18,11 @@ class Handler(Protocol):
 
 
 class Request:
-    """`chunks` holds a body that came before the handler was started.
-
-    `head` is what the headers of an invocation say, where that is known already. Such a request is
-    shared by all that come with the same head; body and time of each are its handler's.
-    """
+    """`chunks` holds a body that came before the handler was started."""
 
     __slots__ = (
         "chunks",
         "complete",
-        "head",
         "headers",
         "http10",
         "keep_alive",
@@ -46,7 +38,6 @@ class Request:
         self.path, _, self.query = target.partition(b"?")
         self.method = b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.head: InvocationHead | None = None
         self.keep_alive = True
         self.http10 = False
         self.complete = False

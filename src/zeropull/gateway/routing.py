@@ -91,6 +91,7 @@ class Group:
         "container",
         "endpoint",
         "hold",
+        "is_only",
         "latency",
         "least_outstanding",
         "meter",
@@ -119,6 +120,7 @@ class Group:
     def update(self, endpoint: EndpointRoute, variant: VariantRoute) -> None:
         self.hold = endpoint.hold_from_zero or self.component in endpoint.held_components
         self.least_outstanding = variant.strategy != "RANDOM"
+        self.is_only = len(endpoint.variants) == 1  # there is no other variant to choose
         self.queue_limit = variant.queue_limit
         self.container = variant.container_name
         self.variant_header = b"x-Amzn-Invoked-Production-Variant: %b\r\n" % variant.name.encode()

@@ -19,9 +19,10 @@ _END = b"\r\n\r\n"
 class WholeHead:
     """A head of status 200 on a connection that stays, with the length of the body behind it."""
 
-    __slots__ = ("headers", "length_bytes", "lines")
+    __slots__ = ("data", "headers", "length_bytes", "lines")
 
-    def __init__(self, headers: list[tuple[bytes, bytes]], length_bytes: int) -> None:
+    def __init__(self, data: bytes, headers: list[tuple[bytes, bytes]], length_bytes: int) -> None:
+        self.data = data
         self.headers = headers
         self.length_bytes = length_bytes
         self.lines = caller_lines(headers)
@@ -32,14 +33,18 @@ class WholeHeads:
 
     def __init__(self) -> None:
         self._known: dict[bytes, WholeHead] = {}
+        self._last: WholeHead | None = None  # the next one is most likely the same
 
     def find(self, data: bytes) -> tuple[WholeHead, bytes] | None:
         """The head and the body, when `data` is one whole answer with a known head."""
-        end = data.find(_END) + 4
-        head = self._known.get(data[:end])
-        if head is None or len(data) - end != head.length_bytes:
-            return None
-        return head, data[end:]
+        head = self._last
+        if head is None or not data.startswith(head.data):
+            head = self._known.get(data[: data.find(_END) + 4])
+            if head is None:
+                return None
+            self._last = head
+        body = data[len(head.data) :]
+        return (head, body) if len(body) == head.length_bytes else None
 
     def remember(self, data: bytes, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """`data` was one answer from a message's first byte on, parsed as this, and its connection
@@ -59,4 +64,4 @@ class WholeHeads:
             return
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
-        self._known[head] = WholeHead(headers, len(data) - end)
+        self._known[head] = WholeHead(head, headers, len(data) - end)

@@ -8,8 +8,13 @@ goes to the parser. A signed request differs in every one: for those this would 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from zeropull.gateway.invocationhead import InvocationHead
 from zeropull.gateway.request import Request
+
+if TYPE_CHECKING:
+    from zeropull.gateway.routing import Group
 
 MAX_REMEMBERED = 512
 MAX_BYTES = 2048  # of a head
@@ -19,20 +24,43 @@ _END = b"\r\n\r\n"
 _OTHER_FRAMING = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"connection", b"trailer"})
 
 
+class KnownHead:
+    """A head with the length of the body behind it, and what follows from both.
+
+    `request` is the one that first had it, complete: all that come with this head share it. `lines`
+    is what the container gets of it. `group` takes each of them by the routes in force, which is
+    found out with the first; None too when that is decided for each of them anew.
+    """
+
+    __slots__ = ("data", "group", "head", "length_bytes", "lines", "request", "streamed")
+
+    def __init__(self, data: bytes, request: Request, length_bytes: int) -> None:
+        self.data = data
+        self.request = request
+        self.length_bytes = length_bytes
+        self.head = InvocationHead(request.headers)
+        self.lines = self.head.container_lines(length_bytes)
+        self.group: Group | None = None
+        self.streamed = False
+
+
 class WholeRequests:
-    """What is remembered; a pure function of the bytes, so that all connections may share it."""
+    """What is remembered while the same routes are in force, for all connections."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[Request, int]] = {}  # the length is the body's
+        self._known: dict[bytes, KnownHead] = {}
+        self._last: KnownHead | None = None  # the next one is most likely the same
 
-    def find(self, data: bytes) -> tuple[Request, bytes] | None:
-        """The request that first had this head, and the body behind it, when `data` is one whole
-        request with a known head."""
-        end = data.find(_END) + 4
-        known = self._known.get(data[:end])
-        if known is None or len(data) - end != known[1]:
-            return None
-        return known[0], data[end:]
+    def find(self, data: bytes) -> tuple[KnownHead, bytes] | None:
+        """The head and the body, when `data` is one whole request with a known head."""
+        known = self._last
+        if known is None or not data.startswith(known.data):
+            known = self._known.get(data[: data.find(_END) + 4])
+            if known is None:
+                return None
+            self._last = known
+        body = data[len(known.data) :]
+        return (known, body) if len(body) == known.length_bytes else None
 
     def remember(self, data: bytes, request: Request) -> None:
         """`data` was one request from its first byte on, parsed as this. Kept only when there is no
@@ -58,5 +86,9 @@ class WholeRequests:
             return
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
-        request.head = InvocationHead(request.headers)
-        self._known[head] = (request, len(data) - end)
+        self._known[head] = KnownHead(head, request, len(data) - end)
+
+    def forget(self) -> None:
+        """Other routes are in force: each is parsed once more."""
+        self._known.clear()
+        self._last = None

@@ -6,8 +6,9 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from zeropull.awsprotocol.eventstream import EventDecoder
+from zeropull.controlapi.messages import EndpointRoute, Routes, VariantRoute
 
-from .harness import Client, Received, Writer, answer, container, copy, gateway, routes, until
+from .harness import KEY, Client, Received, Writer, answer, container, copy, gateway, routes, until
 
 HEAD = b"POST /endpoints/e/invocations HTTP/1.1\r\nHost: h\r\n"
 
@@ -45,6 +46,45 @@ async def test_random_routing_uses_every_copy_whatever_it_has_in_flight() -> Non
         assert min(len(first.received), len(second.received)) > 50
         for _ in range(50):
             busy.end(served.clock())
+
+
+async def test_a_head_that_is_known_goes_where_the_routes_in_force_say() -> None:
+    async with (
+        container() as first,
+        container() as second,
+        gateway(routes(copy("1", first.port))) as served,
+    ):
+        client = await Client.open(served)
+        for _ in range(3):
+            assert (await client.call(b"x")).status == 200
+        served.apply(routes(copy("2", second.port), version=2))
+        assert (await client.call(b"x")).status == 200
+        assert (len(first.received), len(second.received)) == (3, 1)
+        served.apply(Routes(3))
+        assert (await client.call(b"x")).headers["x-amzn-errortype"] == "ValidationError"
+        served.apply(routes(version=4))
+        assert (await client.call(b"x")).status == 503
+        served.apply(routes(copy("1", first.port), version=5))
+        assert (await client.call(b"x")).status == 200
+
+
+async def test_a_head_that_is_known_is_shared_out_by_weight_each_time() -> None:
+    async with container() as first, container() as second:
+        variants = tuple(
+            VariantRoute(name, weight=1.0, targets=(copy(name, model.port),))
+            for name, model in (("a", first), ("b", second))
+        )
+        route = EndpointRoute("e", KEY.account, "InService", variants=variants)
+        async with gateway(Routes(1, keys=(KEY,), endpoints=(route,))) as served:
+            client = await Client.open(served)
+            for _ in range(200):
+                assert (await client.call(b"x")).status == 200
+            assert min(len(first.received), len(second.received)) > 50
+            named = "X-Amzn-SageMaker-Target-Variant: b\r\n"
+            before = len(second.received)
+            for _ in range(20):
+                assert (await client.call(b"x", headers=named)).status == 200
+            assert len(second.received) == before + 20
 
 
 async def test_connections_are_kept_on_both_sides() -> None:

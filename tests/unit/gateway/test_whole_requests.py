@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.invocationhead import InvocationHead
 from zeropull.gateway.request import Request
-from zeropull.gateway.wholerequest import MAX_REMEMBERED, WholeRequests
+from zeropull.gateway.wholerequest import MAX_REMEMBERED, KnownHead, WholeRequests
 
 START = b"POST /endpoints/chat/invocations HTTP/1.1\r\nHost: x\r\n"
 HEAD = (
@@ -86,11 +86,14 @@ class Echo:
         self.body = b""
 
     def start(self) -> None:
-        head = self.request.head or InvocationHead(self.request.headers)
+        self.understand(InvocationHead(self.request.headers))
+
+    def understand(self, head: InvocationHead) -> None:
         self.known = (head.forward, head.variant, head.length_bytes, head.expects_continue)
 
-    def start_whole(self, body: bytes) -> None:
-        self.start()
+    def start_whole(self, known: KnownHead, body: bytes) -> None:
+        self.understand(known.head)
+        assert known.lines == known.head.container_lines(len(body))
         self.on_chunk(body)
         self.on_complete()
 
@@ -162,6 +165,8 @@ def test_the_second_time_needs_no_parser() -> None:
     (seen, said) = peer.feed(HEAD + b"abcd")
     assert [each[-1] for each in seen] == [b"body", b"abcd"]
     assert said == []
+    peer.requests.forget()
+    assert peer.requests.find(HEAD + b"abcd") is None
 
 
 def test_what_is_remembered_is_bounded() -> None:
