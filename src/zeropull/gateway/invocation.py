@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 WRITE_JOINED_BYTES = 64 * 1024  # bodies above are handed to the socket in pieces, never copied
 MAX_CONNECT_ATTEMPTS = 3
 
+_OK_START = b"HTTP/1.1 200 OK\r\nx-amzn-RequestId: "
+
 
 class State(Enum):
     READING = "reading"  # the body is coming in
@@ -341,7 +343,7 @@ class Invocation:
             upstream.abandon()
         else:
             self._gateway.keep(target, upstream)
-        self._client.transport.write(b"%b%b\r\n%b" % (self._answer_start(), head.lines, body))
+        self._client.transport.write(b"".join((self._answer_start(), head.lines, b"\r\n", body)))
         self._finish("", model_status=200)
 
     def on_upstream_lost(self, malformed: bool) -> None:
@@ -366,18 +368,15 @@ class Invocation:
 
     def _answer_start(self) -> bytes:
         assert self.group is not None
-        start = b"HTTP/1.1 200 OK\r\nx-amzn-RequestId: %b\r\n%b" % (
-            self._gateway.next_request_id(),
-            self.group.variant_header,
+        start = b"".join(
+            (_OK_START, self._gateway.next_request_id(), b"\r\n", self.group.variant_header)
         )
         if self.held:
             start += b"x-zeropull-cold-start: %.3f\r\n" % self.waited_s
-        return start if self._keep_alive else start + b"Connection: close\r\n"
-
-    @property
-    def _keep_alive(self) -> bool:
         answer = self._answer
-        return self._request.keep_alive and not (answer and answer.ends_with_connection)
+        if not self._request.keep_alive or (answer is not None and answer.ends_with_connection):
+            start += b"Connection: close\r\n"
+        return start
 
     # ------------------------------------------------------------------ the ends
 
@@ -432,7 +431,8 @@ class Invocation:
         results[result] = results.get(result, 0) + 1
         if group.waiting:
             gateway.slot_free(group)
-        self._client.finished(self._keep_alive)
+        answer = self._answer
+        self._client.finished(answer is None or not answer.ends_with_connection)
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer without any container's doing."""
@@ -442,7 +442,7 @@ class Invocation:
         self._release()
         self._gateway.count_refusal(self.group, refusal)
         self._answer_refusal(refusal)
-        self._client.finished(self._keep_alive)
+        self._client.finished()
 
     def _answer_refusal(self, refusal: Refusal) -> None:
         headers = answers.error_headers(refusal.code)

@@ -93,8 +93,9 @@ class UpstreamConnection(asyncio.Protocol):
         if self._in_head:
             fresh = self._reusable and not self._head_bytes and self._raw is None
             if fresh and (whole := _whole_heads.find(data)) is not None:
+                head, body = whole
                 self.exchange = None
-                exchange.on_whole_response(*whole)
+                exchange.on_whole_response(head, body)
                 return
             self._head_bytes += len(data)
         if self._raw is not None:
