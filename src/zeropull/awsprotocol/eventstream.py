@@ -20,6 +20,8 @@ MAX_PAYLOAD_BYTES = 16 << 20
 MAX_HEADERS_BYTES = 128 << 10
 _STRING = 7
 _OVERHEAD = 16
+_PRELUDE = struct.Struct(">II")
+_CRC = struct.Struct(">I")
 # Header value types by number: struct format of those with a fixed size.
 _FIXED = {2: ">b", 3: ">h", 4: ">i", 5: ">q", 8: ">q"}
 
@@ -32,30 +34,12 @@ class Event:
 
 def encode_event(headers: dict[str, str], payload: bytes | memoryview) -> bytes:
     """One frame; header values are strings."""
-    parts = []
-    for name, value in headers.items():
-        raw_name, raw = name.encode(), value.encode()
-        parts.append(struct.pack(">B", len(raw_name)) + raw_name)
-        parts.append(struct.pack(">BH", _STRING, len(raw)) + raw)
-    head = b"".join(parts)
-    prelude = struct.pack(">II", _OVERHEAD + len(head) + len(payload), len(head))
-    prelude_crc = zlib.crc32(prelude)
-    raw_crc = struct.pack(">I", prelude_crc)
-    # zlib.crc32 continues from a running value: nothing is hashed or copied twice.
-    crc = zlib.crc32(payload, zlib.crc32(head, zlib.crc32(raw_crc, prelude_crc)))
-    return b"".join((prelude, raw_crc, head, payload, struct.pack(">I", crc)))
-
-
-_PAYLOAD_PART = {
-    ":message-type": "event",
-    ":event-type": "PayloadPart",
-    ":content-type": "application/octet-stream",
-}
+    return _frame(_encode_headers(headers), payload)
 
 
 def encode_payload_part(payload: bytes | memoryview) -> bytes:
     """One piece of the container's answer, as InvokeEndpointWithResponseStream sends it."""
-    return encode_event(_PAYLOAD_PART, payload)
+    return _frame(_PAYLOAD_PART, payload)
 
 
 def encode_exception(kind: str, members: dict[str, str]) -> bytes:
@@ -111,6 +95,34 @@ class EventDecoder:
         return Event(
             _decode_headers(frame[12 : 12 + headers_length]), frame[12 + headers_length : -4]
         )
+
+
+def _encode_headers(headers: dict[str, str]) -> bytes:
+    parts = []
+    for name, value in headers.items():
+        raw_name, raw = name.encode(), value.encode()
+        parts.append(struct.pack(">B", len(raw_name)) + raw_name)
+        parts.append(struct.pack(">BH", _STRING, len(raw)) + raw)
+    return b"".join(parts)
+
+
+# There is one for each token of a stream.
+_PAYLOAD_PART = _encode_headers(
+    {
+        ":message-type": "event",
+        ":event-type": "PayloadPart",
+        ":content-type": "application/octet-stream",
+    }
+)
+
+
+def _frame(head: bytes, payload: bytes | memoryview) -> bytes:
+    prelude = _PRELUDE.pack(_OVERHEAD + len(head) + len(payload), len(head))
+    prelude_crc = zlib.crc32(prelude)
+    raw_crc = _CRC.pack(prelude_crc)
+    # zlib.crc32 continues from a running value: nothing is hashed or copied twice.
+    crc = zlib.crc32(payload, zlib.crc32(head, zlib.crc32(raw_crc, prelude_crc)))
+    return b"".join((prelude, raw_crc, head, payload, _CRC.pack(crc)))
 
 
 def _decode_headers(data: bytes) -> dict[str, str | bytes | int | bool]:

@@ -26,15 +26,13 @@ def caller_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
 
 def _read(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, bytes]:
     """(type, length or b"", lines that go to the caller as they are)."""
-    content_type, length, lines = b"application/octet-stream", b"", b""
-    for name, value in headers:
-        if name == b"content-type":
-            content_type = value
-        elif name == b"content-length":
-            length = value
-        elif name in _HEADERS:
-            lines += b"%b: %b\r\n" % (_HEADERS[name], value)
-    return content_type, length, lines
+    named, lines = dict(headers), b""
+    if not _HEADERS.keys().isdisjoint(named):
+        for name, value in headers:
+            if name in _HEADERS:
+                lines += b"%b: %b\r\n" % (_HEADERS[name], value)
+    content_type = named.get(b"content-type", b"application/octet-stream")
+    return content_type, named.get(b"content-length", b""), lines
 
 
 class ModelAnswer:
@@ -104,10 +102,11 @@ class ModelAnswer:
             head = b""
         if not self._events and not self._framed:
             return b"".join((head, *pieces))
+        frame = b""
         if pieces:
             data = b"".join(pieces)
-            head += self._frame(encode_payload_part(data) if self._events else data)
-        return head + b"0\r\n\r\n" if last and self._framed else head
+            frame = self._frame(encode_payload_part(data) if self._events else data)
+        return b"".join((head, frame, b"0\r\n\r\n" if last and self._framed else b""))
 
     def broken_off(self, *, timed_out: bool) -> bytes | None:
         """The event that ends a stream early, with the end; None = only the connection can."""

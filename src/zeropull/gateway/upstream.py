@@ -181,10 +181,7 @@ class UpstreamConnection(asyncio.Protocol):
         if status < 200 or self.exchange is None or self._out_of_step:
             return
         self._in_head = False
-        self._close_delimited = status not in (204, 304)
-        for name, _ in headers:
-            if name in _FRAMING:
-                self._close_delimited = False
+        self._close_delimited = status not in (204, 304) and _FRAMING.isdisjoint(dict(headers))
         self.exchange.on_response_head(status, headers)
         if self._head_only:
             exchange, self.exchange = self.exchange, None

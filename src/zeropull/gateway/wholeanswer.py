@@ -49,16 +49,18 @@ class WholeHeads:
     def remember(self, data: bytes, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """`data` was one answer from a message's first byte on, parsed as this, and its connection
         stays open. Kept only when there is no doubt where its head ended."""
+        named = dict(headers)
+        if b"transfer-encoding" in named or b"upgrade" in named or status != 200:
+            return
         end = data.find(_END) + 4
         head = data[:end]
         lines = head.count(b"\r\n")
-        if not 4 < end <= MAX_BYTES or status != 200:
+        if not 4 < end <= MAX_BYTES:
             return
         if head.count(b"\n") != lines or head.count(b"\r") != lines:
             return
         lengths = [value for name, value in headers if name == b"content-length"]
-        names = {name for name, _ in headers}
-        if len(lengths) != 1 or b"transfer-encoding" in names or b"upgrade" in names:
+        if len(lengths) != 1:
             return
         if not lengths[0].isdigit() or int(lengths[0][:18]) != len(data) - end:
             return
