@@ -47,11 +47,15 @@ def tables(rows: list[Row]) -> Iterator[str]:
 def _rate(row: Row | None) -> str:
     if row is None:
         return "–"
+    if not row["requests_per_s"]:
+        return "0"
     errors = f" ({row['errors']} errors)" if row["errors"] else ""
     return f"{row['requests_per_s']:,.0f}{errors}"
 
 
 def _small(row: Row, direct: Row | None, haproxy: Row | None) -> str:
+    if not row["requests_per_s"]:
+        return f"| {row['gateway']} | {row['concurrency']} | no answer in time | | | | | 0.00 |"
     added = "" if direct is None else f"{row['p50_ms'] - direct['p50_ms']:.3f}"
     ratio = "" if haproxy is None else f"{row['requests_per_s'] / haproxy['requests_per_s']:.2f}"
     cpu, busy = row["cpu_us_per_request"], row["core_busy"]
