@@ -18,8 +18,9 @@ from zeropull.errors import DiskFull, Unavailable
 from zeropull.imagecache.layout import BLOCK_BYTES, DIGEST_BYTES, digest_block
 
 PAGE = 4096
-BUFFER_BYTES = 2 << 20  # a multiple of BLOCK_BYTES; six of them per layer in work
-_BUFFERS = 6
+BUFFER_BYTES = 2 << 20  # a multiple of BLOCK_BYTES; eight of them per layer in work
+_BUFFERS = 8
+_WRITERS = 2  # one hashes while the other one waits for the disk
 DIRECT = os.O_DIRECT  # the benchmark sets 0 here to compare with writes through the page cache
 # A layer unpacks to any size, and the control plane's own state may lie on the same disk.
 _RESERVE_BYTES = 64 << 20
@@ -29,26 +30,31 @@ _RESERVE_SHARE = 50  # but no more than a 50th of a small disk
 class DataFile:
     """A `zeropull.erofs.tarlayer.DataSink` over a new file.
 
-    `finish` completes it; `close`, always and once, gives its thread and descriptor back.
-    A thread of its own hashes and writes full buffers while the caller fills the next one.
+    `finish` completes it; `close`, always and once, gives its threads and descriptor back.
+    Threads of its own hash and write full buffers while the caller fills the next one.
     """
 
     def __init__(self, path: Path, stop: threading.Event) -> None:
         self.path = path
         self.size = 0  # bytes handed in so far, padding included
         self._stop = stop
-        self._digests = bytearray()
+        self._digests: dict[int, bytes] = {}  # of each buffer, by its offset in the file
+        self._handed = 0
         self._error: BaseException | None = None
         self._free: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
-        self._full: queue.SimpleQueue[tuple[mmap.mmap, int] | None] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[tuple[mmap.mmap, int, int] | None] = queue.SimpleQueue()
         for _ in range(_BUFFERS - 1):
             self._free.put(mmap.mmap(-1, BUFFER_BYTES))
         self._buffer = mmap.mmap(-1, BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._used = 0
         self._descriptor = _open(path)
-        self._thread = threading.Thread(target=self._write_all, name="layer-data", daemon=True)
-        self._thread.start()
+        self._writers = [
+            threading.Thread(target=self._write_all, name=f"layer-data-{number}", daemon=True)
+            for number in range(_WRITERS)
+        ]
+        for writer in self._writers:
+            writer.start()
 
     def begin(self) -> int:
         padding = -self._used % PAGE
@@ -80,25 +86,30 @@ class DataFile:
         """
         self.begin()
         if self._used:
-            self._full.put((self._buffer, self._used))
-        self._full.put(None)
-        self._thread.join()
+            self._full.put((self._buffer, self._used, self._handed))
+        self._join()
         try:
             self._check()
             os.fsync(self._descriptor)
         except OSError as error:
             raise disk_error(error, self.path) from error
-        return bytes(self._digests)
+        return b"".join(self._digests[offset] for offset in sorted(self._digests))
 
     def close(self) -> None:
         """Stop writing what is not written yet; the file is the caller's to keep or to remove."""
         self._error = self._error or Unavailable("the conversion was stopped")
-        self._full.put(None)
-        self._thread.join()
+        self._join()
         os.close(self._descriptor)
 
+    def _join(self) -> None:
+        for _ in self._writers:
+            self._full.put(None)
+        for writer in self._writers:
+            writer.join()
+
     def _hand_over(self) -> None:
-        self._full.put((self._buffer, self._used))
+        self._full.put((self._buffer, self._used, self._handed))
+        self._handed += self._used
         self._buffer = self._free.get()
         self._view = memoryview(self._buffer)
         self._used = 0
@@ -113,18 +124,17 @@ class DataFile:
             raise Unavailable("the conversion was stopped")
 
     def _write_all(self) -> None:
-        offset = 0
         while (item := self._full.get()) is not None:
-            buffer, used = item
+            buffer, used, offset = item
             if self._error is None:
                 try:
                     with memoryview(buffer) as view:
-                        for start in range(0, used, BLOCK_BYTES):
-                            block = view[start : min(start + BLOCK_BYTES, used)]
-                            self._digests += digest_block(block)
+                        self._digests[offset] = b"".join(
+                            digest_block(view[start : min(start + BLOCK_BYTES, used)])
+                            for start in range(0, used, BLOCK_BYTES)
+                        )
                         self._keep_reserve()
                         write_fully(self._descriptor, view[:used], offset)
-                    offset += used
                 except BaseException as error:
                     self._error = error
             self._free.put(buffer)
