@@ -107,9 +107,24 @@ class ActivityLog:
                 not_scaled=(reason,),
             )
 
+    def note_schedule(self, target: ScalableTarget, name: str, now_s: float) -> None:
+        """A scheduled action has set the bounds; moving the capacity into them is another one."""
+        bounds = f"min capacity to {target.minimum} and max capacity to {target.maximum}"
+        with self._store.transaction():
+            self._add(
+                target,
+                description=f"Setting {bounds}",
+                cause=f"scheduled action name {name} was triggered",
+                began_s=now_s,
+                ended_s=now_s,
+                status="Successful",
+                message=f"Successfully set {bounds}",
+            )
+
     def changed_s(self) -> float:
         """Since when the newest change that succeeded has been in effect; 0 = never one."""
-        ended = (a.ended_s or 0.0 for a in reversed(self._all) if a.status == "Successful")
+        changes = [a for a in self._all if a.desired is not None]
+        ended = (a.ended_s or 0.0 for a in reversed(changes) if a.status == "Successful")
         return next(ended, 0.0)
 
     def retry(self, now_s: float) -> tuple[float, str] | None:
@@ -119,7 +134,7 @@ class ActivityLog:
         """
         failed = []
         for activity in reversed(self._all):
-            if activity.not_scaled or activity.status in ("InProgress", "Overridden"):
+            if activity.desired is None or activity.status in ("InProgress", "Overridden"):
                 continue
             if activity.status != "Failed":
                 break

@@ -92,7 +92,9 @@ class CapacityChanges:
             log.info("capacity moved into its bounds", target=target.resource_id, desired=allowed)
         return True
 
-    def run_schedules(self, target: ScalableTarget, now_s: float) -> ScalableTarget:
+    def run_schedules(
+        self, target: ScalableTarget, state: TargetState, now_s: float
+    ) -> ScalableTarget:
         """Carry out what is due, once however often it was missed; what was due last wins."""
         due: list[tuple[float, ScheduledAction]] = []
         for action in self._view.schedules.under(f"{target.key}/"):
@@ -108,8 +110,11 @@ class CapacityChanges:
                 if is_within and not target.schedule_suspended:
                     minimum = target.minimum if action.minimum is None else action.minimum
                     maximum = target.maximum if action.maximum is None else action.maximum
+                    before = target
                     target = replace(target, minimum=minimum, maximum=max(minimum, maximum))
                     self._store.put(target)
+                    if target != before:  # rate(1 minute) must not push out what was scaled
+                        state.activities.note_schedule(target, action.name, now_s)
                     log.info("scheduled action", action=action.name, due=utc_text(due_s))
         return target
 

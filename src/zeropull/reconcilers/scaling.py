@@ -171,7 +171,7 @@ class ScalingController:
     ) -> None:
         state = self._view.state(target, now_s)
         state.feed(loads.get(source_of(target), ()))
-        target = self._changes.run_schedules(target, now_s)
+        target = self._changes.run_schedules(target, state, now_s)
         scaled = scaled_by(self._store, target)
         if scaled is None:
             return

@@ -35,12 +35,17 @@ class ActivityOperations:
         chosen, token = page(
             found,
             members,
-            lambda activity: (activity.began_s, activity.activity_id),
+            _place,
             descending=True,
             default_size=PAGE_SIZE,
             token_fault=WRONG_PAGE,
         )
         return {"ScalingActivities": [_describe(each) for each in chosen], "NextToken": token}
+
+
+def _place(activity: ScalingActivity) -> tuple[float, str]:
+    """A schedule sets the bounds before the capacity is moved into them, at the same time."""
+    return activity.began_s, f"{activity.desired is not None:d} {activity.activity_id}"
 
 
 def _describe(activity: ScalingActivity) -> dict[str, Any]:

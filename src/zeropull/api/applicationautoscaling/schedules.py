@@ -6,7 +6,12 @@ import re
 import uuid
 from typing import Any
 
-from zeropull.api.applicationautoscaling.targets import WRONG_PAGE, require_target, target_filter
+from zeropull.api.applicationautoscaling.targets import (
+    WRONG_PAGE,
+    check_capacities,
+    require_target,
+    target_filter,
+)
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.autoscaler.schedules import check_schedule
@@ -49,8 +54,15 @@ class ScheduleOperations:
             maximum = bounds.get("MaxCapacity", before.maximum if before else None)
             if minimum is None and maximum is None:
                 raise InvalidInput("ScalableTargetAction needs MinCapacity, MaxCapacity or both.")
+            check_capacities(target.dimension, minimum, maximum)
             if minimum is not None and maximum is not None and minimum > maximum:
                 raise InvalidInput(f"MinCapacity {minimum} is above MaxCapacity {maximum}.")
+            start_s = members.get("StartTime", before.start_s if before else None)
+            end_s = members.get("EndTime", before.end_s if before else None)
+            if start_s is not None and end_s is not None and start_s >= end_s:
+                raise InvalidInput(
+                    "The StartTime of a scheduled action must be before its EndTime."
+                )
             self._store.put(
                 ScheduledAction(
                     account=call.account,
@@ -61,8 +73,8 @@ class ScheduleOperations:
                     schedule=schedule,
                     created_s=before.created_s if before else call.now_s,
                     timezone=zone,
-                    start_s=members.get("StartTime", before.start_s if before else None),
-                    end_s=members.get("EndTime", before.end_s if before else None),
+                    start_s=start_s,
+                    end_s=end_s,
                     minimum=minimum,
                     maximum=maximum,
                     last_run_s=call.now_s,

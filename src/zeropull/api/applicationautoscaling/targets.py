@@ -224,14 +224,22 @@ def _new_target(call: Call, members: Members) -> ScalableTarget:
     )
 
 
+def check_capacities(dimension: str, minimum: int | None, maximum: int | None) -> None:
+    """Raises InvalidInput for a bound that the dimension cannot have; None is not given."""
+    for name, value in (("MinCapacity", minimum), ("MaxCapacity", maximum)):
+        if value is not None and value < 1 and dimension == VARIANT_DIMENSION:
+            raise InvalidInput(
+                f"{name} {value} is below 1: only inference components can have no copies."
+            )
+        if value is not None and value < 0:
+            raise InvalidInput(f"{name} {value} is below 0.")
+
+
 def _changed(target: ScalableTarget, members: Members) -> ScalableTarget:
     suspended = members.get("SuspendedState") or {}
     minimum = members.get("MinCapacity", target.minimum)
     maximum = members.get("MaxCapacity", target.maximum)
-    if minimum < 1 and target.dimension == VARIANT_DIMENSION:
-        raise InvalidInput(
-            f"MinCapacity {minimum} is below 1: only inference components can have no copies."
-        )
+    check_capacities(target.dimension, minimum, maximum)
     if minimum > maximum:
         raise InvalidInput(
             f"Maximum capacity {maximum} cannot be less than minimum capacity {minimum}."
