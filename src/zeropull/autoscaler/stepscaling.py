@@ -73,6 +73,9 @@ def propose_step(
     """What the policy does while its alarm is in ALARM; `metric` is aggregated as it asks."""
     distance = metric - threshold
     step = next((step for step in policy.steps if _contains(step, distance)), None)
+    if step is None and distance == 0:
+        # A metric on the threshold of an alarm that looks for less: the upper bound is inclusive.
+        step = next((step for step in policy.steps if step.upper == 0), None)
     if step is None:
         why = f"no step covers {metric:g}, which is {distance:+g} from the threshold {threshold:g}"
         return Decision(capacity, why, policy.name, NotScaled.AT_DESIRED)

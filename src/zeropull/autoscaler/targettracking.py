@@ -61,7 +61,7 @@ def propose(
     if metric is None or lacks_data:
         return _stay(policy, capacity, NotScaled.NO_DATA, "not enough data for a decision")
     if high is AlarmState.ALARM:
-        wanted = math.ceil(capacity * metric / policy.target)
+        wanted = _in_proportion(capacity, metric, policy.target)
         if wanted > capacity:
             return Decision(
                 wanted,
@@ -76,7 +76,7 @@ def propose(
             return _stay(
                 policy, capacity, NotScaled.SUSPENDED, "scale-in is disabled in the policy"
             )
-        wanted = math.ceil(capacity * metric / policy.target)
+        wanted = _in_proportion(capacity, metric, policy.target)
         if wanted < capacity:
             return Decision(
                 wanted,
@@ -95,6 +95,11 @@ def propose(
         # Without a say in it: a step policy may scale in beside it.
         return _stay(policy, capacity, NotScaled.SUSPENDED, f"{calm}, and scale-in is disabled")
     return _stay(policy, capacity, NotScaled.WITHIN_TARGET, calm)
+
+
+def _in_proportion(capacity: int, metric: float, target: float) -> int:
+    """Rounded up, but not because 3 × 1.1 / 1.1 is a little more than 3 in binary."""
+    return math.ceil(round(capacity * metric / target, 9))
 
 
 def _stay(policy: TargetTracking, capacity: int, code: NotScaled, why: str) -> Decision:

@@ -34,6 +34,12 @@ def test_scale_out_is_proportional_to_the_metric() -> None:
     assert decision.desired == 8
 
 
+def test_a_step_is_not_rounded_up_for_the_last_binary_digit() -> None:
+    policy = replace(POLICY, target=0.3)
+    high = propose(policy, high=AlarmState.ALARM, low=AlarmState.OK, metric=2.1, capacity=1)
+    assert high.desired == 7  # 2.1 / 0.3 is 7.000000000000001
+
+
 def test_scale_in_that_would_flap_is_refused() -> None:
     decision = propose(POLICY, high=AlarmState.OK, low=AlarmState.ALARM, metric=4.4, capacity=2)
     assert decision.not_scaled is NotScaled.ANTICIPATED_FLAPPING
@@ -97,13 +103,32 @@ def test_bounds_and_suspension_are_named() -> None:
     suspended = Limits(1, 20, scale_out_suspended=True)
     decision = combine([Decision(20, "x", "p")], **(at | {"limits": suspended}))
     assert decision.not_scaled is NotScaled.SUSPENDED
+    assert combine([Decision(5, "x", "p")], **(at | {"limits": suspended})).desired == 5
+    suspended = Limits(1, 20, scale_in_suspended=True)
+    decision = combine([Decision(5, "calm", "p")], **(at | {"limits": suspended}))
+    assert (decision.desired, decision.not_scaled) == (10, NotScaled.SUSPENDED)
+    assert decision.reason == "calm; scale-in is suspended"
 
 
 @pytest.mark.parametrize(
-    ("capacity", "percent", "expected"), [(10, 25, 12), (2, 10, 3), (10, -25, 8), (2, -10, 1)]
+    ("capacity", "percent", "least", "expected"),
+    [
+        (10, 25, None, 12),
+        (2, 10, None, 3),
+        (10, -25, None, 8),
+        (2, -10, None, 1),
+        (10, 10, None, 11),
+        (10, 10, 3, 13),
+        (10, -10, 3, 7),
+        (10, 50, 3, 15),
+        (0, 50, 3, 0),
+        (10, 0, 3, 10),
+    ],
 )
-def test_percent_steps_round_as_documented(capacity: int, percent: int, expected: int) -> None:
-    policy = StepScaling("s", AdjustmentType.PERCENT, (Step(percent),))
+def test_percent_steps_round_as_documented(
+    capacity: int, percent: int, least: int | None, expected: int
+) -> None:
+    policy = StepScaling("s", AdjustmentType.PERCENT, (Step(percent),), minimum_magnitude=least)
     assert propose_step(policy, metric=1, threshold=0, capacity=capacity).desired == expected
 
 
@@ -117,6 +142,25 @@ def test_the_step_that_contains_the_distance_is_taken() -> None:
         for metric in (50, 59.9, 60, 49)
     ]
     assert decide == [6, 6, 8, 4]
+
+
+def test_an_exact_capacity_is_taken_as_it_is() -> None:
+    policy = StepScaling("s", AdjustmentType.EXACT, (Step(4, 0.0, None),))
+    decide = [
+        propose_step(policy, metric=2, threshold=1, capacity=capacity) for capacity in (1, 4, 9)
+    ]
+    assert [decision.desired for decision in decide] == [4, 4, 4]
+    assert decide[1].not_scaled is NotScaled.AT_DESIRED
+
+
+def test_a_metric_on_the_threshold_belongs_to_the_steps_below_when_there_are_no_others() -> None:
+    policy = StepScaling("s", AdjustmentType.CHANGE, (Step(-1, -10.0, 0.0), Step(-3, None, -10.0)))
+    check_steps(policy)
+    decide = [
+        propose_step(policy, metric=metric, threshold=50, capacity=5).desired
+        for metric in (50, 41, 40, 39)
+    ]
+    assert decide == [4, 4, 2, 2]
 
 
 @pytest.mark.parametrize(
