@@ -62,6 +62,11 @@ class AlarmRule:
         """How far back the points go that an evaluation may read."""
         return (self.evaluation_periods + EXTRA_PERIODS) * self.period_s
 
+    def window_end(self, now_s: float) -> int:
+        """Where the newest period of an evaluation at `now_s` ends. The window slides by the
+        evaluation interval: a period of five minutes ends every minute."""
+        return int(now_s // self.evaluation_interval_s) * self.evaluation_interval_s
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -89,7 +94,7 @@ def evaluate(rule: AlarmRule, series: Series, now_s: float, current: AlarmState)
             return _decide(rule, real, filled=0)
         case MissingData.IGNORE:
             evaluation = _decide(rule, real, filled=0)
-            if evaluation.state is AlarmState.ALARM or not _breaches(rule, real[0][1]):
+            if evaluation.state is AlarmState.ALARM or not _all_breach(rule, real):
                 return evaluation
             return Evaluation(current, "Too few datapoints to change the state", tuple(real))
         case MissingData.MISSING:
@@ -98,7 +103,7 @@ def evaluate(rule: AlarmRule, series: Series, now_s: float, current: AlarmState)
 
 def _window(rule: AlarmRule, series: Series, now_s: float) -> list[tuple[int, float] | None]:
     """Points of the evaluation range, newest first; None where a period has no data."""
-    end = int(now_s // rule.period_s) * rule.period_s
+    end = rule.window_end(now_s)
     starts = (
         end - (back + 1) * rule.period_s for back in range(rule.evaluation_periods + EXTRA_PERIODS)
     )
@@ -142,22 +147,17 @@ def _decide_with_gaps(
     rule: AlarmRule, newest_first: list[tuple[int, float] | None], real: list[tuple[int, float]]
 ) -> Evaluation:
     """Treat missing as missing: gaps neither help nor hinder, but one fresh breaching point among
-    gaps is not enough until it is as old as the datapoints that the alarm asks for."""
-    evaluation = _decide(rule, real, filled=0)
-    if evaluation.state is AlarmState.ALARM:
-        return evaluation
-    oldest_breaching = -1
-    for position, point in enumerate(newest_first):
-        if point is None:
-            continue
-        if not _breaches(rule, point[1]):
-            break
-        oldest_breaching = position
-    if oldest_breaching + 1 >= rule.datapoints_to_alarm:
-        breaching = [point for point in real if _breaches(rule, point[1])]
-        verb = "was" if len(breaching) == 1 else "were"
-        return Evaluation(AlarmState.ALARM, _reason(rule, breaching, verb), tuple(real))
-    return evaluation
+    gaps is not enough until it is as old as the datapoints that the alarm asks for. A point that
+    does not breach, anywhere in the range, keeps the alarm OK."""
+    oldest = max(at for at, point in enumerate(newest_first) if point is not None)
+    if _all_breach(rule, real) and oldest + 1 >= rule.datapoints_to_alarm:
+        reason = _reason(rule, real, "was" if len(real) == 1 else "were")
+        return Evaluation(AlarmState.ALARM, reason, tuple(real))
+    return _decide(rule, real, filled=0)
+
+
+def _all_breach(rule: AlarmRule, points: list[tuple[int, float]]) -> bool:
+    return all(_breaches(rule, value) for _, value in points)
 
 
 def _breaches(rule: AlarmRule, value: float) -> bool:

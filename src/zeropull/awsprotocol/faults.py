@@ -83,7 +83,7 @@ _TRANSLATION: Mapping[str, tuple[_Row, ...]] = {
     ),
     "cloudwatch": (
         (NotFound, "ResourceNotFound", 404),
-        (InvalidInput, "InvalidParameterValueException", 400),
+        (InvalidInput, VALIDATION, 400),  # metric math; parameters have codes of their own
         (NoCapacity, "LimitExceededFault", 400),
         *_COMMON,
     ),

@@ -5,6 +5,7 @@ functions SUM, AVG, MIN, MAX, ABS, CEIL, FLOOR, FILL, IF and METRICS.
 Source: Amazon CloudWatch user guide, "Using math expressions with CloudWatch metrics": a function
 of one series gives a number, the same function of several gives a series; operators between
 series act on the timestamps that both have; comparisons give 1 or 0; x / 0 has no datapoint.
+METRICS() is every metric of the request, not its expressions; METRICS("a") those with a in the id.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from zeropull.errors import InvalidInput
@@ -36,15 +38,20 @@ _ARITHMETIC: dict[str, Callable[[float, float], float]] = {
 
 
 def evaluate_expression(
-    text: str, queries: Mapping[str, Series], *, timestamps: Sequence[int]
+    text: str,
+    queries: Mapping[str, Series],
+    *,
+    timestamps: Sequence[int],
+    metrics: Collection[str] | None = None,
 ) -> Series:
     """The series that `text` gives; `queries` by id, `timestamps` of the whole range (for FILL and
-    for expressions that are a plain number).
+    for expressions that are a plain number), `metrics` the ids that METRICS() stands for (all).
 
     Raises:
         InvalidInput: names the expression and where it cannot be understood.
     """
-    parser = _Parser(text, _tokens(text), queries, list(timestamps))
+    known = list(queries if metrics is None else metrics)
+    parser = _Parser(text, _tokens(text), queries, known, list(timestamps))
     value = parser.whole()
     if isinstance(value, list):
         raise InvalidInput(f"the expression {text!r} gives several series: SUM or AVG makes one")
@@ -56,6 +63,11 @@ def evaluate_expression(
 def names_in(text: str) -> set[str]:
     """Ids that an expression refers to; function names are in upper case and not among them."""
     return {token for token in _tokens(text) if token[0].islower()}
+
+
+def needs_all_metrics(text: str) -> bool:
+    """Whether the expression uses METRICS()."""
+    return "METRICS" in _tokens(text)
 
 
 def _tokens(text: str) -> list[str]:
@@ -75,6 +87,7 @@ class _Parser:
     text: str
     tokens: list[str]
     queries: Mapping[str, Series]
+    metrics: list[str]
     timestamps: list[int]
     at: int = 0
     depth: int = 0
@@ -149,7 +162,7 @@ class _Parser:
             self.at += 1
             return found
         while True:
-            if self.peek() in ("REPEAT", "LINEAR"):
+            if self.peek() in ("REPEAT", "LINEAR") or self.peek().startswith('"'):
                 found.append(self.take())
             else:
                 found.append(self.either())
@@ -161,8 +174,8 @@ class _Parser:
 
     def call(self, name: str, arguments: list[Value | str]) -> Value:
         match name:
-            case "METRICS":
-                return [dict(series) for series in self.queries.values()]
+            case "METRICS" if len(arguments) <= 1:
+                return self.all_metrics(*arguments)
             case "FILL" if len(arguments) == 2:
                 return self.fill(arguments[0], arguments[1])
             case "IF" if len(arguments) in (2, 3):
@@ -172,8 +185,15 @@ class _Parser:
             case "ABS" | "CEIL" | "FLOOR" if len(arguments) == 1:
                 rounding = _ROUNDINGS[name]
                 return self.zip(self.value(arguments[0]), 0.0, lambda a, _: float(rounding(a)))
-            case _:
+            case _ if name in FUNCTIONS:
                 raise self.wrong(f"the function {name} with {len(arguments)} arguments")
+            case _:
+                raise self.wrong(f"the unknown function {name!r}")
+
+    def all_metrics(self, part: Value | str = '""') -> Value:
+        if not isinstance(part, str) or not part.startswith('"'):
+            raise self.wrong("METRICS with something else than a part of an id in quotes")
+        return [dict(self.queries[name]) for name in self.metrics if part.strip('"') in name]
 
     def aggregate(self, name: str, argument: Value | str) -> Value:
         function = _AGGREGATES[name]
@@ -181,12 +201,13 @@ class _Parser:
         if isinstance(value, float):
             return value
         if isinstance(value, dict):
-            return function(list(value.values())) if value else math.nan
+            return _aggregated(function, list(value.values()))
         starts = sorted(set().union(*value)) if value else []
-        return {
-            start: function([series[start] for series in value if start in series])
+        values = {
+            start: _aggregated(function, [series[start] for series in value if start in series])
             for start in starts
         }
+        return {start: value for start, value in values.items() if math.isfinite(value)}
 
     def fill(self, argument: Value | str, filler: Value | str) -> Value:
         value = self.value(argument)
@@ -205,24 +226,29 @@ class _Parser:
                 for start in self.timestamps
                 if start in series or start in filler
             }
+        if filler not in ("REPEAT", "LINEAR"):
+            raise self.wrong("FILL with neither a number, a series, REPEAT nor LINEAR")
         known = sorted(series)
         result = dict(series)
         for start in self.timestamps:
-            before = max((at for at in known if at <= start), default=None)
-            after = min((at for at in known if at >= start), default=None)
-            if start in series or before is None:
+            place = bisect_right(known, start)
+            if start in series or place == 0:
                 continue
+            before = known[place - 1]
             if filler == "REPEAT":
                 result[start] = series[before]
-            elif after is not None:
+            elif place < len(known):
+                after = known[place]
                 share = (start - before) / (after - before)
                 result[start] = series[before] + share * (series[after] - series[before])
         return dict(sorted(result.items()))
 
     def choose(self, arguments: list[Value | str]) -> Value:
         condition, *branches = (self.value(argument) for argument in arguments)
-        if isinstance(condition, list):
-            raise self.wrong("several series as the condition of IF")
+        if isinstance(condition, list) or any(isinstance(branch, list) for branch in branches):
+            raise self.wrong("several series in an IF")
+        if isinstance(condition, float) and math.isnan(condition):
+            return {}  # a number that could not be told, such as the maximum of no datapoints
         starts = sorted(condition) if isinstance(condition, dict) else self.timestamps
         result: Series = {}
         for start in starts:
@@ -262,7 +288,7 @@ class _Parser:
 
     def value(self, argument: Value | str) -> Value:
         if isinstance(argument, str):
-            raise self.wrong(f"{argument} outside of FILL")
+            raise self.wrong(f"{argument} where a value was expected")
         return argument
 
     def peek(self) -> str:
@@ -296,7 +322,14 @@ def _at(value: float | Series, start: int) -> float:
 def _safely(function: Callable[[float, float], float], left: float, right: float) -> float:
     try:
         return float(function(left, right))
-    except (ZeroDivisionError, OverflowError):
+    except (ZeroDivisionError, OverflowError, ValueError):  # ValueError: ceil of what is no number
+        return math.nan
+
+
+def _aggregated(function: Callable[[Sequence[float]], float], values: Sequence[float]) -> float:
+    try:
+        return function(values) if values else math.nan
+    except OverflowError:
         return math.nan
 
 
@@ -323,3 +356,4 @@ _ROUNDINGS: dict[str, Callable[[float], float]] = {
 _AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
     "SUM": math.fsum, "AVG": _mean, "MIN": min, "MAX": max,
 }  # fmt: skip
+FUNCTIONS = frozenset({*_AGGREGATES, *_ROUNDINGS, "FILL", "IF", "METRICS"})

@@ -7,6 +7,7 @@ was really observed, whatever the distribution.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from ddsketch.mapping import LogarithmicMapping
 from ddsketch.pb import ddsketch_pb2
 from ddsketch.pb.proto import DDSketchProto
 
+from zeropull.errors import InvalidInput
+
 RELATIVE_ACCURACY = 0.01
+PERCENTILE = re.compile(r"p(100(\.0+)?|\d{1,2}(\.\d+)?)")
 _BUCKETS = LogarithmicMapping(RELATIVE_ACCURACY)  # as DDSketch has it
 
 
@@ -78,7 +82,7 @@ class Point:
         None when it cannot be told: nothing observed, or a percentile of a statistic set.
 
         Raises:
-            ValueError: no such statistic.
+            InvalidInput: no such statistic.
         """
         if self.count <= 0:
             return None
@@ -93,10 +97,10 @@ class Point:
                 return self.most
             case "SampleCount":
                 return self.count
-            case _ if name.startswith("p"):
+            case _ if PERCENTILE.fullmatch(name):
                 return self._percentile(float(name[1:]))
             case _:
-                raise ValueError(f"unknown statistic {name!r}")
+                raise InvalidInput(f"unknown statistic {name!r}")
 
     def _percentile(self, percent: float) -> float | None:
         if self.least == self.most:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 
 from zeropull.errors import InvalidInput
-from zeropull.metricstore.expressions import Series, evaluate_expression, names_in
+from zeropull.metricstore.expressions import (
+    Series,
+    evaluate_expression,
+    names_in,
+    needs_all_metrics,
+)
 from zeropull.metricstore.points import Point
 from zeropull.metricstore.store import MetricKey, MetricStore
 
 DEFAULT_PERIOD_S = 60
+MAX_PERIODS = 100_800
+"""An expression has a value at no more timestamps than that, as many as a page of GetMetricData."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,90 +46,133 @@ class Query:
     return_data: bool = True
 
 
+def evaluate_queries(
+    store: MetricStore,
+    account: str,
+    queries: Sequence[Query],
+    start_s: float,
+    end_s: float,
+    *,
+    is_sliding: bool = False,
+) -> dict[str, Series]:
+    """The series of every query by id. Periods begin at whole multiples of their length, or, when
+    `is_sliding`, so that the last one ends at `end_s`.
+
+    Raises:
+        InvalidInput: an id given twice, an unknown id, expressions that need each other.
+    """
+    periods = periods_of(queries)
+    metrics = [query.query_id for query in queries if query.stat is not None]
+    results: dict[str, Series] = {}
+    for query in _in_order(queries):
+        name = query.query_id
+        phase_s = int(end_s) % periods[name] if is_sliding else 0
+        if query.stat is not None:
+            results[name] = series_of(store, account, query.stat, start_s, end_s, phase_s=phase_s)
+        else:
+            timestamps = _timestamps(name, periods[name], start_s, end_s, phase_s)
+            results[name] = _value(query, results, metrics, timestamps)
+    return {query.query_id: results[query.query_id] for query in queries}
+
+
+def check_queries(queries: Sequence[Query]) -> None:
+    """Raises InvalidInput when they could not be evaluated, whatever the data."""
+    metrics = [query.query_id for query in queries if query.stat is not None]
+    results: dict[str, Series] = {name: {} for name in metrics}
+    for query in _in_order(queries):
+        if query.stat is None:
+            results[query.query_id] = _value(query, results, metrics, range(0))
+
+
+def periods_of(queries: Sequence[Query]) -> dict[str, int]:
+    """By id: the query's own period, or the longest of those that its expression needs.
+
+    Raises:
+        InvalidInput: as evaluate_queries.
+    """
+    by_id = {query.query_id: query for query in queries}
+    periods: dict[str, int] = {}
+    for query in _in_order(queries):
+        if query.stat is not None:
+            periods[query.query_id] = query.stat.period_s
+        elif query.period_s is not None:
+            periods[query.query_id] = query.period_s
+        else:
+            needed = [periods[name] for name in _needed(query, by_id)]
+            periods[query.query_id] = max(needed, default=DEFAULT_PERIOD_S)
+    return periods
+
+
 def series_of(
-    store: MetricStore, account: str, stat: MetricStat, start_s: float, end_s: float
+    store: MetricStore,
+    account: str,
+    stat: MetricStat,
+    start_s: float,
+    end_s: float,
+    *,
+    phase_s: int = 0,
 ) -> Series:
     """Values by period start; periods without data, or without that statistic, are absent."""
     points: dict[int, Point] = {}
     for key in _keys(store, account, stat):
-        for start, point in store.read(key, start_s, end_s, stat.period_s).items():
+        found = store.read(key, start_s, end_s, stat.period_s, phase_s=phase_s)
+        for start, point in found.items():
             points.setdefault(start, Point()).merge(point)
     values = {start: point.statistic(stat.statistic) for start, point in sorted(points.items())}
     return {start: value for start, value in values.items() if value is not None}
 
 
-def evaluate_queries(
-    store: MetricStore, account: str, queries: Sequence[Query], start_s: float, end_s: float
-) -> dict[str, Series]:
-    """The series of every query by id.
-
-    Raises:
-        InvalidInput: an id given twice, an unknown id, expressions that need each other.
-    """
+def _in_order(queries: Sequence[Query]) -> list[Query]:
+    """Every query after those that its expression needs."""
     by_id = {query.query_id: query for query in queries}
     if len(by_id) < len(queries):
-        raise InvalidInput("The values of the Id fields of the queries must be unique.")
-    results: dict[str, Series] = {}
-    for query in queries:
-        _evaluate(store, account, query, by_id, results, (), start_s, end_s)
-    return {query.query_id: results[query.query_id] for query in queries}
+        raise InvalidInput("The values for parameter id in MetricDataQueries are not unique.")
+    needs = {query.query_id: _needed(query, by_id) for query in queries}
+    try:
+        return [by_id[name] for name in TopologicalSorter(needs).static_order()]
+    except CycleError as error:
+        circle = " needs ".join(reversed(error.args[1]))
+        raise InvalidInput(f"Error in expression '{error.args[1][0]}': {circle}") from error
 
 
-def period_of(query: Query, by_id: Mapping[str, Query], above: tuple[str, ...] = ()) -> int:
-    """The query's own period, or the longest of those that its expression needs."""
-    if query.stat is not None:
-        return query.stat.period_s
-    if query.period_s is not None:
-        return query.period_s
-    needed = _needed(query, by_id)
-    path = (*above, query.query_id)
-    return max(
-        (period_of(by_id[name], by_id, path) for name in needed if name not in path),
-        default=DEFAULT_PERIOD_S,
-    )
-
-
-def _evaluate(
-    store: MetricStore,
-    account: str,
-    query: Query,
-    by_id: Mapping[str, Query],
-    results: dict[str, Series],
-    above: tuple[str, ...],
-    start_s: float,
-    end_s: float,
-) -> None:
-    if query.query_id in results:
-        return
-    if query.query_id in above:
-        raise InvalidInput(f"The expression of {query.query_id!r} needs its own result.")
-    if query.stat is not None:
-        results[query.query_id] = series_of(store, account, query.stat, start_s, end_s)
-        return
+def _value(
+    query: Query, results: Mapping[str, Series], metrics: Sequence[str], timestamps: range
+) -> Series:
     assert query.expression is not None
-    needed = _needed(query, by_id)
-    for name in needed:
-        _evaluate(
-            store, account, by_id[name], by_id, results, (*above, query.query_id), start_s, end_s
+    try:
+        return evaluate_expression(
+            query.expression, results, timestamps=timestamps, metrics=metrics
         )
-    period = period_of(query, by_id)
-    low, high = int(start_s // period) * period, int(-(-end_s // period)) * period
-    results[query.query_id] = evaluate_expression(
-        query.expression,
-        {name: results[name] for name in needed},
-        timestamps=range(low, high, period),
-    )
+    except InvalidInput as error:
+        raise InvalidInput(f"Error in expression '{query.query_id}': {error.reason}") from error
+
+
+def _timestamps(name: str, period_s: int, start_s: float, end_s: float, phase_s: int) -> range:
+    low = int((start_s - phase_s) // period_s) * period_s + phase_s
+    high = int(-(-(end_s - phase_s) // period_s)) * period_s + phase_s
+    found = range(low, high, period_s)
+    if len(found) > MAX_PERIODS:
+        raise InvalidInput(
+            f"Error in expression '{name}': the time range has {len(found)} periods of {period_s} "
+            f"s, at most {MAX_PERIODS} can be computed: ask for less time or a longer Period."
+        )
+    return found
 
 
 def _needed(query: Query, by_id: Mapping[str, Query]) -> list[str]:
-    assert query.expression is not None
-    names = names_in(query.expression)
-    if "METRICS" in query.expression:
-        names |= {name for name, other in by_id.items() if other.stat is not None}
+    if query.expression is None:
+        return []
+    try:
+        names = names_in(query.expression)
+        if needs_all_metrics(query.expression):
+            names |= {name for name, other in by_id.items() if other.stat is not None}
+    except InvalidInput as error:
+        raise InvalidInput(f"Error in expression '{query.query_id}': {error.reason}") from error
     unknown = sorted(names - by_id.keys())
     if unknown:
         raise InvalidInput(
-            f"The expression {query.expression!r} has the unknown id {unknown[0]!r}."
+            f"Error in expression '{query.query_id}': the expression {query.expression!r} has the "
+            f"unknown id {unknown[0]!r}"
         )
     return sorted(names)
 

@@ -6,6 +6,7 @@ Source: "Predefined metrics" of SageMaker's auto scaling guide. The high-resolut
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,8 +77,8 @@ def metric_of(policy: ScalingPolicy) -> ScalingMetric:
     if predefined is not None:
         return _predefined(policy, predefined)
     if customized.get("Metrics"):
-        math = tuple(_with_period(raw) for raw in customized["Metrics"])
-        return ScalingMetric(60, math=math)
+        queries = tuple(_with_period(raw) for raw in customized["Metrics"])
+        return ScalingMetric(60, math=queries)
     for name in ("Namespace", "MetricName", "Statistic"):
         if not customized.get(name):
             raise InvalidInput(f"CustomizedMetricSpecification needs {name}, or Metrics.")
@@ -97,8 +98,10 @@ def tracking_policy(policy: ScalingPolicy) -> TargetTracking:
     """A target-tracking policy as the autoscaler takes it."""
     config = policy.request["TargetTrackingScalingPolicyConfiguration"]
     target = float(config["TargetValue"])
-    if target <= 0:
+    if not 0 < target < math.inf:
         raise InvalidInput(f"TargetValue {target:g} must be above 0.")
+    for name in ("ScaleOutCooldown", "ScaleInCooldown"):
+        _check_cooldown(name, config.get(name, 0))
     return TargetTracking(
         name=policy.name,
         target=target,
@@ -127,6 +130,7 @@ def step_policy(policy: ScalingPolicy) -> StepScaling:
         )
         for step in config.get("StepAdjustments") or []
     )
+    _check_cooldown("Cooldown", config.get("Cooldown", 0))
     return StepScaling(
         name=policy.name,
         adjustment_type=adjustment,
@@ -144,6 +148,11 @@ def concurrency_target(policy: ScalingPolicy) -> float | None:
     config = policy.request["TargetTrackingScalingPolicyConfiguration"]
     predefined = (config.get("PredefinedMetricSpecification") or {}).get("PredefinedMetricType", "")
     return float(config["TargetValue"]) if predefined.endswith("HighResolution") else None
+
+
+def _check_cooldown(name: str, seconds: int) -> None:
+    if seconds < 0:
+        raise InvalidInput(f"{name} {seconds} is below 0.")
 
 
 def _predefined(policy: ScalingPolicy, raw: dict[str, Any]) -> ScalingMetric:

@@ -157,20 +157,23 @@ class MetricStore:
             still = set(dirty)
             self._open = {slot: row for slot, row in self._open.items() if slot in still}
 
-    def read(self, key: MetricKey, start_s: float, end_s: float, period_s: int) -> dict[int, Point]:
-        """Points by period start, for whole periods from `start_s` (inclusive) to `end_s`
-        (exclusive), both aligned down to the period. Periods without data are absent.
+    def read(
+        self, key: MetricKey, start_s: float, end_s: float, period_s: int, *, phase_s: int = 0
+    ) -> dict[int, Point]:
+        """Points by period start, for whole periods from the one that holds `start_s` to the one
+        before `end_s`. Periods begin `phase_s` after a multiple of their length; those without
+        data are absent.
 
         A period shorter than the resolution at which the data is kept has no points.
         """
         series = self._series.get(key)
         if series is None:
             return {}
-        low = int(start_s // period_s) * period_s
-        high = int(-(-end_s // period_s)) * period_s
+        low = int((start_s - phase_s) // period_s) * period_s + phase_s
+        high = int(-(-(end_s - phase_s) // period_s)) * period_s + phase_s
         dirty = [s for s in self._dirty.get(series, ()) if s[1] <= period_s and low <= s[2] < high]
         self._write(dirty)
-        if period_s not in SHORT_PERIODS_S:
+        if period_s not in SHORT_PERIODS_S or phase_s:
             return self._points(series, period_s, low, high)
         return self._recent_points(series, period_s, low, high)
 
@@ -243,6 +246,7 @@ class MetricStore:
                 raise
 
     def _points(self, series: int, period_s: int, low: int, high: int) -> dict[int, Point]:
+        """From `low` on, which is where a period begins."""
         rows = self._db.execute(
             "SELECT start, count, total, least, most, sketch FROM points WHERE series = ? "
             "AND resolution <= ? AND start >= ? AND start < ?",
@@ -250,7 +254,7 @@ class MetricStore:
         )
         points: dict[int, Point] = {}
         for start, *columns in rows:
-            slot = int(start // period_s) * period_s
+            slot = low + (start - low) // period_s * period_s
             points.setdefault(slot, Point()).merge(_point(columns))
         return points
 

@@ -44,11 +44,12 @@ def alarms_evaluated(
                 continue
             series = spec.series(metrics, alarm.account, now_s)
             verdict = evaluate(spec.rule, series, now_s, AlarmState(alarm.state))
+            says_little = spec.has_too_few_samples(metrics, alarm.account, now_s)
         except ZeropullError as error:
             log.warning("alarm not evaluated", alarm=alarm.name, error=error.reason)
             continue
         due.add(alarm.key)
-        if verdict.state != alarm.state:
+        if verdict.state != alarm.state and not says_little:
             _keep(store, alarm, spec, verdict, now_s)
         yield
 

@@ -106,6 +106,12 @@ def tracking(kind: str = CONCURRENCY, target: float = 5.0, **more: Any) -> dict[
     }
 
 
+def by_math(expression: dict[str, Any]) -> dict[str, Any]:
+    stat = {"Metric": {"Namespace": "own", "MetricName": "queue"}, "Stat": "Sum"}
+    queries = [{"Id": "q", "MetricStat": stat, "ReturnData": False}, {"Id": "e", **expression}]
+    return {"TargetValue": 1.0, "CustomizedMetricSpecification": {"Metrics": queries}}
+
+
 def stepping(*steps: tuple[float | None, float | None, int], **more: Any) -> dict[str, Any]:
     adjustments = []
     for lower, upper, adjustment in steps:
@@ -216,11 +222,32 @@ def test_a_target_is_registered_changed_and_deregistered(clients: Clients) -> No
     assert refused == ("ObjectNotFoundException", UNKNOWN_TARGET, 400)
 
 
+def test_a_target_is_changed_by_what_is_given(clients: Clients) -> None:
+    def changed(**change: Any) -> dict[str, Any]:
+        clients.autoscaling.register_scalable_target(**RESOURCE, **change)
+        found = clients.autoscaling.describe_scalable_targets(**SERVICE)["ScalableTargets"][0]
+        return dict(found["SuspendedState"]) | {
+            "bounds": (found["MinCapacity"], found["MaxCapacity"])
+        }
+
+    clients.register(SuspendedState={"ScheduledScalingSuspended": True})
+    changed(SuspendedState={"DynamicScalingInSuspended": True})
+    changed(MinCapacity=2)
+    assert changed(SuspendedState={"DynamicScalingOutSuspended": True}, MaxCapacity=7) == {
+        "DynamicScalingInSuspended": True,
+        "DynamicScalingOutSuspended": True,
+        "ScheduledScalingSuspended": True,
+        "bounds": (2, 7),
+    }
+    assert changed(SuspendedState={"DynamicScalingInSuspended": False})["bounds"] == (2, 7)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         ({"MinCapacity": 5, "MaxCapacity": 4}, "cannot be less than minimum capacity 5"),
         ({"MinCapacity": 0}, "MinCapacity 0 is below 1"),
+        ({"MinCapacity": -2, "MaxCapacity": -1}, "MinCapacity -2 is below 1"),
         ({"ResourceId": "endpoint/ep/variant/v9"}, "no variant 'v9' of an endpoint 'ep'"),
         ({"ResourceId": "endpoint/none/variant/v1"}, "no variant 'v1' of an endpoint 'none'"),
         ({"ResourceId": "endpoint/ep"}, "Unsupported resource ID 'endpoint/ep'"),
@@ -412,6 +439,26 @@ def test_a_step_policy_has_the_alarms_that_name_it(clients: Clients) -> None:
             "Exactly one of PredefinedMetricSpecification",
         ),
         ({"TargetTrackingScalingPolicyConfiguration": tracking(target=0)}, "must be above 0"),
+        (
+            {"TargetTrackingScalingPolicyConfiguration": tracking(ScaleInCooldown=-1)},
+            "ScaleInCooldown -1 is below 0",
+        ),
+        (
+            {"TargetTrackingScalingPolicyConfiguration": by_math({"Expression": "q / "})},
+            "Error in expression 'e'",
+        ),
+        (
+            {"TargetTrackingScalingPolicyConfiguration": by_math({"Expression": "other / 2"})},
+            "unknown id 'other'",
+        ),
+        (
+            {
+                "TargetTrackingScalingPolicyConfiguration": by_math(
+                    {"Expression": "q / 2", "ReturnData": False}
+                )
+            },
+            "Exactly one element of the metrics list should return data",
+        ),
         ({}, "needs TargetTrackingScalingPolicyConfiguration"),
         ({"PolicyType": "Predictive"}, "failed to satisfy constraint"),
         (
@@ -522,6 +569,15 @@ def test_scheduled_actions_are_put_described_and_deleted(clients: Clients) -> No
         ({"Timezone": "Mars/Olympus"}, "no IANA time zone"),
         ({"ScalableTargetAction": {}}, "needs MinCapacity"),
         ({"ScalableTargetAction": {"MinCapacity": 3, "MaxCapacity": 2}}, "above MaxCapacity"),
+        ({"ScalableTargetAction": {"MinCapacity": 0}}, "MinCapacity 0 is below 1"),
+        ({"ScalableTargetAction": {"MaxCapacity": 0}}, "MaxCapacity 0 is below 1"),
+        (
+            {
+                "StartTime": datetime(2027, 1, 2, tzinfo=UTC),
+                "EndTime": datetime(2027, 1, 1, tzinfo=UTC),
+            },
+            "StartTime of a scheduled action must be before its EndTime",
+        ),
         ({"name": "a/b"}, "regular expression"),
         ({"name": " a"}, "regular expression"),
     ],

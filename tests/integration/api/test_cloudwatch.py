@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 import urllib.parse
 import urllib.request
@@ -108,6 +109,103 @@ def test_pages_hold_at_most_the_datapoints_asked_for(cloudwatch: Any) -> None:
     assert values == [[8, 7, 6, 5], [4, 3, 2, 1], [0]]
 
 
+def test_pages_go_through_several_queries_in_either_direction(cloudwatch: Any) -> None:
+    put(cloudwatch, "a", 1, 2, 3)
+    put(cloudwatch, "b", 10, 20)
+    asked = {
+        "StartTime": NOW - timedelta(minutes=15),
+        "EndTime": NOW,
+        "MetricDataQueries": [stat("a", "a"), stat("b", "b")],
+        "MaxDatapoints": 4,
+        "ScanBy": "TimestampAscending",
+    }
+    first = cloudwatch.get_metric_data(**asked)
+    assert [each["Values"] for each in first["MetricDataResults"]] == [[1, 2, 3], [10]]
+    assert {each["StatusCode"] for each in first["MetricDataResults"]} == {"PartialData"}
+    second = cloudwatch.get_metric_data(**asked, NextToken=first["NextToken"])
+    assert [each["Values"] for each in second["MetricDataResults"]] == [[], [20]]
+    assert {each["StatusCode"] for each in second["MetricDataResults"]} == {"Complete"}
+    assert "NextToken" not in second
+    with pytest.raises(ClientError, match="NextToken"):
+        cloudwatch.get_metric_data(**asked, NextToken="never given")
+
+
+@pytest.mark.parametrize(
+    ("queries", "text"),
+    [
+        ([stat("a", "a"), stat("a", "b")], "values for parameter id in MetricDataQueries are not"),
+        ([{"Id": "e", "Expression": "m1 + 1"}], "Error in expression 'e'"),
+        ([{"Id": "e", "Expression": "e"}], "Error in expression 'e'"),
+        ([stat("a", "a"), {"Id": "e", "Expression": "SUM(a"}], "Error in expression 'e'"),
+        ([stat("a", "a"), {"Id": "e", "Expression": "STDEV(a)"}], "unknown function 'STDEV'"),
+        ([{"Id": "e", "Expression": "1 + " * 600 + "1"}], "length less than or equal to 2048"),
+    ],
+)
+def test_math_that_cannot_be_evaluated_is_a_validation_error(
+    cloudwatch: Any, queries: list[dict[str, Any]], text: str
+) -> None:
+    for call, arguments in (
+        (
+            cloudwatch.get_metric_data,
+            {
+                "StartTime": NOW - timedelta(minutes=15),
+                "EndTime": NOW,
+                "MetricDataQueries": queries,
+            },
+        ),
+        (
+            cloudwatch.put_metric_alarm,
+            {
+                "AlarmName": "math",
+                "EvaluationPeriods": 1,
+                "Threshold": 1.0,
+                "ComparisonOperator": "GreaterThanThreshold",
+                "Metrics": [{"ReturnData": query["Id"] == "e", **query} for query in queries],
+            },
+        ),
+    ):
+        with pytest.raises(ClientError, match=text) as raised:
+            call(**arguments)
+        assert raised.value.response["Error"]["Code"] == "ValidationError"
+
+
+@pytest.mark.parametrize(
+    ("metric_stat", "text"),
+    [
+        ({"Period": 15}, "The value 15 for parameter Period is invalid"),
+        ({"Period": 90}, "The value 90 for parameter Period is invalid"),
+        ({"Stat": "tm90"}, "The value tm90 for parameter Stat is not supported"),
+        ({"Stat": "p101"}, "The value p101 for parameter Stat is not supported"),
+    ],
+)
+def test_periods_and_statistics_that_are_not_kept_are_refused(
+    cloudwatch: Any, metric_stat: dict[str, Any], text: str
+) -> None:
+    query = stat("a", "a")
+    query["MetricStat"] |= metric_stat
+    with pytest.raises(ClientError, match=text) as raised:
+        cloudwatch.get_metric_data(
+            StartTime=NOW - timedelta(minutes=15), EndTime=NOW, MetricDataQueries=[query]
+        )
+    assert raised.value.response["Error"]["Code"] == "InvalidParameterValue"
+
+
+def test_only_the_metric_with_exactly_those_dimensions_is_read(cloudwatch: Any) -> None:
+    one, other = ({"Name": name, "Value": "x"} for name in ("Endpoint", "Variant"))
+    put(cloudwatch, "a", 1, Dimensions=[one, other])
+    put(cloudwatch, "a", 2, Dimensions=[one])
+
+    def found(*dimensions: dict[str, str]) -> list[float]:
+        query = stat("a", "a")
+        query["MetricStat"]["Metric"]["Dimensions"] = list(dimensions)
+        answer = cloudwatch.get_metric_data(
+            StartTime=NOW - timedelta(minutes=15), EndTime=NOW, MetricDataQueries=[query]
+        )
+        return list(answer["MetricDataResults"][0]["Values"])
+
+    assert (found(other, one), found(one), found(other), found()) == ([1], [2], [], [])
+
+
 def test_statistics_have_percentiles_and_units(cloudwatch: Any) -> None:
     cloudwatch.put_metric_data(
         Namespace="test",
@@ -149,6 +247,52 @@ def test_a_refused_datum_keeps_none_of_the_call(cloudwatch: Any) -> None:
     with pytest.raises(ClientError, match="mutually exclusive") as raised:
         cloudwatch.put_metric_data(Namespace="test", MetricData=[{**bad, "Value": 1.0}])
     assert raised.value.response["Error"]["Code"] == "InvalidParameterCombination"
+
+
+def statistics(count: float, total: float, least: float, most: float) -> dict[str, Any]:
+    return {
+        "StatisticValues": {"SampleCount": count, "Sum": total, "Minimum": least, "Maximum": most}
+    }
+
+
+def test_statistic_sets_and_counted_values_add_up(cloudwatch: Any) -> None:
+    at = NOW - timedelta(minutes=5)
+    data = [
+        {"MetricName": "a", "Timestamp": at, **statistics(4, 20, 2, 9)},
+        {"MetricName": "a", "Timestamp": at, "Values": [1.0, 3.0], "Counts": [5.0, 1.0]},
+    ]
+    cloudwatch.put_metric_data(Namespace="test", MetricData=data)
+    point = cloudwatch.get_metric_statistics(
+        Namespace="test", MetricName="a", StartTime=at, EndTime=NOW, Period=60,
+        Statistics=["SampleCount", "Sum", "Minimum", "Maximum", "Average"],
+    )["Datapoints"][0]  # fmt: skip
+    assert (point["SampleCount"], point["Sum"], point["Average"]) == (10, 28, 2.8)
+    assert (point["Minimum"], point["Maximum"]) == (1, 9)
+
+
+@pytest.mark.parametrize(
+    ("datum", "text"),
+    [
+        ({"Value": float("nan")}, "The value nan for parameter MetricData.member.1.Value is inval"),
+        ({"Value": float("-inf")}, "The value -inf for parameter MetricData.member.1.Value"),
+        ({"Value": 2.0**361}, "from -2.360 to 2.360"),
+        ({"Values": [1.0], "Counts": [0.0]}, "for parameter MetricData.member.1.Counts is invalid"),
+        ({"Values": [1.0] * 151}, "must have 1 to 150 members"),
+        (statistics(0, 0, 0, 0), "a SampleCount above 0"),
+        (statistics(-2, 0, 0, 0), "a SampleCount above 0"),
+        (statistics(2, 4, 3, 1), "a Minimum that is not above its Maximum"),
+        ({}, "The parameter MetricData.member.1.Value is required"),
+        ({"Value": 1.0, "StorageResolution": 10}, "is not 1 or 60"),
+        ({"Value": 1.0, "Timestamp": NOW - timedelta(days=15)}, "within the past two weeks"),
+        ({"Value": 1.0, "Timestamp": NOW + timedelta(hours=3)}, "two hours into the future"),
+    ],
+)
+def test_data_that_no_statistic_can_be_made_of_are_refused(
+    cloudwatch: Any, datum: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ClientError, match=text):
+        cloudwatch.put_metric_data(Namespace="test", MetricData=[{"MetricName": "a", **datum}])
+    assert cloudwatch.list_metrics(Namespace="test")["Metrics"] == []
 
 
 def test_metrics_are_listed_by_their_dimensions(cloudwatch: Any) -> None:
@@ -286,14 +430,75 @@ def test_an_alarm_lives_its_life(cloudwatch: Any) -> None:
         ({"DatapointsToAlarm": 4}, "DatapointsToAlarm must not be greater"),
         ({"ComparisonOperator": "LessThanLowerThreshold"}, "ComparisonOperator"),
         ({"TreatMissingData": "sometimes"}, "TreatMissingData"),
-        ({"EvaluationPeriods": 20000}, "looks at most"),
+        ({"EvaluationPeriods": 20000}, "Metrics cannot be checked across more than a day"),
+        ({"EvaluationPeriods": 8, "Period": 86400}, "checked across more than a week"),
+        ({"Threshold": float("nan")}, "parameter Threshold is invalid"),
+        ({"Statistic": "p90"}, "statistic"),
+        ({"Statistic": None, "ExtendedStatistic": "tm99"}, "tm99 for parameter Stat is not supp"),
+        ({"ExtendedStatistic": "p90"}, "Must specify either Statistic or ExtendedStatistic"),
+        ({"EvaluateLowSampleCountPercentile": "never"}, "not one of evaluate, ignore"),
+        ({"Metrics": [{"Id": "e", "Expression": "1"}]}, "Must specify either Metrics or"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(
     cloudwatch: Any, change: dict[str, Any], text: str
 ) -> None:
+    members = {name: value for name, value in alarm(**change).items() if value is not None}
     with pytest.raises(ClientError, match=text):
-        cloudwatch.put_metric_alarm(**alarm(**change))
+        cloudwatch.put_metric_alarm(**members)
+    assert cloudwatch.describe_alarms()["MetricAlarms"] == []
+
+
+@pytest.mark.parametrize("returning", [[], ["a", "b"]])
+def test_an_alarm_watches_exactly_one_of_its_queries(cloudwatch: Any, returning: list[str]) -> None:
+    queries = [{**stat(name, name), "ReturnData": name in returning} for name in ("a", "b")]
+    with pytest.raises(ClientError, match="Exactly one element of the metrics list should return"):
+        cloudwatch.put_metric_alarm(
+            AlarmName="math", EvaluationPeriods=1, Threshold=1.0, Metrics=queries,
+            ComparisonOperator="GreaterThanThreshold",
+        )  # fmt: skip
+
+
+def test_an_alarm_may_look_a_week_back_by_the_hour(cloudwatch: Any) -> None:
+    cloudwatch.put_metric_alarm(**alarm(Period=3600, EvaluationPeriods=168))
+    cloudwatch.put_metric_alarm(**alarm(Period=60, EvaluationPeriods=1440))
+
+
+def test_the_history_tells_states_and_configurations_as_json(cloudwatch: Any) -> None:
+    cloudwatch.put_metric_alarm(**alarm(OKActions=["arn:aws:sns:us-east-1:1:mail"]))
+    data = json.dumps({"version": "1.0", "recentDatapoints": [7.0], "evaluatedDatapoints": []})
+    with pytest.raises(ClientError, match="JSON") as raised:
+        cloudwatch.set_alarm_state(
+            AlarmName="high", StateValue="OK", StateReason="a test", StateReasonData="{"
+        )
+    assert raised.value.response["Error"]["Code"] == "InvalidFormat"
+    cloudwatch.set_alarm_state(
+        AlarmName="high", StateValue="OK", StateReason="a test", StateReasonData=data
+    )
+    cloudwatch.delete_alarms(AlarmNames=["high"])
+    items = cloudwatch.describe_alarm_history(AlarmName="high", ScanBy="TimestampAscending")[
+        "AlarmHistoryItems"
+    ]
+    created, changed, action, deleted = (json.loads(item["HistoryData"]) for item in items)
+    assert (created["type"], deleted["type"]) == ("Create", "Delete")
+    assert created["createdAlarm"]["alarmName"] == "high"
+    assert created["createdAlarm"]["comparisonOperator"] == "GreaterThanThreshold"
+    assert created["createdAlarm"]["okactions"] == ["arn:aws:sns:us-east-1:1:mail"]
+    assert changed["oldState"] == {
+        "stateValue": "INSUFFICIENT_DATA",
+        "stateReason": "Unchecked: Initial alarm creation",
+    }
+    assert changed["newState"] == {
+        "stateValue": "OK",
+        "stateReason": "a test",
+        "stateReasonData": {"version": "1.0", "recentDatapoints": [7.0]},
+    }
+    assert (action["actionState"], action["notificationResource"]) == (
+        "Failed", "arn:aws:sns:us-east-1:1:mail",
+    )  # fmt: skip
+    assert cloudwatch.describe_alarm_history(HistoryItemType="Action")["AlarmHistoryItems"] == [
+        items[2]
+    ]
 
 
 def test_setting_the_state_of_an_unknown_alarm_is_not_found(cloudwatch: Any) -> None:

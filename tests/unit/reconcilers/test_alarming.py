@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.unit.reconcilers import component_world
 from tests.unit.reconcilers.endpoint_world import World, deployment, serving
+from zeropull.metricstore.points import Point
 from zeropull.metricstore.store import MetricKey, MetricStore
 from zeropull.reconcilers.alarming import evaluate_alarms, rollback_alarms
 from zeropull.resources.alarms import AlarmHistory, MetricAlarm
@@ -62,6 +64,10 @@ def test_a_transition_is_kept_with_reason_data_and_history(
     assert '"recentDatapoints": [3.0]' in alarm.state_reason_data
     history = store.require(AlarmHistory, f"{ACCOUNT}/errors").document
     assert [event.kind_of for event in history.events] == ["StateUpdate"]
+    data = json.loads(history.events[0].data)
+    assert data["oldState"]["stateReason"] == "Unchecked: Initial alarm creation"
+    assert data["newState"]["stateValue"] == "ALARM"
+    assert data["newState"]["stateReasonData"]["recentDatapoints"] == [3.0]
 
 
 def test_the_actions_of_a_transition_are_in_the_history(store: Store, metrics: MetricStore) -> None:
@@ -73,6 +79,56 @@ def test_the_actions_of_a_transition_are_in_the_history(store: Store, metrics: M
     actions = [event.summary for event in history.events if event.kind_of == "Action"]
     assert actions[0] == f"Successfully executed action {policy}"
     assert actions[1].startswith(f"Failed to execute action {mail}: only scaling policies")
+    data = [json.loads(event.data) for event in history.events if event.kind_of == "Action"]
+    assert [each["actionState"] for each in data] == ["Succeeded", "Failed"]
+    assert [each["notificationResource"] for each in data] == [policy, mail]
+
+
+def test_a_period_of_five_minutes_ends_every_minute(store: Store, metrics: MetricStore) -> None:
+    put_alarm(store, Period=300, Threshold=5.0)
+    for minute in range(5):
+        metrics.observe(KEY, NOW_S - 60 * minute - 30, 1.5)
+    assert NOW_S % 300
+    evaluate_alarms(store, metrics, NOW_S)
+    assert state(store) == "ALARM"  # 7.5 in the five minutes that have just ended
+    evaluate_alarms(store, metrics, NOW_S + 120)
+    assert state(store) == "OK"  # 4.5 in those that end two minutes later
+
+
+def test_a_percentile_of_few_samples_keeps_the_state_when_asked_to(
+    store: Store, metrics: MetricStore
+) -> None:
+    percentile = {"Statistic": None, "ExtendedStatistic": "p90"}
+    put_alarm(store, "evaluates", **percentile)
+    put_alarm(store, "ignores", **percentile, EvaluateLowSampleCountPercentile="ignore")
+    point = Point()
+    point.add(7.0, 99, with_sketch=True)
+    metrics.add(KEY, NOW_S - 5, point, resolution=1)
+    evaluate_alarms(store, metrics, NOW_S)
+    assert (state(store, "evaluates"), state(store, "ignores")) == ("ALARM", "INSUFFICIENT_DATA")
+    point.add(7.0, 1, with_sketch=True)
+    metrics.add(KEY, NOW_S + 5, point, resolution=1)
+    evaluate_alarms(store, metrics, NOW_S + 10)
+    assert state(store, "ignores") == "ALARM"  # 10 / (1 - 0.9) samples are enough
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Statistic": None, "ExtendedStatistic": "tm90"},
+        {"Statistic": None, "ExtendedStatistic": "p"},
+        {"Metrics": [{"Id": "e", "Expression": "1", "ReturnData": False}]},
+        {"Metrics": [{"Id": "e", "Expression": "CEIL(MAX(FILL(e, 1)))"}]},
+    ],
+)
+def test_what_an_older_version_let_in_does_not_stop_the_others(
+    store: Store, metrics: MetricStore, change: dict[str, Any]
+) -> None:
+    put_alarm(store, "broken", **change)
+    put_alarm(store)
+    metrics.observe(KEY, NOW_S - 5, 3.0, resolution=1)
+    assert evaluate_alarms(store, metrics, NOW_S) == {f"{ACCOUNT}/errors"}
+    assert state(store) == "ALARM"
 
 
 def test_alarms_by_the_minute_are_evaluated_once_a_minute(

@@ -125,6 +125,16 @@ def test_a_policy_by_the_minute_keeps_the_other_from_scaling_in(world: ScalingWo
     assert world.seconds_until(1, limit=1100) >= 850
 
 
+def test_a_policy_by_the_minute_votes_with_its_last_whole_minute(world: ScalingWorld) -> None:
+    world.endpoint_with(4).track(5.0)
+    kind = "SageMakerVariantInvocationsPerInstance"
+    world.track(100.0, "per-minute", PredefinedMetricSpecification={"PredefinedMetricType": kind})
+    world.invocations = 4  # 60 a minute and instance: three would do, whatever the other says
+    world.seconds(20, load=20.0)  # the other's quarter of an hour ends within a minute
+    world.seconds(920, load=0.5)
+    assert world.desired == 3
+
+
 def test_metric_math_is_tracked(world: ScalingWorld) -> None:
     world.endpoint_with(1)
     metric = {"Namespace": "own", "MetricName": "queue"}
@@ -318,6 +328,25 @@ def test_of_several_missed_schedules_the_last_due_wins(world: ScalingWorld) -> N
     world.now_s += 600
     world.seconds(2)
     assert world.target.minimum == 2
+
+
+def test_a_run_is_an_activity_and_so_is_the_move_into_the_new_bounds(world: ScalingWorld) -> None:
+    world.endpoint_with(1)
+    schedule(world, "often", "rate(1 minute)", minimum=2, maximum=6)
+    world.seconds(200)
+    first, second = sorted(world.activities(), key=lambda each: each.desired is not None)
+    assert first.description == "Setting min capacity to 2 and max capacity to 6"
+    assert first.cause == "scheduled action name often was triggered"
+    assert first.message == "Successfully set min capacity to 2 and max capacity to 6"
+    assert (first.status, second.cause) == ("Successful", "minimum capacity was set to 2")
+
+
+def test_a_time_that_comes_twice_is_not_due_when_it_comes_again(world: ScalingWorld) -> None:
+    world.now_s = datetime(2026, 10, 25, 1, 10, tzinfo=UTC).timestamp()  # 02:10 again in Berlin
+    world.endpoint_with(1)
+    schedule(world, "up", "cron(30 2 * * ? *)", minimum=4, Timezone="Europe/Berlin")
+    world.seconds(5)
+    assert world.target.minimum == 1
 
 
 def test_suspended_schedules_are_skipped(world: ScalingWorld) -> None:

@@ -25,6 +25,8 @@ from zeropull.autoscaler.stepscaling import check_steps
 from zeropull.autoscaler.targettracking import high_alarm, low_alarm
 from zeropull.awsprotocol.members import MemberRules
 from zeropull.errors import InvalidInput, NotFound
+from zeropull.metricstore.alarmspecs import watched_id
+from zeropull.metricstore.queries import check_queries
 from zeropull.metricstore.scalingmetrics import metric_of, step_policy, tracking_policy
 from zeropull.resources.alarms import MetricAlarm, alarm_key
 from zeropull.resources.scaling import NAMESPACE, ScalableTarget, ScalingPolicy
@@ -108,8 +110,13 @@ class PolicyOperations:
 
     def _check_tracking(self, policy: ScalingPolicy) -> None:
         """Raises InvalidInput for a metric that cannot be tracked or is tracked already."""
-        for raw in _customized(policy).get("Metrics") or []:
-            query_of({"ReturnData": True, **_as_query(raw)}, "Metrics.member")
+        queries = [
+            query_of(_as_query(raw), f"Metrics.member.{number}")
+            for number, raw in enumerate(_customized(policy).get("Metrics") or [], 1)
+        ]
+        if queries:
+            check_queries(queries)
+            watched_id(queries)
         mine = metric_of(policy)
         for other in self._store.select(ScalingPolicy, prefix=f"{policy.key.rpartition('/')[0]}/"):
             if other.document.name == policy.name or other.document.policy_type != TARGET_TRACKING:

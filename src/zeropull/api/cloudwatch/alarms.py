@@ -6,23 +6,29 @@ Source: Amazon CloudWatch API reference, version 2010-08-01. The reconcilers eva
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zeropull.api.cloudwatch.faults import invalid_combination, invalid_value, missing
-from zeropull.api.cloudwatch.metrics import query_of
+from zeropull.api.cloudwatch.metrics import check_statistic, query_of
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.autoscaler.alarms import COMPARISONS
 from zeropull.awsprotocol.faults import ApiFault
 from zeropull.awsprotocol.members import MemberRules
+from zeropull.errors import InvalidInput
+from zeropull.metricstore.alarmspecs import watched_id
+from zeropull.metricstore.queries import check_queries, periods_of
 from zeropull.resources.alarms import AlarmHistory, MetricAlarm, alarm_key
 from zeropull.statestore import Store
 from zeropull.statestore.alarmhistory import ACTIONS_OF, record_configuration, record_transition
 
 MAX_NAMES = 100
 MAX_ACTIONS = 5
-MAX_EVALUATED_S = 7 * 86400
+DAY_S = 86400
+WEEK_S = 7 * DAY_S
 _NOT_ECHOED = frozenset({"AlarmName", "Tags", "ActionsEnabled"})
 _REFUSED = {
     name: "only metric alarms over a sliding window of datapoints are evaluated"
@@ -42,7 +48,6 @@ class AlarmOperations:
     def operations(self) -> tuple[Operation, ...]:
         rules = MemberRules(
             accepted={
-                "EvaluateLowSampleCountPercentile": "percentiles are always evaluated",
                 "ActionConfiguration": "actions are scaling policies only",
                 "Tags": "alarms have no tags here",
             },
@@ -138,6 +143,9 @@ class AlarmOperations:
         }
 
     def set_state(self, call: Call, members: Members) -> Output:
+        data = members.get("StateReasonData", "")
+        if data and not _is_json(data):
+            raise ApiFault("InvalidFormatFault", "StateReasonData must be in the format of JSON.")
         with self._store.transaction():
             stored = self._store.get(MetricAlarm, alarm_key(call.account, members["AlarmName"]))
             if stored is None:
@@ -146,7 +154,7 @@ class AlarmOperations:
                 stored.document,
                 members["StateValue"],
                 members["StateReason"],
-                members.get("StateReasonData", ""),
+                data,
                 call.now_s,
             )
             self._store.put(alarm)
@@ -271,11 +279,30 @@ def _check(members: Members) -> None:
             raise invalid_value(f"{kind} has {len(members[kind])} members, at most {MAX_ACTIONS}.")
     if members.get("DatapointsToAlarm", 1) > members["EvaluationPeriods"]:
         raise invalid_value("DatapointsToAlarm must not be greater than EvaluationPeriods.")
-    period = _check_metrics(members) if members.get("Metrics") else _check_metric(members)
-    if period * members["EvaluationPeriods"] > MAX_EVALUATED_S:
+    if not math.isfinite(members["Threshold"]):
         raise invalid_value(
-            f"An alarm looks at most {MAX_EVALUATED_S} s back: Period {period} × EvaluationPeriods "
-            f"{members['EvaluationPeriods']} is more."
+            f"The value {members['Threshold']} for parameter Threshold is invalid: it must be "
+            "finite."
+        )
+    if members.get("EvaluateLowSampleCountPercentile", "evaluate") not in ("evaluate", "ignore"):
+        raise invalid_value(
+            f"The value {members['EvaluateLowSampleCountPercentile']} for parameter "
+            "EvaluateLowSampleCountPercentile is not one of evaluate, ignore."
+        )
+    period = _check_metrics(members) if members.get("Metrics") else _check_metric(members)
+    _check_evaluated(period, members["EvaluationPeriods"])
+
+
+def _check_evaluated(period: int, periods: int) -> None:
+    if period < 3600 and period * periods > DAY_S:
+        raise InvalidInput(
+            "Metrics cannot be checked across more than a day (EvaluationPeriods * Period must be "
+            f"<= {DAY_S}) for alarms using period < 3600"
+        )
+    if period * periods > WEEK_S:
+        raise InvalidInput(
+            "Metrics cannot be checked across more than a week (EvaluationPeriods * Period must be "
+            f"<= {WEEK_S}) for alarms using period >= 3600"
         )
 
 
@@ -285,6 +312,7 @@ def _check_metric(members: Members) -> int:
             raise missing(f"The parameter {name} is required, or Metrics.")
     if (members.get("Statistic") is None) == (members.get("ExtendedStatistic") is None):
         raise invalid_combination("Must specify either Statistic or ExtendedStatistic")
+    check_statistic(members.get("Statistic") or members["ExtendedStatistic"])
     return _alarm_period(members["Period"])
 
 
@@ -292,11 +320,8 @@ def _check_metrics(members: Members) -> int:
     if members.get("MetricName") is not None:
         raise invalid_combination("Must specify either Metrics or MetricName")
     queries = [query_of(raw, f"Metrics.member.{n}") for n, raw in enumerate(members["Metrics"], 1)]
-    returned = [query for query in queries if query.return_data]
-    if len(returned) != 1:
-        raise invalid_value("Exactly one element of the metrics list should return data.")
-    periods = [query.stat.period_s for query in queries if query.stat is not None]
-    return _alarm_period(returned[0].period_s or max(periods, default=60))
+    check_queries(queries)
+    return _alarm_period(periods_of(queries)[watched_id(queries)])
 
 
 def _alarm_period(period: int) -> int:
@@ -305,6 +330,14 @@ def _alarm_period(period: int) -> int:
     raise invalid_value(
         f"The value {period} for parameter Period is not 10, 20, 30 or a multiple of 60."
     )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _has_action(alarm: MetricAlarm, prefix: str | None) -> bool:

@@ -15,16 +15,13 @@ from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.metricstore.alarmspecs import query_from
 from zeropull.metricstore.expressions import Series
-from zeropull.metricstore.points import Point
-from zeropull.metricstore.queries import (
-    Query,
-    evaluate_queries,
-    period_of,
-)
+from zeropull.metricstore.points import PERCENTILE, Point
+from zeropull.metricstore.queries import Query, evaluate_queries, periods_of
 from zeropull.metricstore.store import MetricKey, MetricStore
 
 MAX_DATUMS = 1000
 MAX_VALUES = 150
+MAX_MAGNITUDE = 2.0**360
 MAX_QUERIES = 500
 MAX_DATAPOINTS = 1440
 PAGE_OF_METRICS = 500
@@ -32,7 +29,6 @@ PAGE_OF_DATAPOINTS = 100_800
 OLDEST_S = 14 * 86400
 NEWEST_S = 2 * 3600
 _ID = re.compile(r"[a-z][a-zA-Z0-9_]*")
-_PERCENTILE = re.compile(r"p(100(\.0+)?|\d{1,2}(\.\d+)?)")
 _STATISTICS = frozenset({"Sum", "Average", "Minimum", "Maximum", "SampleCount"})
 _SHORT_PERIODS = frozenset({1, 5, 10, 20, 30})
 _RECENTLY_ACTIVE_S = 3 * 3600
@@ -78,15 +74,15 @@ class MetricOperations:
             raise invalid_value(f"A request has at most {MAX_QUERIES} queries.")
         queries = [query_of(one, f"MetricDataQueries.member.{n}") for n, one in enumerate(raw, 1)]
         results = evaluate_queries(self._metrics, call.account, queries, start_s, end_s)
-        by_id = {query.query_id: query for query in queries}
-        labels = _labels([query for query in queries if query.return_data], by_id)
+        periods = periods_of(queries)
+        labels = _labels([query for query in queries if query.return_data])
         descending = members.get("ScanBy", "TimestampDescending") != "TimestampAscending"
         rows = [
             (query, start, value)
             for query in queries
             if query.return_data
             for start, value in sorted(
-                _clipped(results[query.query_id], query, by_id, start_s, end_s).items(),
+                _clipped(results[query.query_id], periods[query.query_id], start_s, end_s).items(),
                 reverse=descending,
             )
         ]
@@ -119,7 +115,7 @@ class MetricOperations:
         if bool(plain) == bool(extended):
             raise invalid_combination("Must specify either Statistics or ExtendedStatistics")
         for name in extended:
-            _statistic(name)
+            check_statistic(name)
         wanted = math.ceil((end_s - start_s) / period)
         if wanted > MAX_DATAPOINTS:
             raise invalid_combination(
@@ -197,9 +193,18 @@ def query_of(raw: Mapping[str, Any], path: str) -> Query:
         for member in ("Namespace", "MetricName"):
             if not stat["Metric"].get(member):
                 raise missing(f"The parameter {path}.MetricStat.Metric.{member} is required.")
-        _statistic(stat["Stat"])
+        check_statistic(stat["Stat"])
         _period(stat.get("Period", 60))
     return query_from(raw)
+
+
+def check_statistic(name: str) -> None:
+    """Raises ApiFault for trimmed means and everything else that is not kept here."""
+    if name not in _STATISTICS and not PERCENTILE.fullmatch(name):
+        raise invalid_value(
+            f"The value {name} for parameter Stat is not supported: Sum, Average, Minimum, "
+            "Maximum, SampleCount or a percentile such as p99.9."
+        )
 
 
 def _key_of(call: Call, namespace: str, datum: Mapping[str, Any]) -> MetricKey:
@@ -235,10 +240,17 @@ def _datum(call: Call, datum: Mapping[str, Any], path: str) -> tuple[float, Poin
 def _point_of(datum: Mapping[str, Any], path: str) -> Point:
     point = Point()
     if (statistics := datum.get("StatisticValues")) is not None:
-        numbers = [statistics[name] for name in ("SampleCount", "Sum", "Minimum", "Maximum")]
-        for number in numbers:
-            _finite(number, f"{path}.StatisticValues")
-        return Point(*numbers)
+        names = ("SampleCount", "Sum", "Minimum", "Maximum")
+        count, total, least, most = (statistics[name] for name in names)
+        for name in names:
+            _in_range(statistics[name], f"{path}.StatisticValues.{name}")
+        if count <= 0 or least > most:
+            raise invalid_value(
+                f"The parameter {path}.StatisticValues must have a SampleCount above 0 and a "
+                f"Minimum that is not above its Maximum, not {count:g} samples from {least:g} to "
+                f"{most:g}."
+            )
+        return Point(count, total, least, most)
     values = datum.get("Values")
     if values is None:
         values, counts = [datum["Value"]], [1.0]
@@ -251,17 +263,17 @@ def _point_of(datum: Mapping[str, Any], path: str) -> Point:
     if not 0 < len(values) <= MAX_VALUES:
         raise invalid_value(f"The collection {path}.Values must have 1 to {MAX_VALUES} members.")
     for value, count in zip(values, counts, strict=True):
-        _finite(value, f"{path}.Value")
-        if not 0 < count < math.inf:
+        _in_range(value, f"{path}.Value")
+        if not 0 < count <= MAX_MAGNITUDE:
             raise invalid_value(f"The value {count} for parameter {path}.Counts is invalid.")
         point.add(value, count, with_sketch=True)
     return point
 
 
-def _finite(value: float, path: str) -> None:
-    if not math.isfinite(value):
+def _in_range(value: float, path: str) -> None:
+    if not abs(value) <= MAX_MAGNITUDE:  # NaN is not either
         raise invalid_value(
-            f"The value {value} for parameter {path} is invalid: it must be finite."
+            f"The value {value} for parameter {path} is invalid: it must be from -2^360 to 2^360."
         )
 
 
@@ -284,25 +296,13 @@ def _period(value: int) -> int:
     )
 
 
-def _statistic(name: str) -> str:
-    if name in _STATISTICS or _PERCENTILE.fullmatch(name):
-        return name
-    raise invalid_value(
-        f"The value {name} for parameter Stat is not supported: Sum, Average, Minimum, Maximum, "
-        "SampleCount or a percentile such as p99.9."
-    )
-
-
-def _clipped(
-    series: Series, query: Query, by_id: Mapping[str, Query], start_s: float, end_s: float
-) -> Series:
+def _clipped(series: Series, period: int, start_s: float, end_s: float) -> Series:
     """Whole periods from that which holds the start, exclusive of the end."""
-    period = period_of(query, by_id)
     low = int(start_s // period) * period
     return {start: value for start, value in series.items() if low <= start < end_s}
 
 
-def _labels(queries: Sequence[Query], by_id: Mapping[str, Query]) -> dict[str, str]:
+def _labels(queries: Sequence[Query]) -> dict[str, str]:
     """The metric's name, with what tells queries of the same metric apart."""
     stats = [query.stat for query in queries if query.stat is not None]
     labels: dict[str, str] = {}
