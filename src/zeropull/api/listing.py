@@ -12,7 +12,7 @@ from zeropull.awsprotocol.faults import VALIDATION, ApiFault
 
 T = TypeVar("T")
 SortKey = tuple[str | float, str]
-_PAGING = ("NextToken", "MaxResults")
+_PAGING = ("NextToken", "MaxResults", "MaxRecords")
 
 
 def page(

@@ -464,6 +464,15 @@ def test_an_alarm_may_look_a_week_back_by_the_hour(cloudwatch: Any) -> None:
     cloudwatch.put_metric_alarm(**alarm(Period=60, EvaluationPeriods=1440))
 
 
+def test_a_page_may_be_larger_than_the_one_before(cloudwatch: Any) -> None:
+    for name in "abc":
+        cloudwatch.put_metric_alarm(**alarm(AlarmName=name))
+    first = cloudwatch.describe_alarms(MaxRecords=1)
+    rest = cloudwatch.describe_alarms(MaxRecords=50, NextToken=first["NextToken"])
+    names = [each["AlarmName"] for each in first["MetricAlarms"] + rest["MetricAlarms"]]
+    assert names == ["a", "b", "c"]
+
+
 def test_the_history_tells_states_and_configurations_as_json(cloudwatch: Any) -> None:
     cloudwatch.put_metric_alarm(**alarm(OKActions=["arn:aws:sns:us-east-1:1:mail"]))
     data = json.dumps({"version": "1.0", "recentDatapoints": [7.0], "evaluatedDatapoints": []})
