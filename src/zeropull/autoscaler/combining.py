@@ -12,10 +12,14 @@ from dataclasses import dataclass, replace
 
 from zeropull.autoscaler.readings import Decision, Limits, NotScaled
 
+UNDO_S = 600
+"""A scale-out this soon after a scale-in shows that it was a mistake."""
+
 
 @dataclass(frozen=True, slots=True)
 class LastScaling:
-    """The newest scale-out and scale-in that took effect; seconds are Unix time, 0 = never."""
+    """The newest scale-out and scale-in that took effect; seconds are Unix time, 0 = never.
+    `in_from` is the capacity before that scale-in."""
 
     out_at_s: float = 0.0
     out_from: int = 0
@@ -23,6 +27,18 @@ class LastScaling:
     out_cooldown_s: int = 0
     in_at_s: float = 0.0
     in_cooldown_s: int = 0
+    in_from: int = 0
+
+    def after_out(self, now_s: float, capacity: int, wanted: int, cooldown_s: int) -> LastScaling:
+        """A scale-out ends the cooldown of a scale-in."""
+        return LastScaling(now_s, capacity, wanted, cooldown_s, self.in_at_s, 0, self.in_from)
+
+    def after_in(self, now_s: float, capacity: int, cooldown_s: int) -> LastScaling:
+        return replace(self, in_at_s=now_s, in_cooldown_s=cooldown_s, in_from=capacity)
+
+    def undone(self, now_s: float) -> int:
+        """The capacity that a scale-out so soon after a scale-in goes back to; 0 = none."""
+        return self.in_from if now_s - self.in_at_s < UNDO_S else 0
 
     def cooling_out(self, now_s: float) -> bool:
         return now_s < self.out_at_s + self.out_cooldown_s

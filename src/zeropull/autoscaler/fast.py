@@ -1,18 +1,20 @@
 """Our own way of deciding: from exact in-flight counts, every second, knowing what is starting.
 
 Out, at once: the load was above the capacity that serves during each of the last two seconds (of
-the newest its first half is enough), or a request has waited for two. The size is the load at the
-time when a new instance could answer, if it keeps growing as it does now. Instances that are still
-starting count as if they served, so one burst is answered once. Out, ahead of need: the mean of a
-minute leaves less than an eighth free.
+the newest its first half is enough), or a request has waited for two. The size is the load, or what
+it will be when a new instance could answer, if it goes on rising for as long as it has been rising;
+a load that rises and falls all the time is not continued. Instances that are still starting count
+as if they served, so one burst is answered once. What was let go of less than ten minutes ago comes
+back whole. Out, ahead of need: the mean of a minute leaves less than an eighth free.
 
-In: as cautious as AWS's 15 minutes, with one step to what the highest minute and the highest five
-seconds of that time need, with the same eighth in hand, so that the next reading does not undo it.
-A load that goes down slowly and steadily, and would let AWS scale in, needs no more than its last
-five minutes did: what that saves in an evening pays for the eighth.
+In: as cautious as AWS's 15 minutes, to what the highest minute and the highest five seconds of that
+time need, with the same eighth in hand, so that the next reading does not undo it. The policy's
+cooldowns hold it back as they do with AWS's rules: what was started too many is not let go of the
+moment it serves. When the next minute would let more go, that is waited for: one step, not several.
+A calm load that goes down slowly and steadily, and would let AWS scale in, needs no more than its
+last five minutes did: what that saves in an evening pays for the eighth.
 
-The figures are those that did best in `bench/replay.py`, whose docstring says what is reached. A
-load that never calms down at the scale of seconds still goes out and in again now and then.
+The figures were chosen with `bench/replay.py`, whose docstring says what is reached.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zeropull.autoscaler.loadwindow import PEAK_S, STEADY_S, THIRD_S, LoadWindow
+from zeropull.autoscaler.combining import LastScaling
+from zeropull.autoscaler.loadwindow import (
+    PEAK_S,
+    SETTLE_S,
+    STEADY_S,
+    THIRD_S,
+    LoadWindow,
+    Peaks,
+)
 from zeropull.autoscaler.readings import Decision, Limits, NotScaled
 from zeropull.autoscaler.targettracking import SCALE_IN_FRACTION
 
@@ -30,8 +40,11 @@ RESERVE_FRACTION = 0.88
 """How much of its target a fleet may be filled by the mean of a minute."""
 SPIKE_FRACTION = 0.95
 """How much of its target a fleet may be filled by the highest five seconds of 15 minutes."""
-MAX_FORECAST_RATIO = 1.25
+MAX_FORECAST_RATIO = 1.5
 """A forecast may not ask for more than this many times the load that is really there."""
+ROUGH = 1.12
+"""A load whose five-second peaks stand this far above its minutes rises and falls all the time:
+its rises are not continued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,7 @@ def decide_fast(
     queue_age_s: float,
     fleet: Fleet,
     limits: Limits,
+    last: LastScaling,
     now_s: float,
 ) -> Decision:
     """The capacity that should be desired at `now_s`."""
@@ -75,10 +89,10 @@ def decide_fast(
         return _stay(policy, capacity, NotScaled.NO_DATA, "no readings yet")
     waiting = queue_age_s >= REACT_S
     if sustained > fleet.ready * policy.target or waiting:
-        return _scale_out(policy, window, queue_age_s, fleet, limits, now_s)
+        return _scale_out(policy, window, queue_age_s, fleet, limits, last, now_s)
     if window.covers(STEADY_S) and _with_reserve(policy, window.steady()) > capacity:
-        return _keep_reserve(policy, window, fleet, limits)
-    return _scale_in(policy, window, fleet, limits)
+        return _keep_reserve(policy, window, fleet, limits, last, now_s)
+    return _scale_in(policy, window, fleet, limits, last, now_s)
 
 
 def _scale_out(
@@ -87,12 +101,12 @@ def _scale_out(
     queue_age_s: float,
     fleet: Fleet,
     limits: Limits,
+    last: LastScaling,
     now_s: float,
 ) -> Decision:
     load = window.mean(REACT_S)
     seen_s = REACT_S - 0.5 if window.ends_in_half else REACT_S
-    ahead = load + max(0.0, window.slope_per_s()) * fleet.startup_s
-    forecast = min(ahead, load * MAX_FORECAST_RATIO)
+    forecast = _forecast(window, load, fleet)
     wanted = max(math.ceil(forecast / policy.target), _with_reserve(policy, window.steady()))
     if queue_age_s >= REACT_S:
         wanted = max(wanted, fleet.ready + 1)
@@ -106,20 +120,48 @@ def _scale_out(
         soonest = min(fleet.starting_at_s, default=now_s) - now_s
         why = f"{seen}: {len(fleet.starting_at_s)} starting, the next in {max(0.0, soonest):.0f} s"
         return _stay(policy, fleet.capacity, NotScaled.STARTING, why)
-    return _limited(policy, wanted, seen, fleet, limits)
+    return _limited(policy, wanted, seen, fleet, limits, last, now_s)
 
 
-def _keep_reserve(policy: FastPolicy, window: LoadWindow, fleet: Fleet, limits: Limits) -> Decision:
+def _forecast(window: LoadWindow, load: float, fleet: Fleet) -> float:
+    """The load when an instance that is asked for now serves. A rise is expected to last as long
+    again as it has lasted: that tells a ramp from a jump, without knowing how long ramps are."""
+    if window.roughness() > ROUGH:
+        return load
+    growth_per_s, risen_s = window.rise()
+    return min(load + growth_per_s * min(risen_s, fleet.startup_s), load * MAX_FORECAST_RATIO)
+
+
+def _keep_reserve(
+    policy: FastPolicy,
+    window: LoadWindow,
+    fleet: Fleet,
+    limits: Limits,
+    last: LastScaling,
+    now_s: float,
+) -> Decision:
     wanted = _with_reserve(policy, window.steady())
     seen = (
         f"{window.steady():.1f} requests in flight over a minute leave less than "
         f"{1 - RESERVE_FRACTION:.0%} of {fleet.capacity} × {policy.target:g} free"
     )
-    return _limited(policy, wanted, seen, fleet, limits)
+    return _limited(policy, wanted, seen, fleet, limits, last, now_s)
 
 
-def _limited(policy: FastPolicy, wanted: int, seen: str, fleet: Fleet, limits: Limits) -> Decision:
-    """Scale out as far as the target allows, or say what is in the way."""
+def _limited(
+    policy: FastPolicy,
+    wanted: int,
+    seen: str,
+    fleet: Fleet,
+    limits: Limits,
+    last: LastScaling,
+    now_s: float,
+) -> Decision:
+    """Scale out as far as the target allows, or say what is in the way. What was let go of a short
+    while ago comes back whole."""
+    if wanted < last.undone(now_s):
+        seen += f": {wanted} wanted, and there were {last.in_from} {now_s - last.in_at_s:.0f} s ago"
+        wanted = last.in_from
     if limits.scale_out_suspended:
         return _stay(policy, fleet.capacity, NotScaled.SUSPENDED, f"{seen}: scale-out is suspended")
     allowed = limits.clamp(wanted)
@@ -134,19 +176,33 @@ def _with_reserve(policy: FastPolicy, load: float) -> int:
     return math.ceil(round(load / (RESERVE_FRACTION * policy.target), 6))
 
 
-def _scale_in(policy: FastPolicy, window: LoadWindow, fleet: Fleet, limits: Limits) -> Decision:
-    capacity = fleet.capacity
-    peak, steady, minutes = window.peak(), window.steady_peak(), PEAK_S // 60
-    served = capacity * policy.target
-    if window.is_falling_slowly() and steady < SCALE_IN_FRACTION * served and peak < served:
-        peak, steady = window.recent_peak(), window.recent_steady_peak()
-        minutes = THIRD_S // 60
-    needed = max(
-        math.ceil(round(peak / (SPIKE_FRACTION * policy.target), 6)),
-        _with_reserve(policy, steady),
+def _needed(policy: FastPolicy, peaks: Peaks) -> int:
+    return max(
+        math.ceil(round(peaks.spike / (SPIKE_FRACTION * policy.target), 6)),
+        _with_reserve(policy, peaks.steady),
     )
+
+
+def _scale_in(
+    policy: FastPolicy,
+    window: LoadWindow,
+    fleet: Fleet,
+    limits: Limits,
+    last: LastScaling,
+    now_s: float,
+) -> Decision:
+    capacity, peaks, minutes = fleet.capacity, window.peaks(), PEAK_S // 60
+    served = capacity * policy.target
+    if (
+        window.is_falling_slowly()
+        and window.roughness() <= ROUGH
+        and peaks.steady < SCALE_IN_FRACTION * served
+        and peaks.spike < served
+    ):
+        peaks, minutes = window.peaks(THIRD_S), THIRD_S // 60
+    needed = _needed(policy, peaks)
     wanted = max(needed, limits.minimum)
-    seen = f"at most {peak:.1f} requests in flight in {minutes} minutes need {needed}"
+    seen = f"at most {peaks.spike:.1f} requests in flight in {minutes} minutes need {needed}"
     if wanted >= capacity:
         code = NotScaled.AT_MINIMUM if capacity <= limits.minimum else NotScaled.WITHIN_TARGET
         return _stay(policy, capacity, code, seen)
@@ -157,6 +213,15 @@ def _scale_in(policy: FastPolicy, window: LoadWindow, fleet: Fleet, limits: Limi
         return _stay(policy, capacity, NotScaled.STARTING, f"{seen}, but some are still starting")
     if policy.scale_in_disabled or limits.scale_in_suspended:
         return _stay(policy, capacity, NotScaled.SUSPENDED, f"{seen}, but scale-in is switched off")
+    if last.cooling_in(now_s) or last.cooling_out(now_s):
+        ends_s = max(last.in_at_s + last.in_cooldown_s, last.out_at_s + last.out_cooldown_s)
+        why = f"{seen}; cooling down for {ends_s - now_s:.0f} s more"
+        return _stay(policy, capacity, NotScaled.COOLING_DOWN, why)
+    soon = max(limits.minimum, _needed(policy, window.peaks(PEAK_S - SETTLE_S)))
+    a_minute_ago = _needed(policy, window.peaks(PEAK_S + SETTLE_S))
+    if soon < wanted and a_minute_ago >= capacity:
+        why = f"{seen}, within a minute only {soon}: one step for both"
+        return _stay(policy, capacity, NotScaled.COOLING_DOWN, why)
     return Decision(wanted, seen, policy.name)
 
 

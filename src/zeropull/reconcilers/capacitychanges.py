@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from zeropull.autoscaler.readings import Decision, NotScaled
 from zeropull.autoscaler.schedules import next_run, utc_text
 from zeropull.metricstore.scalingmetrics import step_policy, tracking_policy
 from zeropull.reconcilers.scaled import Scaled
-from zeropull.reconcilers.scalingview import ScalingView, TargetState, limits_of
+from zeropull.reconcilers.scalingview import ScalingView, TargetState, last_scaling, limits_of
 from zeropull.resources.capacity import CapacityChange
 from zeropull.resources.scaling import ScalableTarget, ScalingPolicy, ScheduledAction
 from zeropull.statestore import Store
@@ -50,18 +50,12 @@ class CapacityChanges:
             return
         cooldown_out, cooldown_in = _cooldowns(policy)
         with self._store.transaction():
+            last = last_scaling(target)
             if decision.desired > capacity:
-                changed = replace(
-                    target,
-                    out_at_s=now_s,
-                    out_from=capacity,
-                    out_to=decision.desired,
-                    out_cooldown_s=cooldown_out,
-                    in_at_s=0.0,
-                    in_cooldown_s=0,
-                )
+                last = last.after_out(now_s, capacity, decision.desired, cooldown_out)
             else:
-                changed = replace(target, in_at_s=now_s, in_cooldown_s=cooldown_in)
+                last = last.after_in(now_s, capacity, cooldown_in)
+            changed = replace(target, **asdict(last))
             if self._store.get(ScalableTarget, target.key) is not None:
                 self._store.put(changed)
             state.activities.begin(target, decision.desired, cause, now_s)

@@ -259,6 +259,7 @@ class ScalingController:
             queue_age_s=queue_age_s,
             fleet=fleet,
             limits=limits_of(target),
+            last=last_scaling(target),
             now_s=now_s,
         )
         before = state.decision

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from zeropull.autoscaler.combining import LastScaling
 from zeropull.autoscaler.fast import Fleet
-from zeropull.autoscaler.loadwindow import PEAK_S, LoadWindow
+from zeropull.autoscaler.loadwindow import PEAK_S, SETTLE_S, LoadWindow
 from zeropull.autoscaler.readings import Decision, Limits
 from zeropull.metricstore.scalingmetrics import SAGEMAKER
 from zeropull.metricstore.store import MetricKey, MetricStore
@@ -110,7 +110,7 @@ class ScalingView:
 
     def _recalled(self, target: ScalableTarget, now_s: float) -> TargetState:
         """What a control plane that ran before knew of the target: its activities, and the load
-        of the last 15 minutes from the metric's one-second points."""
+        of the last 16 minutes from the metric's one-second points."""
         state = TargetState(ActivityLog(self._store, target))
         name = (
             "ConcurrentRequestsPerCopy"
@@ -119,7 +119,7 @@ class ScalingView:
         )
         dimensions = _dimensions(target)
         key = MetricKey.of(target.account, SAGEMAKER, name, dimensions, "None")
-        points = self._metrics.read(key, int(now_s) - PEAK_S, int(now_s), 1)
+        points = self._metrics.read(key, int(now_s) - PEAK_S - SETTLE_S, int(now_s), 1)
         for second, point in sorted(points.items()):
             state.window.add(second, point.total)  # one sample per copy: the sum is the load
             state.newest_second = second
@@ -168,7 +168,7 @@ def limits_of(target: ScalableTarget) -> Limits:
 def last_scaling(target: ScalableTarget) -> LastScaling:
     return LastScaling(
         target.out_at_s, target.out_from, target.out_to, target.out_cooldown_s,
-        target.in_at_s, target.in_cooldown_s,
+        target.in_at_s, target.in_cooldown_s, target.in_from,
     )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ class ScalableTarget:
     out_cooldown_s: int = 0
     in_at_s: float = 0.0
     in_cooldown_s: int = 0
+    in_from: int = 0
 
     @property
     def key(self) -> str:

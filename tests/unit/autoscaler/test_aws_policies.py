@@ -97,6 +97,15 @@ def test_a_scale_out_during_the_scale_in_cooldown_acts_at_once() -> None:
     assert combine([Decision(1, "x", "p")], **at).not_scaled is NotScaled.COOLING_DOWN
 
 
+def test_what_a_scale_in_took_is_remembered_for_ten_minutes() -> None:
+    last = LastScaling().after_in(1000, 8, 300)
+    assert (last.in_from, last.undone(1500), last.undone(1600)) == (8, 8, 0)
+    out = last.after_out(1200, 6, 8, 200)
+    assert (out.out_from, out.out_to, out.in_from) == (6, 8, 8)
+    assert out.cooling_out(1399)
+    assert not out.cooling_in(1201)  # a scale-out ends it
+
+
 def test_bounds_and_suspension_are_named() -> None:
     at = {"capacity": 10, "limits": LIMITS, "last": LastScaling(), "now_s": 0.0}
     assert combine([Decision(20, "x", "p")], **at).not_scaled is NotScaled.AT_MAXIMUM

@@ -421,6 +421,30 @@ def test_fast_scales_in_after_fifteen_minutes_and_does_not_flap(world: ScalingWo
     assert len(world.activities()) == 1
 
 
+def test_fast_gives_back_whole_what_it_took_too_early(world: ScalingWorld) -> None:
+    world.endpoint_with(4, **FAST).track(5.0)
+    world.seconds(890, load=4.0)
+    world.seconds_until(1, limit=20)
+    world.seconds(60, load=4.0)
+    world.start()
+    world.seconds(4, load=7.0)
+    assert world.desired == 4
+    assert "2 wanted, and there were 4 " in world.activities()[-1].cause
+    world.seconds(1000, load=3.0)
+    assert world.desired == 1
+
+
+def test_fast_keeps_the_cooldown_of_the_policy(world: ScalingWorld) -> None:
+    world.endpoint_with(1, **FAST).track(5.0, ScaleOutCooldown=1200)
+    world.seconds(60, load=4.0).seconds(5, load=14.0)
+    assert world.desired >= 3
+    world.seconds(1150, load=2.0)
+    assert world.desired >= 3
+    assert world.decision is not None
+    assert world.decision.not_scaled is NotScaled.COOLING_DOWN
+    world.seconds_until(1, limit=60)
+
+
 def test_after_a_restart_fast_still_knows_the_last_fifteen_minutes(world: ScalingWorld) -> None:
     world.endpoint_with(3, **FAST).track(5.0)
     world.seconds(300, load=12.0).seconds(300, load=2.0)
