@@ -21,8 +21,8 @@ that starts at once and stays for as long as the highest five seconds of 15 minu
 it costs more, its seconds are bought with 30 % free all day, and `fast-eq` is `fast` for the same
 price: aiming at the share of the target at which it costs as many hours as `kpa`, or just less.
 
-The figures in `zeropull.autoscaler.fast` were chosen on seeds 1 and 2 at 45 s, but for the fall that is
-slow enough to be followed, which was looked at with the results of more seeds at hand.
+The figures in `zeropull.autoscaler.fast` were chosen on seeds 1 and 2 at 45 s, but for the fall
+that is slow enough to be followed, which was looked at with the results of more seeds at hand.
 
 Traces, each 24 hours long and seeded:
 - `diurnal`   a working day: low at night, two humps, with noise;
