@@ -86,7 +86,11 @@ def test_a_truncated_archive_is_refused(tmp_path: Path, cut: int) -> None:
         extract(tmp_path, Entry("a", os.urandom(1000)), cut=cut)
 
 
-@pytest.mark.parametrize("content", [b"", b"not gzip at all", gzip.compress(b"not a tar" * 100)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not gzip at all", gzip.compress(b"not a tar" * 100)],
+    ids=["nothing", "not gzip", "not a tar"],
+)
 def test_what_is_not_a_tar_gz_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ArtifactError):
         extract_tar_gz("m.tar.gz", inflated(content), tmp_path)
