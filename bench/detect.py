@@ -12,8 +12,8 @@ the gateway's, from the timeline. Between the steps the endpoint is scaled back 
 whole period of the metric; every step but the first begins 1 to 2 s after a period has begun, which
 is about the longest wait for both kinds of alarm.
 
-A round is one step for each mode and path, and two more for `fast` with the cache: a quarter of an
-hour, 10 minutes of it for `standard`, whose alarm takes 3 whole minutes of load.
+A round is one step for each mode and path, and two more for `fast` with the cache: some twenty
+minutes, 10 of them for `standard`, whose alarm takes 3 whole minutes of load.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ RESOURCE = {
     "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
 }
 # No load for so long before a step: a whole period of the metric, so that the alarm's three periods
-# cannot begin with the load of the last step; for `fast` what it takes the slope from.
-CALM_PERIOD_S = {"fast": 10, "high_resolution": 10, "standard": 60}
+# cannot begin with the load of the last step; for `fast` the minute whose mean it looks at.
+CALM_PERIOD_S = {"fast": 60, "high_resolution": 10, "standard": 60}
 STEPS = {("fast", "cached"): 3}
 _METRIC = {
     "fast": ("SageMakerVariantConcurrentRequestsPerModelHighResolution", 2.0),
