@@ -70,6 +70,23 @@ class Fleet:
         return self.ready + len(self.starting_at_s)
 
 
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """What a decision is made from."""
+
+    policy: FastPolicy
+    window: LoadWindow
+    queue_age_s: float
+    fleet: Fleet
+    limits: Limits
+    last: LastScaling
+    now_s: float
+
+    @property
+    def is_waiting_too_long(self) -> bool:
+        return self.queue_age_s >= REACT_S
+
+
 def decide_fast(
     policy: FastPolicy,
     window: LoadWindow,
@@ -87,40 +104,33 @@ def decide_fast(
     sustained = window.sustained(REACT_S)
     if sustained is None:
         return _stay(policy, capacity, NotScaled.NO_DATA, "no readings yet")
-    waiting = queue_age_s >= REACT_S
-    if sustained > fleet.ready * policy.target or waiting:
-        return _scale_out(policy, window, queue_age_s, fleet, limits, last, now_s)
+    moment = _Moment(policy, window, queue_age_s, fleet, limits, last, now_s)
+    if sustained > fleet.ready * policy.target or moment.is_waiting_too_long:
+        return _scale_out(moment)
     if window.covers(STEADY_S) and _with_reserve(policy, window.steady()) > capacity:
-        return _keep_reserve(policy, window, fleet, limits, last, now_s)
-    return _scale_in(policy, window, fleet, limits, last, now_s)
+        return _keep_reserve(moment)
+    return _scale_in(moment)
 
 
-def _scale_out(
-    policy: FastPolicy,
-    window: LoadWindow,
-    queue_age_s: float,
-    fleet: Fleet,
-    limits: Limits,
-    last: LastScaling,
-    now_s: float,
-) -> Decision:
+def _scale_out(moment: _Moment) -> Decision:
+    policy, window, fleet, now_s = moment.policy, moment.window, moment.fleet, moment.now_s
     load = window.mean(REACT_S)
     seen_s = REACT_S - 0.5 if window.ends_in_half else REACT_S
     forecast = _forecast(window, load, fleet)
     wanted = max(math.ceil(forecast / policy.target), _with_reserve(policy, window.steady()))
-    if queue_age_s >= REACT_S:
+    if moment.is_waiting_too_long:
         wanted = max(wanted, fleet.ready + 1)
     seen = (
         f"{load:.1f} requests in flight for {seen_s:g} s, {forecast:.1f} expected in "
         f"{fleet.startup_s:.0f} s, {fleet.ready} × {policy.target:g} served"
     )
-    if queue_age_s >= REACT_S:
-        seen += f", the oldest waits for {queue_age_s:.1f} s"
+    if moment.is_waiting_too_long:
+        seen += f", the oldest waits for {moment.queue_age_s:.1f} s"
     if wanted <= fleet.capacity:
         soonest = min(fleet.starting_at_s, default=now_s) - now_s
         why = f"{seen}: {len(fleet.starting_at_s)} starting, the next in {max(0.0, soonest):.0f} s"
         return _stay(policy, fleet.capacity, NotScaled.STARTING, why)
-    return _limited(policy, wanted, seen, fleet, limits, last, now_s)
+    return _limited(moment, wanted, seen)
 
 
 def _forecast(window: LoadWindow, load: float, fleet: Fleet) -> float:
@@ -132,33 +142,21 @@ def _forecast(window: LoadWindow, load: float, fleet: Fleet) -> float:
     return min(load + growth_per_s * min(risen_s, fleet.startup_s), load * MAX_FORECAST_RATIO)
 
 
-def _keep_reserve(
-    policy: FastPolicy,
-    window: LoadWindow,
-    fleet: Fleet,
-    limits: Limits,
-    last: LastScaling,
-    now_s: float,
-) -> Decision:
+def _keep_reserve(moment: _Moment) -> Decision:
+    policy, window, fleet = moment.policy, moment.window, moment.fleet
     wanted = _with_reserve(policy, window.steady())
     seen = (
         f"{window.steady():.1f} requests in flight over a minute leave less than "
         f"{1 - RESERVE_FRACTION:.0%} of {fleet.capacity} × {policy.target:g} free"
     )
-    return _limited(policy, wanted, seen, fleet, limits, last, now_s)
+    return _limited(moment, wanted, seen)
 
 
-def _limited(
-    policy: FastPolicy,
-    wanted: int,
-    seen: str,
-    fleet: Fleet,
-    limits: Limits,
-    last: LastScaling,
-    now_s: float,
-) -> Decision:
+def _limited(moment: _Moment, wanted: int, seen: str) -> Decision:
     """Scale out as far as the target allows, or say what is in the way. What was let go of a short
     while ago comes back whole."""
+    policy, fleet, limits = moment.policy, moment.fleet, moment.limits
+    last, now_s = moment.last, moment.now_s
     if wanted < last.undone(now_s):
         seen += f": {wanted} wanted, and there were {last.in_from} {now_s - last.in_at_s:.0f} s ago"
         wanted = last.in_from
@@ -183,14 +181,9 @@ def _needed(policy: FastPolicy, peaks: Peaks) -> int:
     )
 
 
-def _scale_in(
-    policy: FastPolicy,
-    window: LoadWindow,
-    fleet: Fleet,
-    limits: Limits,
-    last: LastScaling,
-    now_s: float,
-) -> Decision:
+def _scale_in(moment: _Moment) -> Decision:
+    policy, window, fleet, limits = moment.policy, moment.window, moment.fleet, moment.limits
+    last, now_s = moment.last, moment.now_s
     capacity, peaks, minutes = fleet.capacity, window.peaks(), PEAK_S // 60
     served = capacity * policy.target
     if (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from abc import ABC, abstractmethod
 from typing import Any, Protocol, cast
 
 from isal import isal_zlib
@@ -21,13 +22,13 @@ class DamagedStream(Exception):
     """The compressed bytes are not what their format says, or end too early."""
 
 
-class Source:
+class Source(ABC):
     """Compressed bytes as readers want them. Every method returns as many as are there, nothing at
     the end."""
 
+    @abstractmethod
     def take(self, size: int) -> memoryview:
         """At most `size` bytes, which stand until the next call."""
-        raise NotImplementedError
 
     def readinto(self, buffer: memoryview) -> int:
         target = memoryview(buffer)

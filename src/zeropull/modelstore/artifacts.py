@@ -177,7 +177,7 @@ async def _fetch_files(
         with path.open("xb") as file:
             file.truncate(facts.size)
         path.chmod(0o644)
-        parts += [(facts, path, start, end) for start, end in parts_of(facts)]
+        parts += [(facts, path, start, end) for start, end in parts_of(facts, in_order=False)]
     waiting = iter(parts)
 
     async def work() -> None:

@@ -12,9 +12,9 @@ from zeropull.errors import Unavailable
 from zeropull.modelstore.protocol import ObjectFacts, ObjectSource
 
 PART_BYTES = 8 << 20
-# Parts that are read at the same time arrive together. Those at the beginning are small, so that
-# what unpacks them in order begins at once, and those at the end, so that it has little left to do
-# after the last byte.
+# Parts that are read at the same time arrive together. What is unpacked in order has small ones at
+# the beginning, so that this begins at once, and at the end, so that little is left to do after the
+# last byte: at most a 32nd of what lies before or behind them.
 _SMALLEST_BYTES = 1 << 20
 _TAPER = 32
 # Waits before the next try; a try that brought bytes starts the row again.
@@ -33,16 +33,18 @@ class Reading:
     on_bytes: OnBytes
 
 
-def parts_of(facts: ObjectFacts) -> Iterator[tuple[int, int]]:
-    """Start and end of the parts that are read at the same time; one when there are no ranges."""
+def parts_of(facts: ObjectFacts, *, in_order: bool) -> Iterator[tuple[int, int]]:
+    """Start and end of the parts that are read at the same time; one when there are no ranges.
+    `in_order`: they are unpacked as they come, and taper."""
     if not facts.has_ranges:
         if facts.size:
             yield 0, facts.size
         return
     start = 0
     while start < facts.size:
-        tapered = min(start, facts.size - start) // _TAPER
-        end = min(start + min(PART_BYTES, max(_SMALLEST_BYTES, tapered)), facts.size)
+        tapered = max(_SMALLEST_BYTES, min(start, facts.size - start) // _TAPER)
+        size = min(PART_BYTES, tapered) if in_order else PART_BYTES
+        end = min(start + size, facts.size)
         yield start, end
         start = end
 
@@ -106,7 +108,7 @@ async def read_in_order(
         # shares of a link, and one that lags would hold up all that came before it was whole.
         window: deque[tuple[int, asyncio.Queue[memoryview | None]]] = deque()
         ahead_bytes = 0
-        for start, end in parts_of(facts):
+        for start, end in parts_of(facts, in_order=True):
             # Small parts wait for their turn in numbers, so that no connection waits for the first
             # of them to be taken.
             while ahead_bytes + end - start > reading.connections * PART_BYTES:
