@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.fixtures.mounting import detach, mounts_under
 from tests.fixtures.registry import Registry
 from zeropull.providers.local import cgroups, network
 from zeropull.providers.local.netns import delete_netns, list_netns
+from zeropull.providers.local.network import subnet_of_link
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +111,48 @@ def test_endpoints_come_back_after_everything_was_killed(
     assert registry.counts.requests == [], "what the node has, and its cache, are enough"
 
 
-def test_endpoints_come_back_after_a_reboot(server: Server, registry: Registry) -> None:
+def test_a_container_moves_with_its_node_to_another_network(server: Server) -> None:
+    (instance,) = server.instances("kept")
+    containers = server.container_pids("kept")
+    link = server.names.instance(instance).link
+    before = subnet_of_link(link)
+    assert before is not None
+    network.delete_link(link)
+    with taken(f"{before.gateway}/24"):
+        wait_until("its link is back", lambda: subnet_of_link(link) not in (None, before))
+        come_back(server)
+    assert server.container_pids("kept").isdisjoint(containers)
+    assert server.instances("kept") == [instance]
+
+
+@contextlib.contextmanager
+def taken(address: str) -> Iterator[None]:
+    """Somebody else's link has the address meanwhile."""
+    subprocess.run(["ip", "link", "add", "zptaken0", "type", "bridge"], check=True)
+    try:
+        subprocess.run(["ip", "address", "add", address, "dev", "zptaken0"], check=True)
+        subprocess.run(["ip", "link", "set", "zptaken0", "up"], check=True)
+        yield
+    finally:
+        subprocess.run(["ip", "link", "delete", "zptaken0"], check=True)
+
+
+@pytest.mark.parametrize("ground", ["the same network", "its network is somebody else's now"])
+def test_endpoints_come_back_after_a_reboot(
+    server: Server, registry: Registry, ground: str
+) -> None:
+    (instance,) = server.instances("kept")
+    before = subnet_of_link(server.names.instance(instance).link)
+    assert before is not None
     kill_everything(server)
     forget_like_a_reboot(server)
     registry.reset()
-    server.start()
-    come_back(server)
+    others = taken(f"{before.gateway}/24") if ground != "the same network" else nullcontext()
+    with others:
+        server.start()
+        come_back(server)
+    after = subnet_of_link(server.names.instance(instance).link)
+    assert (after == before) == (ground == "the same network")
     assert len(server.instances("kept")) == 1
     assert registry.counts.requests == [], "what the node has, and its cache, are enough"
     assert {path.name for path in server.names.instances_dir.glob("i-*")} == set(

@@ -294,7 +294,8 @@ class NodeAgent:
         if ran and not adopt:
             # Its container ended while no agent was there to see it.
             record = dataclasses.replace(record, restarts=record.restarts + 1)
-        adopt = adopt and ran
+        # Nobody reaches a container with an address of a network that the node no longer has.
+        adopt = adopt and ran and self._launcher.is_here(record.address)
         if adopt:
             self._images.remember(record)
         life = CopyLife(record, self._services)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from zeropull.controlapi.messages import ImageAssignment
@@ -248,7 +249,7 @@ class Launcher:
     def _reserve(self, record: CopyRecord) -> str:
         node = self._config
         others = set(self._addresses(record.copy_id)) | set(self._reserved.values())
-        if record.address and record.address not in others:
+        if self.is_here(record.address) and record.address not in others:
             address = record.address
         else:
             address = choose_address(
@@ -256,6 +257,10 @@ class Launcher:
             )
         self._reserved[record.copy_id] = address
         return address
+
+    def is_here(self, address: str) -> bool:
+        """The address is one of this node's; its network may be another one after a reboot."""
+        return bool(address) and ip_address(address) in ip_network(self._config.subnet)
 
     def _wiring(self, copy_id: str, address: str) -> CopyNetwork:
         node = self._config

@@ -12,7 +12,7 @@ from typing import Any
 from botocore.config import Config
 
 from tests.fixtures.registry import Registry
-from tests.integration.serve.served import Served
+from tests.integration.serve.served import Served, wait_until
 
 POLICY = {
     "TargetValue": 2.0,
@@ -101,7 +101,10 @@ def test_a_high_resolution_policy_scales_out_under_load(served: Served, registry
     alarms = cloudwatch.describe_alarms(AlarmNamePrefix="TargetTracking-endpoint/hot")
     high = next(a for a in alarms["MetricAlarms"] if "AlarmHigh" in a["AlarmName"])
     assert (high["Period"], high["EvaluationPeriods"], high["Statistic"]) == (10, 3, "Maximum")
-    done = [one for one in activities(served, resource) if one["StatusCode"] == "Successful"]
+    done = wait_until(
+        "the activity has ended",
+        lambda: [one for one in activities(served, resource) if one["StatusCode"] == "Successful"],
+    )
     assert done[0]["Description"] == "Setting desired instance count to 2."
     assert f"monitor alarm {high['AlarmName']} in state ALARM" in done[0]["Cause"]
     assert "AlarmHigh" in served.cli("explain", "hot") or "scales from 1 to 2" in served.cli(

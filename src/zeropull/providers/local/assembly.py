@@ -5,6 +5,7 @@ The same steps launch, repair after a crash, and bring back after a reboot.
 
 from __future__ import annotations
 
+import ipaddress
 import subprocess
 import sys
 from collections.abc import Collection
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zeropull.containerd.config import ContainerdConfig, render_config
-from zeropull.errors import Unavailable
+from zeropull.errors import ConfigurationError, Unavailable
 from zeropull.providers.local import cgroups, firewall, netns, network
 from zeropull.providers.local.names import InstanceNames
 from zeropull.providers.local.network import Subnet
@@ -23,13 +24,14 @@ from zeropull.providers.local.processes import (
     accepts,
     daemon_pid,
     find_program,
+    kill_daemon,
     start_daemon,
 )
 from zeropull.providers.local.records import InstanceRecord
 from zeropull.providers.local.resolvers import read_resolvers
 from zeropull.providers.local.spawner import Spawner
 from zeropull.providers.local.volumes import attach_volume
-from zeropull.resources.node import NodeConfig, write_node_config
+from zeropull.resources.node import NodeConfig, read_node_config, write_node_config
 from zeropull.resources.settings import FleetSettings
 
 AGENT_COMMAND = (sys.executable, "-m", "zeropull.daemons.nodeagent", "--config", "{config}")
@@ -59,14 +61,21 @@ def connect_node(
     rate_bits_per_s: int | None,
     ports: Collection[int],
 ) -> Subnet:
-    """Namespace, link and rules; returns the sub-net. The caller holds the host's lock."""
+    """Namespace, link and rules; returns the sub-net. The caller holds the host's lock.
+
+    After a reboot the instance has its old sub-net again unless somebody else has it by now.
+    """
     resolvers = read_resolvers()
     subnet = network.subnet_of_link(names.link)
     if subnet is not None and not netns.netns_exists(names.netns):
         network.delete_link(names.link)  # its other end hangs in a namespace without a name
         subnet = None
     if subnet is None:
-        subnet = network.free_subnet(base_network, network.networks_in_use())
+        before = _earlier_subnet(names)
+        subnet = network.free_subnet(base_network, network.networks_in_use(), before)
+        if before is not None and subnet != before:
+            # A running one gives out addresses of the old; the next reads which one it is now.
+            kill_daemon(names, AGENT)
     firewall.open_host(names.fleet, base_network, ports, resolvers)
     netns.create_netns(names.netns)
     network.connect(
@@ -74,6 +83,13 @@ def connect_node(
     )
     firewall.open_node(names, subnet, ports, resolvers)
     return subnet
+
+
+def _earlier_subnet(names: InstanceNames) -> Subnet | None:
+    try:
+        return Subnet(ipaddress.IPv4Network(read_node_config(names.node_file).subnet))
+    except (ValueError, ConfigurationError):
+        return None
 
 
 def start_node(

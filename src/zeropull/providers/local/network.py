@@ -12,6 +12,7 @@ it sends. tbf is one FIFO, and keeps 1 to 10 Gbit/s within 5 %.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,15 +50,19 @@ class Subnet:
         return str(self.network)
 
 
-def free_subnet(base: str, taken: Iterable[ipaddress.IPv4Network]) -> Subnet:
-    """The lowest /24 of `base` that overlaps nothing of `taken`.
+def free_subnet(
+    base: str, taken: Iterable[ipaddress.IPv4Network], before: Subnet | None = None
+) -> Subnet:
+    """A /24 of `base` that overlaps nothing of `taken`: `before`, which the instance has had
+    already, or else the lowest.
 
     Raises:
         NoCapacity: every /24 is in use.
     """
     network = ipaddress.IPv4Network(base)
     used = [other for other in taken if other.overlaps(network) and other.prefixlen > 0]
-    for candidate in network.subnets(new_prefix=24):
+    earlier = [before.network] if before and before.network.subnet_of(network) else []
+    for candidate in itertools.chain(earlier, network.subnets(new_prefix=24)):
         if not any(candidate.overlaps(other) for other in used):
             return Subnet(candidate)
     raise NoCapacity(
@@ -163,13 +168,10 @@ def _set_up_inside(subnet: Subnet, rate_bits_per_s: int | None, mtu: int) -> Non
         bridge = _index(netlink, BRIDGE)
         netlink.link("set", index=uplink, master=bridge, state="up", mtu=mtu)
         netlink.link("set", index=bridge, state="up", mtu=mtu)
+        _remove_addresses(netlink, bridge, besides=subnet.address)
         _add_address(netlink, bridge, subnet.address)
         _sysctl(f"ipv4/conf/{BRIDGE}/route_localnet", "1")
-        try:
-            netlink.route("add", dst="default", gateway=subnet.gateway)
-        except NetlinkError as error:
-            if error.code != _EXISTS:
-                raise
+        netlink.route("replace", dst="default", gateway=subnet.gateway)
         _limit(netlink, uplink, rate_bits_per_s)
 
 
@@ -197,6 +199,13 @@ def _add_address(netlink: IPRoute, index: int | None, address: str) -> None:
     except NetlinkError as error:
         if error.code != _EXISTS:
             raise
+
+
+def _remove_addresses(netlink: IPRoute, index: int | None, *, besides: str) -> None:
+    for address in netlink.get_addr(family=2, index=index):
+        text = address.get_attr("IFA_ADDRESS")
+        if text != besides:
+            netlink.addr("del", index=index, address=text, prefixlen=address["prefixlen"])
 
 
 def _index(netlink: IPRoute, link: str) -> int | None:
