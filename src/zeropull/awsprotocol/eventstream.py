@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import struct
-import zlib
 from dataclasses import dataclass
+
+from isal.isal_zlib import crc32
 
 from zeropull.errors import IntegrityError
 
@@ -78,7 +79,7 @@ class EventDecoder:
         if len(self._buffer) < 12:
             return None
         total, headers_length, prelude_crc = struct.unpack_from(">III", self._buffer)
-        if zlib.crc32(self._buffer[:8]) != prelude_crc:
+        if crc32(self._buffer[:8]) != prelude_crc:
             raise IntegrityError("event stream: the prelude does not match its CRC")
         if headers_length > MAX_HEADERS_BYTES or not (
             _OVERHEAD + headers_length <= total <= _OVERHEAD + headers_length + MAX_PAYLOAD_BYTES
@@ -90,7 +91,7 @@ class EventDecoder:
             return None
         frame = bytes(self._buffer[:total])
         del self._buffer[:total]
-        if zlib.crc32(frame[:-4]) != struct.unpack_from(">I", frame, total - 4)[0]:
+        if crc32(frame[:-4]) != struct.unpack_from(">I", frame, total - 4)[0]:
             raise IntegrityError("event stream: the message does not match its CRC")
         return Event(
             _decode_headers(frame[12 : 12 + headers_length]), frame[12 + headers_length : -4]
@@ -118,10 +119,10 @@ _PAYLOAD_PART = _encode_headers(
 
 def _frame(head: bytes, payload: bytes | memoryview) -> bytes:
     prelude = _PRELUDE.pack(_OVERHEAD + len(head) + len(payload), len(head))
-    prelude_crc = zlib.crc32(prelude)
+    prelude_crc = crc32(prelude)
     raw_crc = _CRC.pack(prelude_crc)
     # zlib.crc32 continues from a running value: nothing is hashed or copied twice.
-    crc = zlib.crc32(payload, zlib.crc32(head, zlib.crc32(raw_crc, prelude_crc)))
+    crc = crc32(payload, crc32(head, crc32(raw_crc, prelude_crc)))
     return b"".join((prelude, raw_crc, head, payload, _CRC.pack(crc)))
 
 

@@ -17,14 +17,14 @@ from zeropull.gateway.admission import admit, is_settled
 from zeropull.gateway.answers import Refusal
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.invocationhead import InvocationHead
-from zeropull.gateway.modelanswer import ModelAnswer
+from zeropull.gateway.modelanswer import AnswerLines, ModelAnswer
 from zeropull.gateway.request import Request
 from zeropull.gateway.routing import Group, Target
 
 if TYPE_CHECKING:
     from zeropull.gateway.gateway import Gateway
+    from zeropull.gateway.knownanswer import KnownAnswerHead
     from zeropull.gateway.upstream import UpstreamConnection
-    from zeropull.gateway.wholeanswer import WholeHead
     from zeropull.gateway.wholerequest import KnownHead
 
 WRITE_JOINED_BYTES = 64 * 1024  # bodies above are handed to the socket in pieces, never copied
@@ -302,8 +302,14 @@ class Invocation:
     # ------------------------------------------------------------------ the answer
 
     def on_response_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._begin_answer(status, AnswerLines(headers))
+
+    def on_known_head(self, head: KnownAnswerHead) -> None:
+        self._begin_answer(200, head.lines)
+
+    def _begin_answer(self, status: int, lines: AnswerLines) -> None:
         self._answer = ModelAnswer(
-            status, headers, events=self._streamed, http10=self._request.http10
+            status, lines, events=self._streamed, http10=self._request.http10
         )
 
     def on_response_body(self, data: bytes) -> None:
@@ -329,9 +335,9 @@ class Invocation:
         else:
             self._model_failed(answer.status, answer.text())
 
-    def on_whole_response(self, head: WholeHead, body: bytes) -> None:
+    def on_whole_response(self, head: KnownAnswerHead, body: bytes) -> None:
         if self._streamed:
-            self.on_response_head(200, head.headers)
+            self.on_known_head(head)
             if body:
                 self.on_response_body(body)
             self.on_response_complete(True)
@@ -343,7 +349,7 @@ class Invocation:
             upstream.abandon()
         else:
             self._gateway.keep(target, upstream)
-        self._client.transport.write(b"".join((self._answer_start(), head.lines, b"\r\n", body)))
+        self._client.transport.write(b"".join((self._answer_start(), head.lines.as_it_is, b"\r\n", body)))
         self._finish("", model_status=200)
 
     def on_upstream_lost(self, malformed: bool) -> None:

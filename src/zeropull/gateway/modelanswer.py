@@ -18,21 +18,30 @@ _HEADERS = {
 }
 
 
-def caller_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """What the caller of InvokeEndpoint gets of the headers of an answer whose length they tell."""
-    content_type, length, lines = _read(headers)
-    return b"%bContent-Type: %b\r\nContent-Length: %b\r\n" % (lines, content_type, length)
+class AnswerLines:
+    """What of a container's headers the caller gets: as an answer's own, or with events in it.
 
+    `length` is b"" where the head does not tell the length of the body.
+    """
 
-def _read(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, bytes]:
-    """(type, length or b"", lines that go to the caller as they are)."""
-    named, lines = dict(headers), b""
-    if not _HEADERS.keys().isdisjoint(named):
-        for name, value in headers:
-            if name in _HEADERS:
-                lines += b"%b: %b\r\n" % (_HEADERS[name], value)
-    content_type = named.get(b"content-type", b"application/octet-stream")
-    return content_type, named.get(b"content-length", b""), lines
+    __slots__ = ("as_events", "as_it_is", "length")
+
+    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
+        named, lines = dict(headers), b""
+        if not _HEADERS.keys().isdisjoint(named):
+            for name, value in headers:
+                if name in _HEADERS:
+                    lines += b"%b: %b\r\n" % (_HEADERS[name], value)
+        content_type = named.get(b"content-type", b"application/octet-stream")
+        self.length = named.get(b"content-length", b"")
+        self.as_events = b"%b%bX-Amzn-SageMaker-Content-Type: %b\r\n" % (
+            lines,
+            _EVENTS_LINE,
+            content_type,
+        )
+        self.as_it_is = b"%bContent-Type: %b\r\n" % (lines, content_type)
+        if self.length:
+            self.as_it_is += b"Content-Length: %b\r\n" % self.length
 
 
 class ModelAnswer:
@@ -54,26 +63,17 @@ class ModelAnswer:
         "status",
     )
 
-    def __init__(
-        self, status: int, headers: list[tuple[bytes, bytes]], *, events: bool, http10: bool
-    ) -> None:
+    def __init__(self, status: int, lines: AnswerLines, *, events: bool, http10: bool) -> None:
         self.status = status
         self.is_success = 200 <= status < 300
         self.started = False  # something has gone to the caller
         self._events = events
         self._pieces: list[bytes] = []  # that have not gone to the caller
         self._bytes = 0
-        content_type, length, lines = _read(headers)
-        self._chunked = events or not length  # the answer's length is not known from its head
+        self._headers = lines.as_events if events else lines.as_it_is
+        self._chunked = events or not lines.length  # the length is not known from the head
         self._framed = self._chunked and not http10
         self.ends_with_connection = self._chunked and http10
-        if events:
-            lines += b"%bX-Amzn-SageMaker-Content-Type: %b\r\n" % (_EVENTS_LINE, content_type)
-        elif length:
-            lines += b"Content-Type: %b\r\nContent-Length: %b\r\n" % (content_type, length)
-        else:
-            lines += b"Content-Type: %b\r\n" % content_type
-        self._headers = lines
 
     def add(self, data: bytes) -> None:
         if self.is_success or self._bytes < MAX_ORIGINAL_MESSAGE:

@@ -15,9 +15,9 @@ from zeropull.gateway.request import Request
 
 if TYPE_CHECKING:
     from zeropull.gateway.gateway import Gateway
+    from zeropull.gateway.knownanswer import KnownAnswerHead
     from zeropull.gateway.upstream import UpstreamConnection
-    from zeropull.gateway.wholeanswer import WholeHead
-
+    
 MAX_EARLY_BYTES = 256 * 1024  # of a body may come before the connection stands; then reading stops
 CONTROL_PLANE_DOWN = "The control plane does not answer at the moment; try again."
 
@@ -135,7 +135,10 @@ class Relay:
     def on_response_body(self, data: bytes) -> None:
         """So have these."""
 
-    def on_whole_response(self, head: WholeHead, body: bytes) -> None:
+    def on_known_head(self, head: KnownAnswerHead) -> None:
+        """Not told to whoever takes the raw bytes."""
+
+    def on_whole_response(self, head: KnownAnswerHead, body: bytes) -> None:
         """Not told to whoever takes the raw bytes."""
 
     def on_response_flush(self) -> None:

@@ -8,12 +8,12 @@ from typing import Any, Protocol, cast
 
 import httptools
 
-from zeropull.gateway.wholeanswer import WholeHead, WholeHeads
+from zeropull.gateway.knownanswer import KnownAnswerHead, KnownAnswerHeads, whole_chunks
 
 MAX_HEAD_BYTES = 64 * 1024
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-_whole_heads = WholeHeads()
+_known_heads = KnownAnswerHeads()
 
 
 class Exchange(Protocol):
@@ -22,7 +22,10 @@ class Exchange(Protocol):
     def on_response_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None: ...
     def on_response_body(self, data: bytes) -> None: ...
     def on_response_complete(self, reusable: bool) -> None: ...
-    def on_whole_response(self, head: WholeHead, body: bytes) -> None:
+    def on_known_head(self, head: KnownAnswerHead) -> None:
+        """As `on_response_head`; the body comes in chunks."""
+
+    def on_whole_response(self, head: KnownAnswerHead, body: bytes) -> None:
         """All of an answer at once; the connection can be used again."""
 
     def on_response_flush(self) -> None:
@@ -40,16 +43,18 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_answered",
+        "_chunked",
         "_close_delimited",
+        "_first",
         "_head_bytes",
         "_head_only",
         "_headers",
         "_in_head",
         "_last_headers",
-        "_last_status",
         "_out_of_step",
         "_parser",
         "_raw",
+        "_repeating",
         "_reusable",
         "closed",
         "exchange",
@@ -67,7 +72,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.writable = True
         self.idle_since_s = 0.0
         self._headers: list[tuple[bytes, bytes]] = []
-        self._last_status = 0
         self._last_headers = self._headers
         self._parser = httptools.HttpResponseParser(self)
         self._in_head = True
@@ -78,6 +82,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._reusable = True  # and leaves the connection open; so does that no answer has come
         self._out_of_step = False  # and there was more behind it
         self._raw: Callable[[bytes], None] | None = None
+        # Of the answer in progress: its known head, while whole chunks come and no parser is asked;
+        self._chunked: KnownAnswerHead | None = None
+        self._repeating = False  # the parser is being told that head after all
+        self._first = b""  # what its first read brought, while its head may become a known one
 
     # ------------------------------------------------------------------ asyncio's side
 
@@ -89,15 +97,52 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:
             self.transport.abort()  # nobody asked: the connection is out of step
             return
-        fresh = False
+        if self._chunked is not None:
+            self._take_chunks(exchange, self._chunked, data, 0)
+            return
         if self._in_head:
-            fresh = self._reusable and not self._head_bytes and self._raw is None
-            if fresh and (whole := _whole_heads.find(data)) is not None:
-                head, body = whole
-                self.exchange = None
-                exchange.on_whole_response(head, body)
-                return
+            if self._reusable and not self._head_bytes and self._raw is None:
+                known = _known_heads.find(data)
+                if known is not None:
+                    self._begin_known(exchange, known, data)
+                    return
+                self._first = data
             self._head_bytes += len(data)
+        self._parse(exchange, data)
+
+    def _begin_known(self, exchange: Exchange, head: KnownAnswerHead, data: bytes) -> None:
+        start = len(head.data)
+        if head.length_bytes >= 0:
+            self.exchange = None
+            exchange.on_whole_response(head, data[start:])
+            return
+        self._in_head = self._close_delimited = False
+        self._chunked = head
+        exchange.on_known_head(head)
+        self._take_chunks(exchange, head, data, start)
+
+    def _take_chunks(
+        self, exchange: Exchange, head: KnownAnswerHead, data: bytes, start: int
+    ) -> None:
+        """Go on with a body whose chunks have all come whole up to here."""
+        payloads, end, is_last = whole_chunks(data, start)
+        for payload in payloads:
+            exchange.on_response_body(payload)
+        if is_last:
+            self._chunked = self.exchange = None
+            self._in_head = True
+            exchange.on_response_complete(not self.closed)
+        elif end == len(data):
+            exchange.on_response_flush()
+        else:
+            self._chunked = None
+            self._in_head = self._repeating = True
+            self._head_bytes, self._answered = len(head.data), False
+            self._parser.feed_data(head.data)
+            self._repeating = False
+            self._parse(exchange, data[end:])
+
+    def _parse(self, exchange: Exchange, data: bytes) -> None:
         if self._raw is not None:
             self._raw(data)
         self._answered = self._reusable = False
@@ -117,8 +162,10 @@ class UpstreamConnection(asyncio.Protocol):
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and self.exchange is exchange:
             self._fail(malformed=True)
             return
-        if self._reusable and fresh:
-            _whole_heads.remember(data, self._last_status, self._last_headers)
+        if self._answered and self._first:
+            if self._reusable:
+                _known_heads.remember(self._first, self._last_headers, whole=self._first is data)
+            self._first = b""
         if self.exchange is exchange:
             exchange.on_response_flush()
 
@@ -177,7 +224,10 @@ class UpstreamConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         headers = self._headers
         self._headers = []
-        self._last_status, self._last_headers = status, headers
+        self._last_headers = headers
+        if self._repeating:
+            self._in_head = self._close_delimited = False
+            return
         if status < 200 or self.exchange is None or self._out_of_step:
             return
         self._in_head = False

@@ -10,14 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropull.gateway import upstream
+from zeropull.gateway.knownanswer import MAX_REMEMBERED, KnownAnswerHead, KnownAnswerHeads
 from zeropull.gateway.upstream import UpstreamConnection
-from zeropull.gateway.wholeanswer import MAX_REMEMBERED, WholeHead, WholeHeads
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\nDate: Thu, 26 Nov 2026 01:20:00 GMT\r\nContent-Type: application/json\r\n"
     b"Content-Length: 4\r\nX-Amzn-SageMaker-Custom-Attributes: a\r\n\r\n"
 )
 GOOD = HEAD + b"body"
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"
+TOKENS = b"3\r\none\r\nA\r\ntwo  three\r\n"
+END = b"0\r\n\r\n"
+STREAM = STREAM_HEAD + TOKENS + END
 START = b"HTTP/1.1 200 OK\r\n"
 NASTY = [
     HEAD,
@@ -61,6 +65,35 @@ NASTY = [
     b"HTTP/2 200 OK\r\nContent-Length: 4\r\n\r\nbody",
     b"\r\n\r\n",
     b"",
+    STREAM_HEAD,
+    STREAM_HEAD + END,
+    STREAM_HEAD + TOKENS,
+    STREAM + b"x",
+    STREAM + GOOD,
+    STREAM + STREAM,
+    STREAM_HEAD + b"4\r\none\r\n" + END,
+    STREAM_HEAD + b"2\r\none\r\n" + END,
+    STREAM_HEAD + b"3 \r\none\r\n" + END,
+    STREAM_HEAD + b"3;a=b\r\none\r\n" + END,
+    STREAM_HEAD + b"0x3\r\none\r\n" + END,
+    STREAM_HEAD + b"+3\r\none\r\n" + END,
+    STREAM_HEAD + b"1_0\r\none\r\n" + END,
+    STREAM_HEAD + b"\r\none\r\n" + END,
+    STREAM_HEAD + b"-1\r\none\r\n" + END,
+    STREAM_HEAD + b"00000000000000003\r\none\r\n" + END,
+    STREAM_HEAD + b"ffffffffffffffffff\r\none\r\n" + END,
+    STREAM_HEAD + b"3\none\r\n" + END,
+    STREAM_HEAD + b"3\r\none\n" + END,
+    STREAM_HEAD + TOKENS + b"0\r\nX: trailer\r\n\r\n",
+    STREAM_HEAD + TOKENS + b"000\r\n\r\n",
+    STREAM_HEAD + TOKENS + b"0\r\n\n",
+    STREAM_HEAD.replace(b"200", b"500") + TOKENS + END,
+    STREAM_HEAD.replace(b"1.1", b"1.0") + TOKENS + END,
+    STREAM_HEAD.replace(b"chunked", b"gzip, chunked") + TOKENS + END,
+    STREAM_HEAD.replace(b"chunked", b"Chunked") + TOKENS + END,
+    STREAM_HEAD.replace(b"chunked", b"chunked, chunked") + TOKENS + END,
+    STREAM_HEAD.replace(b"content-type: text/plain", b"connection: close") + TOKENS + END,
+    b"HTTP/1.1 100 Continue\r\n\r\n" + STREAM,
 ]
 
 
@@ -72,6 +105,8 @@ class Seen:
         self.body = b""
         self.end = ""
         self.whole = False
+        self.flushes = 0
+        self.known = False
 
     def on_response_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         assert self.head is None
@@ -84,13 +119,18 @@ class Seen:
         assert not self.end
         self.end = "kept" if reusable else "complete"
 
-    def on_whole_response(self, head: WholeHead, body: bytes) -> None:
+    def on_whole_response(self, head: KnownAnswerHead, body: bytes) -> None:
         self.on_response_head(200, head.headers)
         self.on_response_body(body)
         self.on_response_complete(True)
         self.whole = True
 
-    def on_response_flush(self) -> None: ...
+    def on_known_head(self, head: KnownAnswerHead) -> None:
+        self.on_response_head(200, head.headers)
+        self.known = True
+
+    def on_response_flush(self) -> None:
+        self.flushes += 1
 
     def on_upstream_lost(self, malformed: bool) -> None:
         assert not self.end
@@ -106,7 +146,7 @@ class Nowhere:
     def abort(self) -> None: ...
 
 
-class Forgetful(WholeHeads):
+class Forgetful(KnownAnswerHeads):
     def find(self, data: bytes) -> None:
         return None
 
@@ -117,10 +157,10 @@ def connection() -> UpstreamConnection:
     return made
 
 
-def told(heads: WholeHeads, reads: list[bytes]) -> list[Seen]:
+def told(heads: KnownAnswerHeads, reads: list[bytes]) -> list[Seen]:
     """What the exchanges of one connection see, a new one for each read that needs it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upstream, "_whole_heads", heads)
+        patch.setattr(upstream, "_known_heads", heads)
         used, seen = connection(), []
         for read in reads:
             if used.exchange is None and not used.closed:
@@ -132,28 +172,45 @@ def told(heads: WholeHeads, reads: list[bytes]) -> list[Seen]:
 
 
 def assert_as_strict(reads: list[bytes]) -> None:
-    heads = WholeHeads()
+    heads = KnownAnswerHeads()
     for _ in range(3):  # with nothing remembered, and then with all that these very reads left
         fast, strict = told(heads, reads), told(Forgetful(), reads)
         assert [one.told() for one in fast] == [one.told() for one in strict]
 
 
 def test_a_known_head_needs_no_parser() -> None:
-    heads = WholeHeads()
+    heads = KnownAnswerHeads()
     other = HEAD + b"\r\n\r\n"
     assert [one.whole for one in told(heads, [GOOD, GOOD, other])] == [False, True, True]
     assert told(heads, [other])[0].told() == told(Forgetful(), [other])[0].told()
 
 
+def test_a_stream_whose_chunks_come_whole_needs_no_parser_from_its_second_time_on() -> None:
+    heads = KnownAnswerHeads()
+    reads = [STREAM_HEAD, b"3\r\none\r\n", b"3\r\ntwo\r\n4\r\nfour\r\n", END]
+    first, second, at_once, cut, after = told(
+        heads, [*reads, *reads, STREAM, STREAM[:-9], STREAM[-9:], STREAM]
+    )
+    assert not first.known
+    for one in (second, at_once, cut, after):
+        assert one.known
+        assert one.told() == at_once.told() or one is second
+    assert second.told() == first.told()
+    assert (second.body, second.end, second.flushes) == (b"onetwofour", "kept", 3)
+    assert (at_once.body, at_once.flushes) == (b"onetwo  three", 0)
+
+
 @pytest.mark.parametrize("nasty", NASTY)
 def test_what_is_unusual_is_read_as_ever(nasty: bytes) -> None:
-    assert_as_strict([GOOD, nasty, GOOD, nasty[:-4] + b"\r\n\r\n", GOOD])
+    assert_as_strict([GOOD, STREAM, nasty, GOOD, nasty[:-4] + b"\r\n\r\n", GOOD, STREAM])
     assert_as_strict([nasty, nasty])
     assert_as_strict([nasty[:20], nasty[20:], GOOD, nasty])
+    half = len(STREAM_HEAD) + 6
+    assert_as_strict([STREAM, nasty[:half], nasty[half:], STREAM])
 
 
 @given(
-    st.lists(st.sampled_from([GOOD, *NASTY]), min_size=1, max_size=4),
+    st.lists(st.sampled_from([GOOD, STREAM, *NASTY]), min_size=1, max_size=4),
     st.lists(st.tuples(st.integers(0, 300), st.sampled_from(b"\r\n :,0459aZ\x00\xff")), max_size=3),
     st.lists(st.integers(0, 400), max_size=3),
 )
@@ -168,13 +225,13 @@ def test_no_mutation_is_read_otherwise(
     for cut in [*sorted(cuts), len(data)]:
         pieces.append(bytes(data[last:cut]))
         last = max(last, cut)
-    assert_as_strict([GOOD, *pieces, GOOD])
+    assert_as_strict([GOOD, STREAM, *pieces, STREAM, GOOD])
     assert_as_strict([bytes(data), bytes(data)])
-    assert_as_strict([GOOD, *answers, GOOD])
+    assert_as_strict([STREAM, GOOD, *answers, GOOD])
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    heads = WholeHeads()
+    heads = KnownAnswerHeads()
     for count in range(3 * MAX_REMEMBERED):
         told(heads, [b"HTTP/1.1 200 OK\r\nX: %d\r\nContent-Length: 4\r\n\r\nbody" % count])
         assert len(heads._known) <= MAX_REMEMBERED
