@@ -349,7 +349,9 @@ class Invocation:
             upstream.abandon()
         else:
             self._gateway.keep(target, upstream)
-        self._client.transport.write(b"".join((self._answer_start(), head.lines.as_it_is, b"\r\n", body)))
+        self._client.transport.write(
+            b"".join((self._answer_start(), head.lines.as_it_is, b"\r\n", body))
+        )
         self._finish("", model_status=200)
 
     def on_upstream_lost(self, malformed: bool) -> None:

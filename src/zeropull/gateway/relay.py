@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zeropull.gateway.gateway import Gateway
     from zeropull.gateway.knownanswer import KnownAnswerHead
     from zeropull.gateway.upstream import UpstreamConnection
-    
+
 MAX_EARLY_BYTES = 256 * 1024  # of a body may come before the connection stands; then reading stops
 CONTROL_PLANE_DOWN = "The control plane does not answer at the moment; try again."
 
