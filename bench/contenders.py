@@ -21,7 +21,17 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from bench.upstream import ANSWER, CHAT, Place, Skipped, free_port, process_group, wait_ready
+from bench.readings import COUNT_FILE
+from bench.upstream import (
+    ANSWER,
+    CHAT,
+    OTHER_CORE,
+    Place,
+    Skipped,
+    free_port,
+    process_group,
+    wait_ready,
+)
 from zeropull.controlapi.messages import AccessKey, EndpointRoute, Routes, Target, VariantRoute
 from zeropull.resources.settings import GatewaySettings, ServeSettings, Settings
 
@@ -45,6 +55,7 @@ class Started:
     stream_path: str | None
     headers: dict[str, str] = field(default_factory=dict)
     signed: bool = False
+    invocations: Path | None = None  # the file with how many its readings told of
 
 
 Starter = Callable[[Place, contextlib.ExitStack], Started]
@@ -89,6 +100,9 @@ def _ours(place: Place, stack: contextlib.ExitStack, *, signed: bool) -> Started
     routes = Routes(1, keys=(KEY,), endpoints=endpoints)
     (run_dir / "routes.json").write_bytes(msgspec.json.encode(routes))
     (run_dir / "settings.json").write_bytes(msgspec.json.encode(settings))
+    # What reads the gateway's metrics has to be there, or they pile up; on the others' core.
+    readings = [sys.executable, "-m", "bench.readings", "--run-dir", str(run_dir)]
+    stack.enter_context(process_group(readings, place.folder / "readings.log", core=OTHER_CORE))
     process = stack.enter_context(
         process_group(
             [
@@ -105,6 +119,7 @@ def _ours(place: Place, stack: contextlib.ExitStack, *, signed: bool) -> Started
         f"/endpoints/{ENDPOINT}/invocations",
         f"/endpoints/{ENDPOINT}-stream/invocations-response-stream",
         signed=signed,
+        invocations=run_dir / COUNT_FILE,
     )
 
 

@@ -8,10 +8,12 @@ cancelled.
 from __future__ import annotations
 
 import re
+import time
 import urllib.request
 from dataclasses import dataclass
 
 from bench.contenders import Started, request_headers
+from bench.readings import LAG_S
 from bench.upstream import CHAT, Place, resident_bytes
 from bench.wrk import load
 
@@ -30,6 +32,7 @@ class Memory:
     load_errors: int
     gateway_answered: int
     gateway_cancelled: int
+    in_readings: int
     upstream_requests: int
 
     @property
@@ -51,13 +54,13 @@ class Memory:
             f"requests: {self.load_answered} answered to the load ({self.load_errors} errors), "
             f"{self.gateway_answered} answered and {self.gateway_cancelled} cancelled by the "
             f"gateway, {self.upstream_requests} at the upstream: {self.lost} lost, "
-            f"{self.doubled} doubled"
+            f"{self.doubled} doubled; {self.in_readings} in the readings that the store was given"
         )
 
 
 def watch_memory(place: Place, started: Started, minutes: int, large_body: bytes) -> Memory:
     assert started.process is not None
-    assert started.stream_path is not None
+    assert started.stream_path is not None and started.invocations is not None
     shapes = (
         (started.path, CHAT),
         (started.path, large_body),
@@ -78,6 +81,7 @@ def watch_memory(place: Place, started: Started, minutes: int, large_body: bytes
             answered, errors = answered + seen.requests, errors + seen.errors
         sizes.append(resident_bytes(started.process.pid))
         print(f"minute {minute + 1}: {sizes[-1] / 2**20:.1f} MiB, {answered} answers", flush=True)
+    time.sleep(LAG_S)
     with urllib.request.urlopen(f"http://127.0.0.1:{started.port}/metrics", timeout=30) as page:
         metrics = page.read().decode()
     results = re.findall(r'requests_total\{[^}]*status="(\d+)"[^}]*\} (\d+)', metrics)
@@ -89,5 +93,6 @@ def watch_memory(place: Place, started: Started, minutes: int, large_body: bytes
         errors,
         sum(int(count) for status, count in results if status != "499"),
         sum(int(count) for status, count in results if status == "499"),
+        int(started.invocations.read_text()),
         place.requests() - first - 1,  # the last question was one itself
     )
