@@ -9,16 +9,15 @@ heals whatever has happened to it; it lives in the node's network namespace and 
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Mapping
 
 from zeropull.errors import Unavailable
+from zeropull.nftables import load_rules
 from zeropull.nodeagent.network import hardware_address
 from zeropull.telemetry import get_logger
 
 TABLE = "zeropull_copies"
-_TIMEOUT_S = 20.0
 
 log = get_logger(__name__)
 
@@ -37,7 +36,7 @@ class AddressGuard:
         with self._lock:
             self._addresses = dict(addresses)
             try:
-                _nft(render_table(self._addresses))
+                load_rules(render_table(self._addresses))
                 self._works = True
             except Unavailable as error:
                 self._works = False
@@ -61,7 +60,7 @@ class AddressGuard:
             if address is not None:
                 changed[link] = address
             if self._works and changed != self._addresses:
-                _nft(render_table(changed))
+                load_rules(render_table(changed))
             self._addresses = changed
 
 
@@ -89,19 +88,3 @@ table bridge {TABLE} {{
     }}
 }}
 """
-
-
-def _nft(commands: str) -> None:
-    try:
-        result = subprocess.run(
-            ["nft", "-f", "-"],
-            input=commands,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"nft cannot be run: {error}") from error
-    if result.returncode != 0:
-        raise Unavailable(f"nft refused the rules of the bridge: {result.stderr.strip()}")

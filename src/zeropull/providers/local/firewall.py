@@ -14,13 +14,10 @@ fleet's own links only.
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-from zeropull.errors import Unavailable
+from zeropull.nftables import list_rules, load_rules
 from zeropull.providers.local.foreignrules import forget_foreign_chains, pass_foreign_chains
 from zeropull.providers.local.names import FleetNames, InstanceNames
 from zeropull.providers.local.netns import in_netns
@@ -33,7 +30,6 @@ _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 # One for the whole host: fleets share the setting.
 _SAVED_FORWARDING = Path(RUN_ROOT) / "ip_forward"
 _TABLE_PREFIX = "zeropull_"
-_TIMEOUT_S = 20.0
 
 
 def render_host_table(
@@ -136,7 +132,7 @@ def open_host(
     """Load the fleet's table, turn forwarding on, and pass other people's FORWARD rules."""
     _remember_forwarding()
     _IP_FORWARD.write_text("1")
-    _nft(render_host_table(names, network, ports, resolvers))
+    load_rules(render_host_table(names, network, ports, resolvers))
     pass_foreign_chains(names.link_prefix, names.tag)
 
 
@@ -144,16 +140,16 @@ def open_node(
     names: InstanceNames, subnet: Subnet, ports: Collection[int], resolvers: Resolvers
 ) -> None:
     """Load the table inside the instance."""
-    in_netns(names.netns, lambda: _nft(render_node_table(subnet, ports, resolvers)))
+    in_netns(names.netns, lambda: load_rules(render_node_table(subnet, ports, resolvers)))
 
 
 def allow_port(names: FleetNames, instances: Collection[InstanceNames], port: int) -> None:
     """Let every instance, and those that come, reach one more port of the host's 127.0.0.1."""
-    _nft(f"add element ip {names.nft_table} loopback_ports {{ {port} }}\n")
+    load_rules(f"add element ip {names.nft_table} loopback_ports {{ {port} }}\n")
     for instance in instances:
         in_netns(
             instance.netns,
-            lambda: _nft(f"add element ip {_NODE_TABLE} loopback_ports {{ {port} }}\n"),
+            lambda: load_rules(f"add element ip {_NODE_TABLE} loopback_ports {{ {port} }}\n"),
         )
 
 
@@ -161,7 +157,7 @@ def allowed_ports(names: FleetNames) -> set[int]:
     """The ports in the fleet's table; empty when there is no table."""
     if names.nft_table not in _tables():
         return set()
-    listing = _nft_json(["list", "set", "ip", names.nft_table, "loopback_ports"])
+    listing = list_rules(["list", "set", "ip", names.nft_table, "loopback_ports"])
     return {
         int(port)
         for item in listing
@@ -175,7 +171,7 @@ def close_host(names: FleetNames) -> None:
     """Remove every rule, and put forwarding back once no fleet of this host is left. Idempotent."""
     forget_foreign_chains(names.tag)
     if names.nft_table in _tables():
-        _nft(f"delete table ip {names.nft_table}\n")
+        load_rules(f"delete table ip {names.nft_table}\n")
     if any(table.startswith(_TABLE_PREFIX) for table in _tables()):
         return
     if _SAVED_FORWARDING.exists():
@@ -198,29 +194,6 @@ def _elements(ports: Collection[int]) -> str:
 def _tables() -> set[str]:
     return {
         item["table"]["name"]
-        for item in _nft_json(["list", "tables", "ip"])
+        for item in list_rules(["list", "tables", "ip"])
         if "table" in item and item["table"]["family"] == "ip"
     }
-
-
-def _nft(commands: str) -> None:
-    result = subprocess.run(
-        ["nft", "-f", "-"],
-        input=commands,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
-    if result.returncode != 0:
-        raise Unavailable(f"nft refused the fleet's rules: {result.stderr.strip()}")
-
-
-def _nft_json(arguments: list[str]) -> list[dict[str, Any]]:
-    result = subprocess.run(
-        ["nft", "-j", *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-    )
-    if result.returncode != 0:
-        raise Unavailable(f"nft {' '.join(arguments)}: {result.stderr.strip()}")
-    items: list[dict[str, Any]] = json.loads(result.stdout)["nftables"]
-    return items
