@@ -43,13 +43,13 @@ _SMALL_FILES_TIME = 1_700_000_000
 
 _SERVER = '''\
 """Imports what an inference server would, then answers /ping and /invocations on PORT."""
+import importlib
 import json
+import os
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-try:
-    import torch
-except ImportError:
-    torch = None
+# Without what it needs it does not start.
+torch = importlib.import_module("torch") if "torch" in os.environ["NEEDS"] else None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -131,9 +131,9 @@ def prepare_image(name: str, say: Callable[[str], None]) -> BenchImage:
             add(f"files-{number:02}", _small_files(number, files // layers))
         for number in range(2):
             add(f"changes-{number}", _changes(number))
-    add("server", file_layer({"srv/serve.py": _SERVER.encode()}))
+    add("server-2", file_layer({"srv/serve.py": _SERVER.encode()}))
     config = {
-        "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "PYTHONUNBUFFERED=1"],
+        "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "PYTHONUNBUFFERED=1", f"NEEDS={name}"],
         "Entrypoint": ["/usr/bin/python3", "/srv/serve.py"],
         "WorkingDir": "/srv",
         "ExposedPorts": {f"{PORT}/tcp": {}},

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 import httptools
 
+from zeropull.gateway.knownanswer import MAX_BYTES as MAX_KNOWN_BYTES
 from zeropull.gateway.knownanswer import KnownAnswerHead, KnownAnswerHeads, whole_chunks
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -82,7 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reusable = True  # and leaves the connection open; so does that no answer has come
         self._out_of_step = False  # and there was more behind it
         self._raw: Callable[[bytes], None] | None = None
-        # Of the answer in progress: its known head, while whole chunks come and no parser is asked;
+        # The known head of the answer in progress, as long as its chunks come whole.
         self._chunked: KnownAnswerHead | None = None
         self._repeating = False  # the parser is being told that head after all
         self._first = b""  # what its first read brought, while its head may become a known one
@@ -166,6 +167,8 @@ class UpstreamConnection(asyncio.Protocol):
             if self._reusable:
                 _known_heads.remember(self._first, self._last_headers, whole=self._first is data)
             self._first = b""
+        elif self._first is data:
+            self._first = data[:MAX_KNOWN_BYTES]  # the rest would be kept as long as it lasts
         if self.exchange is exchange:
             exchange.on_response_flush()
 
