@@ -54,6 +54,60 @@ K = TypeVar("K", bound=SigningKey)
 _claims: dict[tuple[bytes, bytes, str | None, str], Claim] = {}
 
 
+class SignedHead:
+    """What a claim and the head of a request come to, whatever the signature and the body are."""
+
+    __slots__ = ("_canonical", "_claim", "_service")
+
+    def __init__(self, claim: Claim, canonical: bytes, service: str) -> None:
+        """`canonical`: the canonical request up to the hash of its payload."""
+        self._claim = claim
+        self._canonical = hashlib.sha256(canonical)
+        self._service = service
+
+    def covers(self, *names: bytes) -> bool:
+        """Whether one of these headers is signed."""
+        return not self._claim.names.isdisjoint(names)
+
+    def verify(
+        self,
+        signature: bytes,
+        body_sha256: str,
+        keys: Mapping[str, K],
+        *,
+        now_s: float,
+        allowed_skew_s: float = ALLOWED_SKEW_S,
+    ) -> K:
+        """The key that signed a request with this head.
+
+        Raises:
+            SignatureError: with AWS's code, text and status.
+        """
+        key = _key_of(self._claim, keys, now_s, allowed_skew_s)
+        self._compare(key, signature, body_sha256)
+        return key
+
+    def _compare(self, key: SigningKey, signature: bytes, body_sha256: str) -> None:
+        claim = self._claim
+        signed = self._canonical.copy()
+        signed.update(body_sha256.encode())
+        inner, outer = _signing_hmac(
+            key.secret_access_key, claim.scope_date, claim.scope_region, self._service
+        )
+        inner, outer = inner.copy(), outer.copy()
+        inner.update(claim.to_sign_start + signed.hexdigest().encode())
+        outer.update(inner.digest())
+        expected = outer.hexdigest().encode()
+        if not hmac.compare_digest(expected, signature):
+            raise SignatureError(
+                "InvalidSignatureException",
+                "The request signature we calculated does not match the signature you provided. "
+                "Check your AWS Secret Access Key and signing method. Consult the service "
+                "documentation for details.",
+                403,
+            )
+
+
 def verify(
     method: str | bytes,
     raw_path: str | bytes,
@@ -67,7 +121,35 @@ def verify(
     now_s: float,
     allowed_skew_s: float = ALLOWED_SKEW_S,
 ) -> K:
-    """The key that signed the request.
+    """The key that signed the request; arguments and errors as for `verify_head`."""
+    return verify_head(
+        method,
+        raw_path,
+        query,
+        headers,
+        body_sha256,
+        keys,
+        region=region,
+        service=service,
+        now_s=now_s,
+        allowed_skew_s=allowed_skew_s,
+    )[0]
+
+
+def verify_head(
+    method: str | bytes,
+    raw_path: str | bytes,
+    query: str | bytes,
+    headers: Sequence[tuple[bytes, bytes]],
+    body_sha256: str,
+    keys: Mapping[str, K],
+    *,
+    region: str | None,
+    service: str,
+    now_s: float,
+    allowed_skew_s: float = ALLOWED_SKEW_S,
+) -> tuple[K, SignedHead]:
+    """The key that signed the request, and what verifies others with the same head.
 
     `raw_path` (without query) and `query` (without `?`) are as they came over the wire; `headers`
     in any case and order. `region` None accepts any region of the scope.
@@ -100,6 +182,25 @@ def verify(
         raise SignatureError(
             "MissingAuthenticationTokenException", "Missing Authentication Token", 403
         )
+    key = _key_of(claim, keys, now_s, allowed_skew_s)
+    canonical = b"%b\n%b\n%b\n%b\n%b\n" % (
+        _bytes(method),
+        _canonical_path(_bytes(raw_path)),
+        _canonical_query(query, presigned=claim.expires_s is not None) if query else b"",
+        _canonical_headers(claim, values),
+        claim.signed_headers,
+    )
+    head = SignedHead(claim, canonical, service)
+    head._compare(key, signature, body_sha256)
+    if remember is not None:
+        if len(_claims) >= MAX_REMEMBERED:
+            _claims.clear()
+        _claims[remember] = claim
+    return key, head
+
+
+def _key_of(claim: Claim, keys: Mapping[str, K], now_s: float, allowed_skew_s: float) -> K:
+    """The claim's key; its time is checked first."""
     # A presigned request may be older: the check says how much.
     if abs(claim.signed_s - now_s) > allowed_skew_s or claim.expires_s is not None:
         _check_time(claim, now_s, allowed_skew_s)
@@ -110,35 +211,6 @@ def verify(
             "The security token included in the request is invalid.",
             403,
         )
-    canonical = b"%b\n%b\n%b\n%b\n%b\n%b" % (
-        _bytes(method),
-        _canonical_path(_bytes(raw_path)),
-        _canonical_query(query, presigned=claim.expires_s is not None) if query else b"",
-        _canonical_headers(claim, values),
-        claim.signed_headers,
-        body_sha256.encode(),
-    )
-    signed = _empty.copy()
-    signed.update(canonical)
-    inner, outer = _signing_hmac(
-        key.secret_access_key, claim.scope_date, claim.scope_region, service
-    )
-    inner, outer = inner.copy(), outer.copy()
-    inner.update(claim.to_sign_start + signed.hexdigest().encode())
-    outer.update(inner.digest())
-    expected = outer.hexdigest().encode()
-    if not hmac.compare_digest(expected, signature):
-        raise SignatureError(
-            "InvalidSignatureException",
-            "The request signature we calculated does not match the signature you provided. "
-            "Check your AWS Secret Access Key and signing method. Consult the service "
-            "documentation for details.",
-            403,
-        )
-    if remember is not None:
-        if len(_claims) >= MAX_REMEMBERED:
-            _claims.clear()
-        _claims[remember] = claim
     return key
 
 

@@ -13,7 +13,9 @@ from zeropull.gateway.request import Request
 from zeropull.gateway.routing import Group
 
 if TYPE_CHECKING:
+    from zeropull.awsprotocol.sigv4 import SignedHead
     from zeropull.gateway.gateway import Gateway
+    from zeropull.gateway.wholerequest import KnownHead
 
 
 def admit(
@@ -28,9 +30,33 @@ def admit(
     Raises:
         Refusal: as AWS answers.
     """
-    account: str | None = None
-    if gateway.signed:
-        account = _verified_account(gateway, request, body_sha256, received_s)
+    account = _signer(gateway, request, body_sha256, received_s) if gateway.signed else None
+    return _group(gateway, request, head, account)
+
+
+def admit_signed(
+    gateway: Gateway, known: KnownHead, signed: SignedHead, signature: bytes, body_sha256: str
+) -> tuple[Group, bool]:
+    """As `admit`, for a request that came at this moment with a head known before."""
+    now_s = gateway.clock()
+    try:
+        key = signed.verify(signature, body_sha256, gateway.table.keys, now_s=now_s)
+    except SignatureError as error:
+        raise Refusal(error.status, error.code, str(error)) from error
+    if known.group is not None:
+        return known.group, known.streamed
+    return _group(gateway, known.request, known.head, key.account)
+
+
+def is_settled(head: InvocationHead, group: Group) -> bool:
+    """Whether every request of one account with this head is for this group while the routes
+    last."""
+    return head.variant is not None or group.is_only
+
+
+def _group(
+    gateway: Gateway, request: Request, head: InvocationHead, account: str | None
+) -> tuple[Group, bool]:
     name, streamed = parse_path(request.path, request.method)
     endpoint = gateway.table.find(name, account)
     if endpoint is None:
@@ -38,18 +64,12 @@ def admit(
     return endpoint.group(head.variant, head.component), streamed
 
 
-def is_settled(head: InvocationHead, group: Group) -> bool:
-    """Whether every unsigned request with this head is for this group while the routes last."""
-    return head.variant is not None or group.is_only
-
-
-def _verified_account(
-    gateway: Gateway, request: Request, body_sha256: str, received_s: float
-) -> str:
+def _signer(gateway: Gateway, request: Request, body_sha256: str, received_s: float) -> str:
+    """Its account."""
     # A large body may take longer than a signature holds: what counts is when its head came.
     received_at_s = gateway.clock() - (gateway.monotonic() - received_s)
     try:
-        return sigv4.verify(
+        key, request.signed = sigv4.verify_head(
             request.method,
             request.path,
             request.query,
@@ -59,6 +79,7 @@ def _verified_account(
             region=gateway.table.region,
             service="sagemaker",
             now_s=received_at_s,
-        ).account
+        )
     except SignatureError as error:
         raise Refusal(error.status, error.code, str(error)) from error
+    return key.account

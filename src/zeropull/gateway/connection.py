@@ -85,15 +85,14 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         gateway = self.gateway
         self.active_s = now_s = gateway.now_s
-        # Between two requests; a signed one differs from all before it.
-        fresh = not (self._bytes or self.current or self._lingering_s or gateway.signed)
+        fresh = not (self._bytes or self.current or self._lingering_s)  # between two requests
         if fresh:
-            whole = gateway.whole_requests.find(data)
+            whole = gateway.remembered.find(data)
             if whole is not None:
-                known, body = whole
+                known, body, signature = whole
                 self.current = request = known.request
                 self.handler = invocation = gateway.invocation_for(self, request)
-                invocation.start_whole(known, body)
+                invocation.start_whole(known, body, signature)
                 return
         if not self._bytes:
             self._began_s = now_s
@@ -106,7 +105,7 @@ class ClientConnection(asyncio.Protocol):
             self._completed = None
             self._parser.feed_data(data)
             if fresh and self._completed is not None and self._reading is None:
-                gateway.whole_requests.remember(data, self._completed)
+                gateway.remembered.remember(data, self._completed)
         except httptools.HttpParserUpgrade:
             self._refuse(answers.Refusal(400, "ValidationError", "Upgrade is not supported."))
             return

@@ -21,8 +21,9 @@ from zeropull.gateway.local import LocalAnswer
 from zeropull.gateway.relay import Relay
 from zeropull.gateway.request import Handler, Request
 from zeropull.gateway.routing import Group, RoutingTable, Target
+from zeropull.gateway.signedrequest import SignedRequests
 from zeropull.gateway.upstream import UpstreamConnection
-from zeropull.gateway.wholerequest import WholeRequests
+from zeropull.gateway.wholerequest import Remembered, WholeRequests
 from zeropull.resources.settings import GatewaySettings
 from zeropull.telemetry import get_logger
 
@@ -63,7 +64,7 @@ class Gateway:
         self.now_s = monotonic()  # as of the last sweep: good enough for time-outs
         self.readings = ReadingsBacklog()
         self.table = RoutingTable(self.readings.add)
-        self.whole_requests = WholeRequests()
+        self.remembered: Remembered = SignedRequests() if self.signed else WholeRequests()
         self.connections: set[ClientConnection] = set()
         self.connections_refused = 0  # beyond `settings.max_connections`
         self.relay_idle: list[UpstreamConnection] = []
@@ -225,7 +226,7 @@ class Gateway:
     def apply(self, routes: Routes) -> None:
         """Take over a newer version of the routes; waiting requests start on new copies at once."""
         self.table.apply(routes, self.clock())
-        self.whole_requests.forget()
+        self.remembered.forget()
         for group in self.table.removed:
             for invocation in list(group.waiting):
                 invocation.endpoint_gone()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from zeropull.awsprotocol.sigv4 import EMPTY_SHA256
 from zeropull.gateway import answers
-from zeropull.gateway.admission import admit, is_settled
+from zeropull.gateway.admission import admit, admit_signed, is_settled
 from zeropull.gateway.answers import Refusal
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.invocationhead import InvocationHead
@@ -107,35 +107,53 @@ class Invocation:
         settings = gateway.settings
         request = self._request
         self._head = head = InvocationHead(request.headers)
-        if head.length_bytes > settings.max_body_bytes:
-            self._refuse(answers.too_large(settings.max_body_bytes))
-        elif gateway.body_bytes + head.length_bytes > settings.max_buffered_bytes:
-            self._refuse(answers.service_unavailable("Too many request bodies are in memory."))
+        if (
+            head.length_bytes > settings.max_body_bytes
+            or gateway.body_bytes + head.length_bytes > settings.max_buffered_bytes
+        ):
+            self._too_much(head.length_bytes)
         elif head.expects_continue and not request.complete:
             self._client.continue_body()
 
-    def start_whole(self, known: KnownHead, body: bytes) -> None:
+    def start_whole(self, known: KnownHead, body: bytes, signature: bytes) -> None:
         """As `start`, `on_chunk` and `on_complete`, for a request whose head was known."""
-        gateway, length = self._gateway, known.length_bytes
+        gateway, length = self._gateway, len(body)
         settings = gateway.settings
         if (
             length > settings.max_body_bytes
             or gateway.body_bytes + length > settings.max_buffered_bytes
         ):
-            self.start()  # says why not
+            self._too_much(length)
             return
+        self._head = known.head
         self._lines = known.lines
         self._body.append(body)
         self._body_bytes = length
         gateway.body_bytes += length
-        if known.group is not None:
+        if known.signed is not None:
+            try:
+                group, self._streamed = admit_signed(
+                    gateway, known, known.signed, signature, hashlib.sha256(body).hexdigest()
+                )
+            except Refusal as refusal:
+                self._refuse(refusal)
+                return
+            self._take_slot(group)
+        elif known.group is not None:
             self._streamed = known.streamed
             self._take_slot(known.group)
             return
-        self._head = known.head
-        self.on_complete()
-        if self.group is not None and is_settled(known.head, self.group):
+        else:
+            self.on_complete()
+        if known.group is None and self.group is not None and is_settled(known.head, self.group):
             known.group, known.streamed = self.group, self._streamed
+
+    def _too_much(self, length_bytes: int) -> None:
+        limit_bytes = self._gateway.settings.max_body_bytes
+        if length_bytes > limit_bytes:
+            self._refuse(answers.too_large(limit_bytes))
+        else:
+            self._refuse(answers.service_unavailable("Too many request bodies are in memory."))
 
     def on_chunk(self, data: bytes) -> None:
         if self.state is not READING:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from zeropull.awsprotocol.sigv4 import SignedHead
 
 
 class Handler(Protocol):
@@ -30,6 +33,7 @@ class Request:
         "path",
         "query",
         "received_s",
+        "signed",
         "target",
     )
 
@@ -43,3 +47,4 @@ class Request:
         self.complete = False
         self.chunks: list[bytes] = []
         self.received_s = 0.0
+        self.signed: SignedHead | None = None  # once its signature was found to be right

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import boto3
@@ -13,17 +14,22 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError
 
 from zeropull.awsprotocol.eventstream import EventDecoder
-from zeropull.controlapi.messages import EndpointRoute, Routes, VariantRoute
+from zeropull.controlapi.messages import AccessKey, EndpointRoute, Routes, VariantRoute
+from zeropull.gateway.signedrequest import SignedRequests
 
 from .harness import KEY, Client, Received, Writer, answer, container, copy, gateway, routes
 
 
-def runtime(address: tuple[str, int], secret: str = KEY.secret_access_key) -> Any:
+def runtime(
+    address: tuple[str, int],
+    secret: str = KEY.secret_access_key,
+    access_key_id: str = KEY.access_key_id,
+) -> Any:
     return boto3.client(
         "sagemaker-runtime",
         endpoint_url=f"http://{address[0]}:{address[1]}",
         region_name="us-east-1",
-        aws_access_key_id=KEY.access_key_id,
+        aws_access_key_id=access_key_id,
         aws_secret_access_key=secret,
         config=Config(retries={"total_max_attempts": 1}),
     )
@@ -73,6 +79,48 @@ async def test_boto3_invokes_an_endpoint_with_its_signature_checked() -> None:
         with pytest.raises(ClientError, match="Endpoint none of account 123456789012 not found"):
             await asyncio.to_thread(client.invoke_endpoint, EndpointName="none", Body=b"")
         assert len(model.received) == 1
+
+
+async def test_signatures_with_a_head_known_before_are_verified_each() -> None:
+    other = AccessKey("OTHER", "another secret", "999988887777")
+
+    def invoke(address: tuple[str, int], key: AccessKey, secret: str, number: int) -> bytes:
+        client = runtime(address, secret, key.access_key_id)
+        answers = [
+            client.invoke_endpoint(EndpointName="e", Body=b"%d" % (number + i)) for i in (0, 9, 99)
+        ]
+        return b" ".join(answer["Body"].read() for answer in answers)
+
+    async with container() as ours, container() as theirs:
+        served = routes(copy("1", ours.port))
+        (endpoint,) = served.endpoints
+        (variant,) = endpoint.variants
+        foreign = replace(
+            endpoint,
+            account=other.account,
+            variants=(replace(variant, targets=(copy("2", theirs.port),)),),
+        )
+        served = replace(served, keys=(KEY, other), endpoints=(endpoint, foreign))
+        async with gateway(served, verify_signatures=True) as running:
+            remembered = running.remembered
+            assert isinstance(remembered, SignedRequests)
+            for number in range(3):
+                for key, model in ((KEY, ours), (other, theirs)):
+                    before = len(model.received)
+                    call = (running.address, key, key.secret_access_key, number)
+                    assert await asyncio.to_thread(invoke, *call) == (
+                        b"%d %d %d" % (number, number + 9, number + 99)
+                    )
+                    assert len(model.received) == before + 3
+            assert sum(map(len, remembered._known.values())) >= 2
+            received = len(ours.received)
+            with pytest.raises(ClientError, match="does not match the signature"):
+                await asyncio.to_thread(invoke, running.address, KEY, "wrong", 1)
+            running.apply(replace(served, version=2, keys=(other,)))
+            assert not remembered._known
+            with pytest.raises(ClientError, match="security token included in the request is inv"):
+                await asyncio.to_thread(invoke, running.address, KEY, KEY.secret_access_key, 1)
+            assert len(ours.received) == received
 
 
 async def test_boto3_reads_a_stream_and_the_error_that_ends_it() -> None:

@@ -91,7 +91,8 @@ class Echo:
     def understand(self, head: InvocationHead) -> None:
         self.known = (head.forward, head.variant, head.length_bytes, head.expects_continue)
 
-    def start_whole(self, known: KnownHead, body: bytes) -> None:
+    def start_whole(self, known: KnownHead, body: bytes, signature: bytes) -> None:
+        assert signature == b""
         self.understand(known.head)
         assert known.lines == known.head.container_lines(len(body))
         self.on_chunk(body)
@@ -113,17 +114,21 @@ class Echo:
     def on_client_writable(self, writable: bool) -> None: ...
 
 
+class Forgetful(WholeRequests):
+    def find(self, data: bytes) -> None:
+        return None
+
+
 class Peer:
     """A connection, and what became of its bytes."""
 
     def __init__(self, *, remembers: bool) -> None:
         self.seen: list[Any] = []
-        self.requests = WholeRequests()
+        self.requests = WholeRequests() if remembers else Forgetful()
         gateway = SimpleNamespace(
             now_s=1.0,
             monotonic=lambda: 2.0,
-            signed=not remembers,
-            whole_requests=self.requests,
+            remembered=self.requests,
             connections=set(),
             settings=SimpleNamespace(max_connections=9, max_body_bytes=100),
             stopping=False,
