@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from bench.upstream import (
     process_group,
     wait_ready,
 )
+from bench.wrk import Message
 from zeropull.controlapi.messages import AccessKey, EndpointRoute, Routes, Target, VariantRoute
 from zeropull.resources.settings import GatewaySettings, ServeSettings, Settings
 
@@ -42,6 +44,8 @@ FREE_BYTES = 4 << 30  # of disk that an installation may need; Ray alone has hal
 STOP_S = 20
 ENDPOINT = "bench"
 COUNTED = "bench-counted"
+SIGNED_MESSAGES = 16
+SDK = "Boto3/1.44.8 md/Botocore#1.44.8 ua/2.1 os/linux lang/python#3.11 md/pyimpl#CPython"
 KEY = AccessKey("BENCHKEY", "benchsecret", "000000000000")
 
 
@@ -129,6 +133,26 @@ def ours(place: Place, stack: contextlib.ExitStack) -> Started:
 
 def ours_signed(place: Place, stack: contextlib.ExitStack) -> Started:
     return _ours(place, stack, signed=True)
+
+
+def messages(started: Started, path: str, body: bytes) -> list[Message]:
+    """What the load sends to the contender in turn: signed ones differ in length and signature,
+    and in the ID of the call that an SDK gives each, as those of a client within a second do."""
+    if not started.signed:
+        return [Message(request_headers(started, path, body), body)]
+    bodies = [body + b" " * number for number in range(SIGNED_MESSAGES)]
+    return [
+        Message(
+            {
+                "User-Agent": SDK,
+                **request_headers(started, path, each),
+                "amz-sdk-invocation-id": str(uuid.uuid4()),
+                "amz-sdk-request": "attempt=1; max=2",
+            },
+            each,
+        )
+        for each in bodies
+    ]
 
 
 def request_headers(started: Started, path: str, body: bytes) -> dict[str, str]:
@@ -295,6 +319,7 @@ def ray_serve(place: Place, stack: contextlib.ExitStack) -> Started:
     application = place.folder / "ray_bench.py"
     application.write_text(
         f"""import time
+import uuid
 import ray
 from ray import serve
 from starlette.requests import Request

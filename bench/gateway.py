@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.bothends import Count, count_both_ends
-from bench.contenders import CONTENDERS, Started, request_headers, version
+from bench.contenders import CONTENDERS, Started, messages, version
 from bench.steadymemory import Memory, watch_memory
 from bench.upstream import CHAT, Place, Skipped, cpu_s, upstream
 from bench.wrk import load
@@ -159,7 +159,7 @@ def _row(
 ) -> Run:
     path = (started.stream_path if streaming else started.path) or started.path
     url = f"http://127.0.0.1:{started.port}{path}"
-    headers = request_headers(started, path, body)
+    sent = messages(started, path, body)
 
     def one(seconds: int) -> tuple[Any, float, float]:
         session = started.process.pid if started.process and contender != "ray-serve" else 0
@@ -167,8 +167,7 @@ def _row(
         seen = load(
             place.folder,
             url,
-            body=body,
-            headers=headers,
+            messages=sent,
             concurrency=concurrency,
             seconds=seconds,
         )

@@ -12,7 +12,7 @@ import time
 import urllib.request
 from dataclasses import dataclass
 
-from bench.contenders import Started, request_headers
+from bench.contenders import Started, messages
 from bench.readings import LAG_S
 from bench.upstream import CHAT, Place, resident_bytes
 from bench.wrk import load
@@ -73,8 +73,7 @@ def watch_memory(place: Place, started: Started, minutes: int, large_body: bytes
             seen = load(
                 place.folder,
                 f"http://127.0.0.1:{started.port}{path}",
-                body=body,
-                headers=request_headers(started, path, body),
+                messages=messages(started, path, body),
                 concurrency=CONCURRENCY,
                 seconds=SHAPE_S,
             )

@@ -1,16 +1,30 @@
-"""The load: wrk, one thread, closed loop, a fixed body, on the core that the upstream has too."""
+"""The load: wrk, one thread, closed loop, on the core that the upstream has too."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from bench.upstream import OTHER_CORE
 
 _MS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    headers: Mapping[str, str]
+    body: bytes
+
+    def sent_to(self, url: str) -> bytes:
+        """The request as an SDK would send it: the host first, the length last."""
+        where = urlsplit(url)
+        headers = {"Host": where.netloc, **self.headers, "Content-Length": str(len(self.body))}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"POST {where.path} HTTP/1.1\r\n{lines}\r\n".encode() + self.body
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +42,18 @@ def load(
     folder: Path,
     url: str,
     *,
-    body: bytes,
-    headers: Mapping[str, str],
+    messages: Sequence[Message],
     concurrency: int,
     seconds: int,
 ) -> Load:
-    script, body_file = folder / "request.lua", folder / "request.body"
-    body_file.write_bytes(body)
-    lines = [
-        'wrk.method = "POST"',
-        f'local f = io.open("{body_file}", "rb"); wrk.body = f:read("*a"); f:close()',
-        *(f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()),
-    ]
+    """Sends the messages in turn, on every connection."""
+    script = folder / "request.lua"
+    lines = ["local made, next = {}, 0"]
+    for number, message in enumerate(messages):
+        file = folder / f"request-{number}"
+        file.write_bytes(message.sent_to(url))
+        lines.append(f'local f = io.open("{file}", "rb"); made[{number}] = f:read("*a"); f:close()')
+    lines.append(f"function request() next = (next + 1) % {len(messages)}; return made[next] end")
     script.write_text("\n".join(lines) + "\n")
     output = subprocess.run(
         [
