@@ -111,3 +111,20 @@ services_as_before() {
         printf '%s\n' "$links_before" | grep -qxF "$link" || rm -f "$link"
     done
 }
+
+# The state of the demo and of many tests lies in a temporary folder, and no image can be mounted
+# from files on tmpfs, which is what Debian 13 has in /tmp.
+temporary_folder_ready() {
+    temporary_folder=${TMPDIR:-/tmp}
+    on_disk "$temporary_folder" && return
+    on_disk /var/tmp || return 0   # the demo tells what is wrong with it
+    say "temporary files go to /var/tmp: no image can be mounted from $temporary_folder"
+    TMPDIR=/var/tmp
+    export TMPDIR
+}
+
+on_disk() {
+    case $(stat -f -c %T "$1") in
+        tmpfs | ramfs | overlayfs) return 1 ;;
+    esac
+}

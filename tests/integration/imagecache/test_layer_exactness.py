@@ -11,6 +11,7 @@ import random
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,9 +193,7 @@ def without_times(tree: dict[bytes, dict[str, Any]]) -> dict[bytes, dict[str, An
 
 @pytest.fixture
 def workdir() -> Iterator[Path]:
-    # Short and on the disk's own file system: EROFS files cannot lie on tmpfs or overlayfs.
-    path = Path("/tmp") / f"zp-ic-{os.getpid()}-{random.SystemRandom().randrange(10**6)}"
-    path.mkdir()
+    path = Path(tempfile.mkdtemp(prefix="zp-ic-"))  # short: sockets lie there
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

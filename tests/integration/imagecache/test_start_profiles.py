@@ -81,7 +81,7 @@ def mounted() -> Iterator[Mounted]:
         ]
     )
     with contextlib.ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="zp-profile-", dir="/tmp"))
+        folder = Path(tempfile.mkdtemp(prefix="zp-profile-"))
         stack.callback(shutil.rmtree, folder)
         sources: list[Any] = list(blobs)
         pulled = pull_layers(
