@@ -1,6 +1,8 @@
-# A newer erofs-utils than Debian 12's 1.5, in build/erofs-utils: a second reader of our images in
-# the tests, and the mkfs.erofs that reads tar for the benchmark of containerd 2.
+# A newer erofs-utils than Debian 12's 1.5 and Ubuntu 24.04's 1.7, in build/erofs-utils: a second
+# reader of our images in the tests, and the mkfs.erofs that reads tar for the benchmark of
+# containerd 2.
 
+DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 EROFS_UTILS_MINIMUM=1.8
 EROFS_UTILS_SUITE=trixie
 EROFS_UTILS_LIBRARIES="libc6 libdeflate0 liblz4-1 liblzma5 libpcre2-8-0 libselinux1 libuuid1
@@ -10,9 +12,8 @@ EROFS_UTILS_LIBRARIES="libc6 libdeflate0 liblz4-1 liblzma5 libpcre2-8-0 libselin
 erofs_utils_ready() {
     [ -e build/erofs-utils/.ready-$EROFS_UTILS_SUITE ] && return
     erofs_utils_are_recent && return
-    erofs_utils_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-    if [ ! -e "$erofs_utils_keyring" ]; then
-        step "erofs-utils $EROFS_UTILS_MINIMUM is left out: no $erofs_utils_keyring here"
+    if [ ! -e "$DEBIAN_KEYRING" ]; then
+        step "erofs-utils $EROFS_UTILS_MINIMUM is left out: no $DEBIAN_KEYRING here"
         return
     fi
     step "erofs-utils of Debian $EROFS_UTILS_SUITE with its libraries, unpacked into \
@@ -54,7 +55,7 @@ erofs_utils_unpacked() {
         for archive in *.deb; do
             dpkg-deb -x "$archive" root
         done
-    ' sh "$erofs_utils_scratch" "$EROFS_UTILS_SUITE" "$erofs_utils_keyring" \
+    ' sh "$erofs_utils_scratch" "$EROFS_UTILS_SUITE" "$DEBIAN_KEYRING" \
         $(printf "%s/$EROFS_UTILS_SUITE " erofs-utils $EROFS_UTILS_LIBRARIES)) && erofs_utils_placed && erofs_utils_done=1
     rm -rf "$erofs_utils_scratch"
     [ $erofs_utils_done -eq 1 ]

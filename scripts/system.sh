@@ -42,7 +42,10 @@ system_ready() {
     case $1 in
         setup | test)   # file systems that fill up, and rules as Docker makes them
             need mkfs.ext4 e2fsprogs
-            need iptables-nft iptables ;;
+            need iptables-nft iptables
+            # A recent erofs-utils comes from Debian, whose keys Ubuntu has in a package.
+            [ -e "$DEBIAN_KEYRING" ] || ! command -v apt-get >/dev/null 2>&1 ||
+                missing="$missing debian-archive-keyring" ;;
     esac
     if [ "$1" = bench ] && [ "${2:-}" = gateway ]; then   # the load, the upstream, the yardstick
         need wrk wrk
