@@ -67,19 +67,37 @@ system_ready() {
 package_lists_ready() {
     [ -z "${package_lists_fetched:-}" ] || return 0
     package_lists_fetched=yes
-    quietly "apt-get update" apt-get update
+    quietly "apt-get update" update_package_lists
+}
+
+# A system that has just started fetches its own updates, and holds apt's locks meanwhile.
+APT_PATIENCE_S=300
+
+# apt-get can wait for dpkg's lock by itself, but not for that of the lists.
+update_package_lists() {
+    update_deadline=$(($(date +%s) + APT_PATIENCE_S))
+    until update_said=$(LC_ALL=C apt-get update 2>&1); do
+        printf '%s\n' "$update_said"
+        case $update_said in
+            *"Could not get lock"*) [ "$(date +%s)" -lt "$update_deadline" ] || return 1 ;;
+            *) return 1 ;;
+        esac
+        sleep 2
+    done
 }
 
 # Installs $missing. Packages start and enable their services when they are installed: a policy
-# forbids the start, and what was newly enabled is disabled again.
+# forbids the start, and what was newly enabled is disabled again. Ubuntu's needrestart would
+# restart services of others.
 install_without_services() {
     links_before=$(service_links)
     trap 'services_as_before' EXIT
     trap 'exit 130' INT TERM
     forbid_starts
     # shellcheck disable=SC2086  # a list of package names
-    quietly "installing$missing" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y --no-remove --no-install-recommends $missing
+    quietly "installing$missing" env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
+        apt-get install -o DPkg::Lock::Timeout="$APT_PATIENCE_S" \
+        -y --no-remove --no-install-recommends $missing
     services_as_before
     trap - EXIT INT TERM
 }
