@@ -42,8 +42,10 @@ system_ready() {
     case $1 in
         setup | test)   # file systems that fill up, and rules as Docker makes them
             need mkfs.ext4 e2fsprogs
-            need iptables-nft iptables
-            # A recent erofs-utils comes from Debian, whose keys Ubuntu has in a package.
+            need iptables-nft iptables ;;
+    esac
+    case $1 in
+        setup | test | bench)   # erofs-utils come from Debian, whose keys Ubuntu has in a package
             [ -e "$DEBIAN_KEYRING" ] || ! command -v apt-get >/dev/null 2>&1 ||
                 missing="$missing debian-archive-keyring" ;;
     esac
