@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -123,19 +125,21 @@ def test_a_killed_process_is_told_and_leaves_nothing() -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+PARENT = """
+import time
+from zeropull.inflating.process import InflatingProcess
+inflating = InflatingProcess(bytes.fromhex("1f8b0800"))
+print(inflating._process.pid, flush=True)
+time.sleep(60)  # until it is killed
+"""
+
+
 def test_the_process_ends_when_its_parent_is_gone() -> None:
-    parent = os.fork()
-    if parent == 0:
-        inflating = InflatingProcess(b"\x1f\x8b\x08\0")
-        Path("/proc/self/comm").write_text(str(inflating._process.pid))
-        time.sleep(60)  # until it is killed
-        os._exit(0)
-    comm = Path(f"/proc/{parent}/comm")
-    wait_until("the process runs", lambda: comm.read_text().strip().isdigit())
-    worker = Path(f"/proc/{comm.read_text().strip()}")
-    assert worker.exists()
-    os.kill(parent, 9)
-    os.waitpid(parent, 0)
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        worker = Path(f"/proc/{parent.stdout.readline().decode().strip()}")
+        assert worker.exists()
+        parent.kill()
 
     def is_gone() -> bool:
         try:
