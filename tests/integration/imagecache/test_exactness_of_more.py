@@ -20,6 +20,7 @@ from tests.integration.imagecache.test_layer_exactness import (
     overlay,
     private_containerd,
     pull,
+    unpacked_by_containerd,
     without_unpack_times,
 )
 from tests.integration.imagecache.test_layer_exactness import workdir as workdir
@@ -42,17 +43,13 @@ def containerd(workdir: Path) -> Iterator[Path]:
 
 def unpacked(socket: Path, image: ResolvedImage, blobs: list[bytes], directory: Path) -> Tree:
     """The tree that containerd makes of the image."""
-    write_oci_archive(image, blobs, directory / "image.tar")
-    theirs = directory / "theirs"
-    theirs.mkdir()
-    ctr = ["ctr", "-a", str(socket), "images"]
-    for command in (["import", str(directory / "image.tar")], ["mount", image.reference, theirs]):
-        done = subprocess.run([*ctr, *command], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    try:
+    archive = directory / "image.tar"
+    write_oci_archive(image, blobs, archive)
+    ctr = ["ctr", "-a", str(socket), "images", "import", str(archive)]
+    done = subprocess.run(ctr, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with unpacked_by_containerd(socket, image, directory / "theirs") as theirs:
         return describe_tree(theirs)
-    finally:
-        subprocess.run(["umount", str(theirs)], check=True)
 
 
 def assert_equal_to_containerd(

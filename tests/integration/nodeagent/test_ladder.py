@@ -183,6 +183,8 @@ async def test_credentials_too_long_for_a_terminal_go_by_a_file_that_is_gone_aft
     fleet: Fleet, private_registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = push(private_registry, "private", probe(tag="hosts"), private_registry.credentials)
+    # With containerd 2 it is not ctr that pulls, but containerd, in the node's network namespace.
+    await fleet.provider.allow_loopback_port(int(private_registry.address.rpartition(":")[2]))
     node = await fleet.launch()
     monkeypatch.setattr(ctrpull, "_MAX_TERMINAL_LINE", 0)
     scratch = fleet.root / "scratch"
