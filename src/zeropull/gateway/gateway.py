@@ -180,6 +180,9 @@ class Gateway:
         """A connection that is free again, for the next request to this copy."""
         if connection.closed:
             return
+        if connection.pool is not target.idle:  # the copy has another address now
+            connection.transport.close()
+            return
         # Whoever still waits for a connection of its own takes this one.
         if target.connecting and next(iter(target.connecting)).connected(connection):
             return
@@ -237,6 +240,8 @@ class Gateway:
         for target in self.table.targets.values():
             if target.draining:
                 _close_idle(target.idle)
+        for invocation in [*self._unaries, *self._streams]:
+            invocation.end_at_former_address()
         log.info("routes applied", version=routes.version, copies=len(self.table.targets))
 
     def take_readings(self, count: int = MAX_REPORTED) -> list[CopyReading]:

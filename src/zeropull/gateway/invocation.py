@@ -376,6 +376,12 @@ class Invocation:
         self._upstream = None
         self._model_failed(0, answers.MALFORMED if malformed else answers.PROCESS_EXITED)
 
+    def end_at_former_address(self) -> None:
+        """If the copy has another address since: from the one before, no answer comes any more."""
+        upstream, target = self._upstream, self._target
+        if upstream is not None and target is not None and upstream.pool is not target.idle:
+            upstream.transport.abort()
+
     def on_upstream_writable(self) -> None:
         """The whole body was handed over at once; nothing waits for this."""
 

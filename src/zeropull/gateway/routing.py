@@ -57,7 +57,8 @@ class Target:
         self.copy_id = spec.copy_id
         self.group = group
         self.meter = meter
-        self.idle: list[UpstreamConnection] = []
+        self.host, self.port = spec.host, spec.port
+        self.idle: list[UpstreamConnection] = []  # to this address
         self.connecting: dict[Invocation, None] = {}  # without a connection yet, oldest first
         self.ejected_until_s = 0.0
         self.failures = 0
@@ -68,6 +69,11 @@ class Target:
         self.update(spec)
 
     def update(self, spec: messages.Target) -> None:
+        if (spec.host, spec.port) != (self.host, self.port):
+            # Its node has another network: at the address before, nobody even refuses.
+            for connection in self.idle:
+                connection.transport.abort()
+            self.idle = []
         self.host, self.port = spec.host, spec.port
         self.draining = spec.draining
         self.limit = spec.max_concurrency or _UNLIMITED

@@ -99,6 +99,33 @@ async def test_connections_are_kept_on_both_sides() -> None:
         assert model.connections == 1
 
 
+async def test_nothing_is_waited_for_from_an_address_that_a_copy_has_left() -> None:
+    """Its node got another network: what is sent to the address before is never answered."""
+
+    async def slow(request: Received, writer: Writer) -> None:
+        if request.body == b"slow":
+            await asyncio.Event().wait()
+        await answer(writer, b"old")
+
+    async def plain(request: Received, writer: Writer) -> None:
+        await answer(writer, b"new")
+
+    async with (
+        container(slow) as old,
+        container(plain) as new,
+        gateway(routes(copy("1", old.port))) as served,
+    ):
+        idle, busy = await Client.open(served), await Client.open(served)
+        busy.send(b"slow")
+        await asyncio.wait_for(old.arrived.acquire(), 5)
+        assert (await idle.call(b"x")).body == b"old"
+        served.apply(routes(copy("1", new.port), version=2))
+        assert (await busy.receive()).headers["x-amzn-errortype"] == "ModelError"
+        for client in (idle, busy):
+            assert (await client.call(b"x")).body == b"new"
+        assert (old.connections, new.connections) == (2, 1)
+
+
 async def test_a_client_that_sends_slowly_takes_no_slot() -> None:
     async with (
         container() as model,
