@@ -35,9 +35,12 @@ def evaluate_alarms(store: Store, metrics: MetricStore, now_s: float) -> set[str
 def alarms_evaluated(
     store: Store, metrics: MetricStore, now_s: float, due: set[str]
 ) -> Iterator[None]:
-    """As `evaluate_alarms`, one alarm a step, so that a caller may do something else between."""
+    """As `evaluate_alarms`, one alarm a step, so that a caller may do something else between. What
+    is in `due` already is left as it is."""
     for stored in store.select(MetricAlarm):
         alarm = stored.document
+        if alarm.key in due:
+            continue
         try:
             spec = alarm_spec(alarm.request)
             if int(now_s) % spec.rule.evaluation_interval_s:
@@ -80,6 +83,7 @@ def _keep(
         state_reason_data=data,
         state_updated_s=now_s,
         state_transitioned_s=now_s,
+        set_s=0.0,
     )
     with store.transaction():
         # The user may have replaced or deleted it while it was evaluated.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -67,21 +69,23 @@ class PolicyProposals:
         if len(alarms) != 2:
             return None
         high, low = alarms
+        alarming = high if high.state == AlarmState.ALARM else low
+        told = told_datapoints(alarming)
         spec = alarm_spec(high.request)
         series = spec.series(self._metrics, policy.account, evaluated.at_s)
         newest = max(series, default=None)
+        read = None if newest is None else series[newest]
         decision = propose(
             tracking_policy(policy),
             high=AlarmState(high.state) if high.actions_enabled else AlarmState.OK,
             low=AlarmState(low.state) if low.actions_enabled else AlarmState.OK,
-            metric=None if newest is None else series[newest],
+            metric=told[-1] if told else read,
             capacity=scaled.desired,
         )
-        if newest is not None and newest < state.activities.changed_s():
+        if not told and newest is not None and newest < state.activities.changed_s():
             # Per unit of another capacity: the step would be computed from the wrong number.
             why = f"{decision.reason}; waiting for a reading of the new capacity"
             decision = Decision(scaled.desired, why, policy.name, NotScaled.COOLING_DOWN)
-        alarming = high if high.state == AlarmState.ALARM else low
         is_due = any(alarm.key in evaluated.due for alarm in alarms)
         return Proposal(decision, alarming if alarming.state == AlarmState.ALARM else None, is_due)
 
@@ -101,7 +105,8 @@ class PolicyProposals:
             if alarm.state != AlarmState.ALARM or not alarm.actions_enabled:
                 continue
             spec = alarm_spec(alarm.request)
-            values = list(spec.series(self._metrics, policy.account, evaluated.at_s).values())
+            series = spec.series(self._metrics, policy.account, evaluated.at_s)
+            values = told_datapoints(alarm) or list(series.values())
             if not values:
                 continue
             config = policy.request["StepScalingPolicyConfiguration"]
@@ -120,3 +125,20 @@ class PolicyProposals:
                 decision = Decision(scaled.desired, why, policy.name, NotScaled.COOLING_DOWN)
             return Proposal(decision, alarm, is_due=True)
         return None
+
+
+def told_datapoints(alarm: MetricAlarm) -> list[float]:
+    """Those that a user has given with SetAlarmState, the newest last: policies act on them.
+
+    Source: CloudWatch API reference, SetAlarmState, StateReasonData (its `recentDatapoints`).
+    """
+    if not alarm.set_s or alarm.state != AlarmState.ALARM:
+        return []
+    try:
+        data = json.loads(alarm.state_reason_data or "null")
+    except ValueError:
+        return []
+    found = data.get("recentDatapoints") if isinstance(data, dict) else None
+    if not isinstance(found, list):
+        return []
+    return [float(each) for each in found if isinstance(each, int | float) and math.isfinite(each)]

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 
+from zeropull.autoscaler.alarms import AlarmState
 from zeropull.autoscaler.combining import combine
 from zeropull.autoscaler.fast import FastPolicy, decide_fast
 from zeropull.autoscaler.readings import Decision
@@ -70,6 +71,7 @@ class ScalingController:
         self._view = ScalingView(store, metrics)
         self._proposals = PolicyProposals(self._view, metrics)
         self._changes = CapacityChanges(store, self._view)
+        self._looked_s = clock()
         self._evaluated_s = 0
         self._utilized_s = 0.0
         self._rolled_up_s = 0.0
@@ -120,7 +122,7 @@ class ScalingController:
         self._publish_utilization(now_s)
         yield
         boundary = int((now_s - READINGS_DELAY_S) // 10) * 10
-        due: set[str] = set()
+        due = self._alarms_set(now_s)
         is_boundary = boundary > self._evaluated_s
         if is_boundary:
             self._evaluated_s = boundary
@@ -141,6 +143,18 @@ class ScalingController:
         if now_s - self._rolled_up_s >= ROLL_UP_S:
             self._rolled_up_s = now_s
             self._metrics.roll_up(now_s)
+
+    def _alarms_set(self, now_s: float) -> set[str]:
+        """Keys of the alarms that users have put into ALARM since the last call: their actions are
+        carried out before the next evaluation, which mostly changes the state again."""
+        since_s, self._looked_s = self._looked_s, now_s
+        return {
+            alarm.key
+            for alarm in self._view.alarms.all()
+            if alarm.set_s >= since_s
+            and alarm.set_s == alarm.state_transitioned_s
+            and alarm.state == AlarmState.ALARM
+        }
 
     def half_tick(self) -> None:
         """Half a second later: only the fast mode, of what had requests meanwhile."""
@@ -193,8 +207,8 @@ class ScalingController:
         due: set[str],
         now_s: float,
     ) -> None:
-        """When an alarm of one of the policies was evaluated. The others have their say too: a
-        policy by the minute keeps one by ten seconds from scaling in between."""
+        """When an alarm of one of the policies was evaluated, or set by its user. The others have
+        their say too: a policy by the minute keeps one by ten seconds from scaling in between."""
         if not due:
             return
         evaluated = Evaluated(due, self._evaluated_s)

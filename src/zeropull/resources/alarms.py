@@ -12,8 +12,9 @@ HISTORY_ITEMS = 200
 class MetricAlarm:
     """`request` is what PutMetricAlarm was sent, without Tags: Describe gives it back.
 
-    `state` OK, ALARM or INSUFFICIENT_DATA. `owner` is the ARN of the scaling policy that manages
-    it, empty for the users' own alarms.
+    `state` OK, ALARM or INSUFFICIENT_DATA; `set_s` is when a user has set it (SetAlarmState), 0
+    when it is that of an evaluation. `owner` is the ARN of the scaling policy that manages it,
+    empty for the users' own alarms.
     """
 
     kind: ClassVar[str] = "metric_alarm"
@@ -28,6 +29,7 @@ class MetricAlarm:
     state: str = "INSUFFICIENT_DATA"
     state_reason: str = "Unchecked: Initial alarm creation"
     state_reason_data: str = ""
+    set_s: float = 0.0
     actions_enabled: bool = True
     owner: str = ""
 

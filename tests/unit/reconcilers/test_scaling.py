@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,6 +168,50 @@ def test_a_step_policy_follows_the_users_alarm_and_its_cooldown(world: ScalingWo
     put_metric(world, "failures", 5.0)
     world.seconds(70)
     assert world.desired == 5
+
+
+def set_alarm(world: ScalingWorld, name: str, datapoints: list[Any] | None) -> None:
+    data = {} if datapoints is None else {
+        "StateReasonData": json.dumps({"version": "1.0", "recentDatapoints": datapoints})
+    }  # fmt: skip
+    world.call("SetAlarmState", AlarmName=name, StateValue="ALARM", StateReason="a try", **data)
+
+
+def test_an_alarm_that_is_set_acts_at_once_and_by_the_datapoints_it_is_given(
+    world: ScalingWorld,
+) -> None:
+    world.endpoint_with(1)
+    arn = step_policy(
+        world, "up",
+        {"MetricIntervalLowerBound": 0.0, "MetricIntervalUpperBound": 5.0, "ScalingAdjustment": 1},
+        {"MetricIntervalLowerBound": 5.0, "ScalingAdjustment": 3},
+        Cooldown=0,
+    )  # fmt: skip
+    alarm(world, arn, TreatMissingData="notBreaching")
+    put_metric(world, "failures", 0.0)
+    world.seconds(65)
+    assert world.desired == 1
+    set_alarm(world, "mine", [9.0])
+    assert world.seconds_until(4, limit=3) <= 2
+    world.seconds(1)
+    set_alarm(world, "mine", [9.0])  # as it is already: no transition, no action
+    world.seconds(4)
+    assert world.desired == 4
+    world.seconds(120)  # evaluated since: it is not in ALARM
+    assert world.desired == 4
+    for nonsense in (None, [], ["9"], [None], [float("nan")]):  # then the readings count
+        set_alarm(world, "mine", nonsense)
+        world.seconds(61)
+    assert world.desired == 4
+
+
+def test_a_target_tracking_alarm_can_be_set_too(world: ScalingWorld) -> None:
+    world.endpoint_with(1).track(5.0)
+    world.seconds(60, load=3.0)
+    alarms = world.call("DescribeAlarms")["MetricAlarms"]
+    name = next(each["AlarmName"] for each in alarms if "AlarmHigh" in each["AlarmName"])
+    set_alarm(world, name, [8.0, 12.0])
+    assert world.seconds_until(3, limit=3) <= 2
 
 
 def test_alarms_with_their_actions_off_scale_nothing(world: ScalingWorld) -> None:

@@ -235,6 +235,7 @@ def change_state(
         state_reason_data=data,
         state_updated_s=now_s,
         state_transitioned_s=now_s if state != alarm.state else alarm.state_transitioned_s,
+        set_s=now_s,
     )
 
 
