@@ -213,7 +213,7 @@ def _findings(runs: list[Run]) -> list[str]:
         told = []
         if yardstick is not None and yardstick.requests_per_s:
             told.append(f"{run.requests_per_s / yardstick.requests_per_s:.2f} x HAProxy")
-        if bare is not None and concurrency == 1:
+        if bare is not None and concurrency == 1 and run.requests_per_s:
             told.append(f"{run.p50_ms - bare.p50_ms:+.3f} ms at the median")
         if told:
             kind = "streamed" if streaming else f"{size} bytes"
