@@ -344,7 +344,8 @@ class _Podman:
         self._podman("pull", "--tls-verify=false", self._image.reference)
 
     def start(self) -> None:
-        arguments = ["--network=host", "--name", CONTAINER]
+        # It would raise limits, which not every machine lets it.
+        arguments = ["--network=host", "--ulimit=host", "--name", CONTAINER]
         self._podman("run", "-d", *arguments, self._image.reference)
 
     def _podman(self, *arguments: str) -> None:
