@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
+from functools import lru_cache
+from zlib import adler32
 
 from zeropull.errors import ImageError
 
@@ -53,7 +55,7 @@ def parse_header(block: bytes) -> Header:
         ImageError: wrong checksum, or a field that is no number.
     """
     stored = _number(block[148:156], "checksum")
-    unsigned = sum(block) - sum(block[148:156]) + 256
+    unsigned = _sum(block[:256]) + _sum(block[256:]) - sum(block[148:156]) + 256
     if stored != unsigned and stored != unsigned - 256 * sum(
         byte > 127 for byte in block[:148] + block[156:]
     ):
@@ -74,11 +76,11 @@ def parse_header(block: bytes) -> Header:
         rdev = (minor & 0xFF) | (major << 8) | ((minor & ~0xFF) << 12)
     return Header(
         name,
-        _number(block[100:108], "mode") & 0o7777,
-        _number(block[108:116], "uid"),
-        _number(block[116:124], "gid"),
+        _known_number(block[100:108], "mode") & 0o7777,
+        _known_number(block[108:116], "uid"),
+        _known_number(block[116:124], "gid"),
         _number(block[124:136], "size"),
-        _number(block[136:148], "mtime"),
+        _known_number(block[136:148], "mtime"),
         typeflag,
         _text(block[157:257]),
         rdev,
@@ -159,8 +161,19 @@ def owner(value: int, what: str) -> int:
     return value & 0xFFFFFFFF
 
 
+def _sum(half: bytes) -> int:
+    """Of 256 bytes: Adler-32 keeps it, plus one, modulo 65521, which it is below."""
+    return (adler32(half) & 0xFFFF) - 1
+
+
 def _number(field: bytes, what: str) -> int:
     """Octal text, or base-256 when the first bit is set (two's complement)."""
+    digits = field[:-1]
+    if digits.isdigit() and field[-1] in b" \0":
+        try:
+            return int(digits, 8)
+        except ValueError:
+            pass  # an 8 or a 9: said below
     first = field[0]
     if first & 0x80:
         number = int.from_bytes(field, "big")
@@ -175,6 +188,10 @@ def _number(field: bytes, what: str) -> int:
         return int(text, 8)
     except ValueError:
         raise ImageError(f"the layer has a tar header whose {what} is {field!r}") from None
+
+
+# Most members of a layer have the owner, the mode and often the time of another one.
+_known_number = lru_cache(maxsize=4096)(_number)
 
 
 def _text(field: bytes) -> bytes:

@@ -106,7 +106,9 @@ class LayerTree:
         self.implied: list[tuple[bytes, Node]] = []
         self.pending: dict[bytes, Node] = {}
         self.entries = 0
-        self._last_parent: tuple[bytes, Node] | None = None
+        # Directories by path, as members have named them. Only a directory or symlink that goes, or
+        # a symlink that comes, can make a path lead elsewhere.
+        self._parents: dict[bytes, Node] = {}
 
     def add(self, entry: Entry) -> Node | None:
         """Apply one member; returns the new node of a regular file, whose data then follows.
@@ -132,8 +134,9 @@ class LayerTree:
             existing.children is not None and entry.kind == stat.S_IFDIR
         ):
             del children[base]
+            if existing.children is not None or stat.S_ISLNK(existing.mode):
+                self._parents.clear()
             existing = None
-            self._last_parent = None
         if entry.kind == 0:
             node = self._link_target(entry)
         elif existing is not None:
@@ -144,6 +147,8 @@ class LayerTree:
             node.rdev = entry.rdev
             node.target = entry.target
         _apply_attributes(node, entry)
+        if stat.S_ISLNK(node.mode):
+            self._parents.clear()
         children[base] = node
         return node if entry.kind == stat.S_IFREG else None
 
@@ -155,8 +160,9 @@ class LayerTree:
         return node
 
     def _parent(self, path: bytes) -> Node:
-        if self._last_parent is not None and self._last_parent[0] == path:
-            return self._last_parent[1]
+        known = self._parents.get(path)
+        if known is not None:
+            return known
         node = self.root
         walked: list[bytes] = []
         for name, found in self._resolve(path):
@@ -176,7 +182,7 @@ class LayerTree:
             elif found.children is None:
                 raise ImageError(f"{_show(path)}: {_show(name)} is not a directory in its layer")
             node = found
-        self._last_parent = (path, node)
+        self._parents[path] = node
         return node
 
     def _resolve(self, path: bytes) -> list[tuple[bytes, Node | None]]:

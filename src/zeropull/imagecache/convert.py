@@ -50,6 +50,7 @@ from zeropull.registry.blobs import BlobSource, open_blob
 
 # Each layer in work holds some 60 MB: parts of the blob, inflated buffers, data buffers.
 LAYERS_AT_ONCE_MAX = 4
+LARGE_SHARE = 8  # an eighth of all bytes, and more, is a large layer
 PROGRESS_INTERVAL_S = 0.2
 
 OpenBlob = Callable[
@@ -185,15 +186,16 @@ async def pull_layers(
             report()
             await asyncio.sleep(PROGRESS_INTERVAL_S)
 
-    largest_first = sorted(
-        zip(missing, sources, strict=True), key=lambda pair: -image.layers[pair[0]].size
+    in_order = sorted(
+        zip(missing, sources, strict=True),
+        key=lambda pair: (-_head_start(image.layers[pair[0]].size, total), pair[0]),
     )
     shortened = contextlib.ExitStack()
     try:
         shortened.enter_context(short_switch_interval())
         async with asyncio.TaskGroup() as group:
             reporter = group.create_task(report_all())
-            layers = [group.create_task(one_layer(*pair)) for pair in largest_first]
+            layers = [group.create_task(one_layer(*pair)) for pair in in_order]
             for layer in layers:
                 await layer
             reporter.cancel()
@@ -215,6 +217,12 @@ async def pull_layers(
         pull.seconds,
         tuple(chain_ids[index] for index in missing),
     )
+
+
+def _head_start(size: int, total: int) -> int:
+    """Large layers begin first, the largest before all. The others come bottom-up: a layer whose
+    turn comes before those below it are published waits for them, with its whole tree in memory."""
+    return size if size * LARGE_SHARE > total else 0
 
 
 def clean_layer_store(layer_store: Path) -> list[Path]:

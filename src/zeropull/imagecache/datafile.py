@@ -20,6 +20,7 @@ from zeropull.imagecache.layout import BLOCK_BYTES, DIGEST_BYTES, digest_block
 PAGE = 4096
 BUFFER_BYTES = 2 << 20  # a multiple of BLOCK_BYTES; eight of them per layer in work
 _BUFFERS = 8
+_ZEROS = memoryview(bytes(PAGE))
 _WRITERS = 2  # one hashes while the other one waits for the disk
 DIRECT = os.O_DIRECT  # the benchmark sets 0 here to compare with writes through the page cache
 # A layer unpacks to any size, and the control plane's own state may lie on the same disk.
@@ -59,13 +60,18 @@ class DataFile:
     def begin(self) -> int:
         padding = -self._used % PAGE
         if padding:
-            self._view[self._used : self._used + padding] = bytes(padding)
+            self._view[self._used : self._used + padding] = _ZEROS[:padding]
             self._used += padding
             self.size += padding
         return self.size // PAGE
 
     def write(self, data: memoryview) -> None:
-        length = len(data)
+        length, used = len(data), self._used
+        if used + length <= BUFFER_BYTES:
+            self._view[used : used + length] = data
+            self._used = used + length
+            self.size += length
+            return
         position = 0
         while position < length:
             room = BUFFER_BYTES - self._used

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.fixtures.layers import member, tar_of
 from zeropull.erofs.lower import fill_implied, resolve_links
 from zeropull.erofs.reader import Inode, MetadataImage
+from zeropull.erofs.tarheaders import parse_header
 from zeropull.erofs.tarlayer import LayerLimits, LayerReader
 from zeropull.erofs.tree import Entry, LayerTree, clean_path
 from zeropull.erofs.writer import write_metadata
@@ -227,6 +228,75 @@ def test_an_access_control_list_follows_the_mode_as_chmod_makes_it() -> None:
     )
     with pytest.raises(ImageError, match="malformed"):
         acl_after_chmod(b"x", 0o640)
+
+
+def test_a_path_that_led_elsewhere_before_is_followed_anew() -> None:
+    tree, _ = read_layer(
+        tar_of(
+            member("real/", DIR),
+            member("way", SYM, linkname="later/../real"),
+            member("way/first"),
+            member("deep/dir/", DIR),
+            member("later", SYM, linkname="deep/dir"),
+            member("way/second"),
+            member("real/third"),
+            member("way", SYM, linkname="deep"),
+            member("way/fourth"),
+            member("deep/dir"),
+            member("deep/dir", SYM, linkname="../real"),
+            member("deep/dir/fifth"),
+        )
+    )
+    found = ("real/first", "deep/real/second", "real/third", "deep/fourth", "real/fifth")
+    assert [tree.find(path.encode()) is not None for path in found] == [True] * 5
+
+
+@pytest.mark.parametrize(
+    ("field", "number"),
+    [
+        (b"0000644\0", 0o644),
+        (b"0000644 ", 0o644),
+        (b"   644 \0", 0o644),
+        (b"644\0junk", 0o644),
+        (b"\0\0\0\0\0\0\0\0", 0),
+        (b"00000644", 0o644),
+        (b"\x80\0\0\0\0\0\x01\xa4", 0o644),
+    ],
+)
+def test_numbers_in_headers_are_read_as_they_may_be_written(field: bytes, number: int) -> None:
+    for _ in range(2):
+        assert parse_header(header_with(100, field)).mode == number
+
+
+@pytest.mark.parametrize("field", [b"0000689\0", b"0x00644\0", b"00006a4\0"])
+def test_what_is_no_number_is_refused(field: bytes) -> None:
+    for _ in range(2):
+        with pytest.raises(ImageError, match="whose mode is"):
+            parse_header(header_with(100, field))
+
+
+@given(st.binary(min_size=504, max_size=504), st.integers(0, 511), st.integers(1, 255))
+def test_a_checksum_holds_for_any_bytes_and_for_no_others(
+    content: bytes, place: int, change: int
+) -> None:
+    block = bytearray(content[:148] + b"        " + content[148:])
+    block[100:108] = block[108:116] = block[116:124] = b"0000001\0"
+    block[124:136] = block[136:148] = b"00000000001\0"
+    block[156:157] = b"0"
+    block[148:156] = b"%06o\0 " % sum(block)
+    parse_header(bytes(block))
+    if not 100 <= place < 156:
+        block[place] = (block[place] + change) % 256
+        with pytest.raises(ImageError, match="wrong checksum"):
+            parse_header(bytes(block))
+
+
+def header_with(place: int, field: bytes) -> bytes:
+    block = bytearray(tar_of(member("name"))[:512])
+    block[place : place + len(field)] = field
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
 
 
 def test_a_hard_link_without_a_target_is_refused() -> None:
