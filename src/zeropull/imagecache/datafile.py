@@ -44,8 +44,7 @@ class DataFile:
         self._error: BaseException | None = None
         self._free: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
         self._full: queue.SimpleQueue[tuple[mmap.mmap, int, int] | None] = queue.SimpleQueue()
-        for _ in range(_BUFFERS - 1):
-            self._free.put(mmap.mmap(-1, BUFFER_BYTES))
+        self._buffers = 1  # made so far; each costs the faults of its pages
         self._buffer = mmap.mmap(-1, BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._used = 0
@@ -116,10 +115,20 @@ class DataFile:
     def _hand_over(self) -> None:
         self._full.put((self._buffer, self._used, self._handed))
         self._handed += self._used
-        self._buffer = self._free.get()
+        self._buffer = self._next_buffer()
         self._view = memoryview(self._buffer)
         self._used = 0
         self._check()
+
+    def _next_buffer(self) -> mmap.mmap:
+        """One that is written, else a new one, and when there are enough the next one written."""
+        if self._buffers < _BUFFERS:
+            try:
+                return self._free.get_nowait()
+            except queue.Empty:
+                self._buffers += 1
+                return mmap.mmap(-1, BUFFER_BYTES)
+        return self._free.get()
 
     def _check(self) -> None:
         if isinstance(self._error, OSError):
