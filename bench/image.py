@@ -251,7 +251,14 @@ def _one_run(
                 recorder = StartRecorder(f"zpbench-{os.getpid()}", image.manifest_digest, layers)
                 recorder.begin()
             if session.image.serves:
-                start_s = _start(rig, running)
+                try:
+                    start_s = _start(rig, running)
+                except RuntimeError as error:
+                    if is_ours:
+                        raise
+                    said = str(error)[-300:]
+                    session.console.print(f"  {puller} pulled, but starts nothing: {said}")
+            if start_s is not None:
                 first_s = round(time.monotonic() - began_s, 3)
                 if volume is not None and isinstance(running, Ours):
                     running.end_container()

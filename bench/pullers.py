@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -344,8 +345,12 @@ class _Podman:
         self._podman("pull", "--tls-verify=false", self._image.reference)
 
     def start(self) -> None:
-        # It would raise limits, which not every machine lets it.
-        arguments = ["--network=host", "--ulimit=host", "--name", CONTAINER]
+        # It would raise these two, which not every machine lets it.
+        limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+        arguments = ["--network=host", "--name", CONTAINER]
+        for name, number in limits.items():
+            soft, hard = resource.getrlimit(number)
+            arguments.append(f"--ulimit={name}={soft}:{hard}")
         self._podman("run", "-d", *arguments, self._image.reference)
 
     def _podman(self, *arguments: str) -> None:
