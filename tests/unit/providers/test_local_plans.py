@@ -64,6 +64,14 @@ def test_the_lowest_free_subnet_is_taken() -> None:
         free_subnet("198.18.0.0/24", taken)
 
 
+def test_a_subnet_that_the_instance_had_before_is_preferred_if_it_is_free_and_ours() -> None:
+    before = free_subnet("198.18.7.0/24", ())
+    assert free_subnet("198.18.0.0/15", (), before) == before
+    lowest = "198.18.0.0/24"
+    assert str(free_subnet("198.18.0.0/15", [before.network], before)) == lowest
+    assert str(free_subnet("198.19.0.0/16", (), before)) == "198.19.0.0/24"
+
+
 def test_names_fit_into_a_links_name_and_tell_fleets_apart() -> None:
     instance = NAMES.instance("i-0123456789abcdef0")
     assert len(instance.link) == 15
