@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.fixtures.leftovers import (
     MARK,
@@ -21,6 +22,10 @@ from tests.fixtures.leftovers import (
     made_by_session,
     render,
 )
+
+# A machine that stalls for a moment is no failure.
+settings.register_profile("any-speed", parent=settings(), deadline=None)
+settings.load_profile("any-speed")
 
 
 @dataclass
