@@ -121,7 +121,7 @@ def _frame(head: bytes, payload: bytes | memoryview) -> bytes:
     prelude = _PRELUDE.pack(_OVERHEAD + len(head) + len(payload), len(head))
     prelude_crc = crc32(prelude)
     raw_crc = _CRC.pack(prelude_crc)
-    # zlib.crc32 continues from a running value: nothing is hashed or copied twice.
+    # crc32 continues from a running value: nothing is hashed or copied twice.
     crc = crc32(payload, crc32(head, crc32(raw_crc, prelude_crc)))
     return b"".join((prelude, raw_crc, head, payload, _CRC.pack(crc)))
 
