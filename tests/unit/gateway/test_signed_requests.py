@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -25,7 +24,7 @@ from zeropull.gateway.request import Request
 from zeropull.gateway.signedrequest import MAX_LAYOUTS, SignedRequests
 from zeropull.gateway.wholerequest import MAX_REMEMBERED, KnownHead
 
-from .test_whole_requests import Transport
+from .test_whole_requests import Peer as WholePeer
 
 KEY = AccessKey("AKID", "secret", "111122223333")
 KEYS = {KEY.access_key_id: KEY}
@@ -150,33 +149,11 @@ class Forgetful(SignedRequests):
         return None
 
 
-class Peer:
-    """A connection to a gateway that verifies, and what became of its bytes."""
+class Peer(WholePeer):
+    """One of a gateway that verifies."""
 
     def __init__(self, requests: SignedRequests | None = None) -> None:
-        self.seen: list[Any] = []
-        self.requests = requests or SignedRequests()
-        gateway = SimpleNamespace(
-            now_s=1.0,
-            monotonic=lambda: 2.0,
-            remembered=self.requests,
-            connections=set(),
-            settings=SimpleNamespace(max_connections=9, max_body_bytes=100),
-            stopping=False,
-            next_request_id=lambda: b"id",
-            count_refusal=lambda group, refusal: self.seen.append(refusal.code),
-            handler_for=lambda client, request: Judge(client, request, self.seen),
-            invocation_for=lambda client, request: Judge(client, request, self.seen),
-        )
-        self.connection = ClientConnection(cast(Any, gateway))
-        self.transport = Transport()
-        self.connection.connection_made(cast(Any, self.transport))
-
-    def feed(self, *parts: bytes) -> list[Any]:
-        for part in parts:
-            if not {"closed", "aborted"} & set(self.transport.said):
-                self.connection.data_received(part)
-        return [self.seen, self.transport.said]
+        self._connect(requests or SignedRequests(), Judge)
 
 
 def assert_as_ever(*parts: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.invocationhead import InvocationHead
 from zeropull.gateway.request import Request
-from zeropull.gateway.wholerequest import MAX_REMEMBERED, KnownHead, WholeRequests
+from zeropull.gateway.wholerequest import MAX_REMEMBERED, KnownHead, Remembered, WholeRequests
 
 START = b"POST /endpoints/chat/invocations HTTP/1.1\r\nHost: x\r\n"
 HEAD = (
@@ -122,9 +123,14 @@ class Forgetful(WholeRequests):
 class Peer:
     """A connection, and what became of its bytes."""
 
+    requests: Any
+
     def __init__(self, *, remembers: bool) -> None:
+        self._connect(WholeRequests() if remembers else Forgetful(), Echo)
+
+    def _connect(self, requests: Remembered, handler: Callable[..., Any]) -> None:
         self.seen: list[Any] = []
-        self.requests = WholeRequests() if remembers else Forgetful()
+        self.requests = requests
         gateway = SimpleNamespace(
             now_s=1.0,
             monotonic=lambda: 2.0,
@@ -134,8 +140,8 @@ class Peer:
             stopping=False,
             next_request_id=lambda: b"id",
             count_refusal=lambda group, refusal: self.seen.append(refusal.code),
-            handler_for=lambda client, request: Echo(client, request, self.seen),
-            invocation_for=lambda client, request: Echo(client, request, self.seen),
+            handler_for=lambda client, request: handler(client, request, self.seen),
+            invocation_for=lambda client, request: handler(client, request, self.seen),
         )
         self.connection = ClientConnection(cast(Any, gateway))
         self.transport = Transport()
