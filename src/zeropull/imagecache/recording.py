@@ -16,7 +16,6 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from zeropull.erofs.reader import MetadataImage
 from zeropull.imagecache.layout import META_FILE
@@ -27,8 +26,8 @@ from zeropull.imagecache.profile import (
     StartProfile,
     first_uses,
 )
+from zeropull.tracefs import TraceInstance
 
-TRACEFS = Path("/sys/kernel/tracing")
 _EVENTS = ("erofs_readahead", "erofs_read_folio")
 _BUFFER_KB = 4096  # for each processor: some 80,000 events; what comes later is left out
 _HOLE = 0xFFFFFFFF
@@ -36,8 +35,6 @@ _EVENT = re.compile(
     r"erofs_read\w+: dev = \((\d+),(\d+)\), nid = (\d+).*?\b(?:start|index) = (\d+)"
     r"(?:.*?\bnrpages? = (\d+))?"
 )
-_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # the same numbers on every machine
-_FSOPEN_CLOEXEC, _FSCONFIG_CMD_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -68,8 +65,7 @@ class StartRecorder:
     """From before the container starts (`begin`) until it is healthy (`finish`). Blocking.
 
     `name` must be unique on the host; what a crash left under it is removed by the next `begin`.
-    `tracefs` None: where the host has mounted it, else through a mount of our own, which has no
-    place in the file system and ends with the recorder.
+    `tracefs`: as for `zeropull.tracefs.TraceInstance`.
     """
 
     def __init__(
@@ -82,26 +78,13 @@ class StartRecorder:
     ) -> None:
         self._manifest_digest = manifest_digest
         self._layers = layers
-        self._name = name
-        self._tracefs = tracefs
-        self._mount: int | None = None
+        self._instance = TraceInstance(name, tracefs)
         self._traces = False
-
-    @property
-    def _instance(self) -> Path:
-        root = self._tracefs or TRACEFS
-        if self._mount is not None:
-            root = Path(f"/proc/self/fd/{self._mount}")
-        return root / "instances" / self._name
 
     def begin(self) -> None:
         """Never fails: without tracefs `finish` uses mincore."""
-        if self._tracefs is None and not (TRACEFS / "instances").is_dir():
-            with contextlib.suppress(OSError):
-                self._mount = _mount_tracefs()
-        self._remove_instance()
         with contextlib.suppress(OSError):
-            self._instance.mkdir()
+            self._instance.create()
             self._set("tracing_on", "0")
             self._set("buffer_size_kb", str(_BUFFER_KB))
             self._set("options/overwrite", "0")
@@ -137,14 +120,11 @@ class StartRecorder:
 
     def cancel(self) -> None:
         """Idempotent; also after `finish`."""
-        self._remove_instance()
-        mount, self._mount = self._mount, None
-        if mount is not None:
-            os.close(mount)
+        self._instance.remove()
 
     def _traced(self) -> Iterator[Touch]:
         places = {layer.mount.stat().st_dev: n for n, layer in enumerate(self._layers)}
-        with (self._instance / "trace").open(encoding="ascii", errors="replace") as lines:
+        with (self._instance.folder / "trace").open(encoding="ascii", errors="replace") as lines:
             for line in lines:
                 found = _EVENT.search(line)
                 if found is None:
@@ -154,11 +134,7 @@ class StartRecorder:
                     yield Touch(number, int(found[3]), int(found[4]), int(found[5] or 1))
 
     def _set(self, name: str, value: str) -> None:
-        (self._instance / name).write_text(value)
-
-    def _remove_instance(self) -> None:
-        with contextlib.suppress(OSError):
-            self._instance.rmdir()  # tracefs removes what is in it
+        (self._instance.folder / name).write_text(value)
 
 
 def resident_pages(layers: Sequence[MountedLayer]) -> Iterator[Touch]:
@@ -263,24 +239,6 @@ def _in_data_file(image: MetadataImage, file: int, touch: Touch) -> Iterator[Pag
         if index < len(chunks) and chunks[index] != _HOLE:
             yield PageRun(file, page, count, chunks[index] + inside)
         page += count
-
-
-def _mount_tracefs() -> int:
-    """A mount of tracefs that only its descriptor knows, by fsopen(2), fsconfig(2), fsmount(2)."""
-    context = _syscall(_FSOPEN, b"tracefs", _FSOPEN_CLOEXEC)
-    try:
-        _syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return _syscall(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
-    finally:
-        os.close(context)
-
-
-def _syscall(number: int, *arguments: Any) -> int:
-    result = int(_libc.syscall(number, *arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
 
 
 def _kernel_device(device: int) -> int:

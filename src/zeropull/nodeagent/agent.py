@@ -44,6 +44,7 @@ from zeropull.nodeagent.scrubbing import Scrubber
 from zeropull.nodeagent.startprofiles import StartProfiles
 from zeropull.resources.node import NodeConfig
 from zeropull.telemetry import get_logger
+from zeropull.tracefs import remove_instances
 
 REPORT_INTERVAL_S = 5.0
 PLAN_INTERVAL_S = 5.0  # also without any news: what failed to be stopped is tried again
@@ -124,6 +125,7 @@ class NodeAgent:
     async def __aenter__(self) -> Self:
         # A pull that died with the agent before this one: its layers are pulled anew.
         await asyncio.to_thread(clean_layer_store, self._config.layers_dir)
+        await asyncio.to_thread(remove_instances, self._config.trace_prefix)
         await self._client.__aenter__()
         try:
             async with asyncio.timeout(CONTAINERD_WAIT_S):

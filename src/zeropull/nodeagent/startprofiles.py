@@ -87,7 +87,7 @@ class StartProfiles:
             if directory is None:
                 return
             layers.append(MountedLayer(chain_id, directory, mount))
-        name = f"zeropull-{self._config.instance_id}-{hex_of(digest)[:12]}"
+        name = self._config.trace_prefix + hex_of(digest)[:12]
         recorder = StartRecorder(name, digest, layers, tracefs=self._tracefs)
         self._recorders[copy_id] = (digest, recorder)
         await asyncio.to_thread(recorder.begin)
@@ -102,7 +102,7 @@ class StartProfiles:
         """The copy's container is gone; a recording of its start is worth nothing."""
         watched = self._recorders.pop(copy_id, None)
         if watched is not None:
-            watched[1].cancel()
+            self._begin(asyncio.to_thread(watched[1].cancel))
 
     async def close(self) -> None:
         self._stop.set()

@@ -115,6 +115,11 @@ class NodeConfig:
         return Path(self.disk_dir) / "agent"
 
     @property
+    def trace_prefix(self) -> str:
+        """Of the names of its instances of the kernel's tracing, which outlive a dead agent."""
+        return f"{self.netns or self.instance_id}-"
+
+    @property
     def profiles_dir(self) -> Path:
         """Start profiles recorded here, `<hex of the manifest digest>.json`."""
         return Path(self.disk_dir) / "profiles"

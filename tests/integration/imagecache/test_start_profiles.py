@@ -25,6 +25,7 @@ from zeropull.imagecache.mount import mount_layer, unmount
 from zeropull.imagecache.profile import PageRun, ProfileFile, StartProfile
 from zeropull.imagecache.recording import MountedLayer, StartRecorder, resident_pages
 from zeropull.imagecache.warming import read_ahead, verify_profile
+from zeropull.tracefs import remove_instances
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -163,6 +164,38 @@ def test_a_cancelled_recording_leaves_nothing(mounted: Mounted, tracefs: Path) -
     recorder.cancel()
     recorder.cancel()
     assert not (tracefs / "instances" / name).exists()
+
+
+def test_a_trace_that_another_process_holds_is_removed_when_it_lets_go(
+    mounted: Mounted, tracefs: Path
+) -> None:
+    """As one does for a moment that was forked while the trace was read."""
+    name = f"zptest-{os.getpid()}"
+    recorder = StartRecorder(name, mounted.manifest_digest, mounted.layers, tracefs=tracefs)
+    recorder.begin()
+    folder = tracefs / "instances" / name
+    trace = (folder / "trace").open()
+    with pytest.raises(OSError, match="busy"):
+        folder.rmdir()
+    removing = threading.Thread(target=recorder.cancel)
+    removing.start()
+    removing.join(0.2)
+    assert removing.is_alive()
+    trace.close()
+    removing.join(10)
+    assert not folder.exists()
+
+
+def test_what_a_crash_left_of_traces_is_removed_by_its_name(tracefs: Path) -> None:
+    mine, other = (tracefs / "instances" / f"zptest-{os.getpid()}{end}" for end in ("-1", "0-1"))
+    for folder in (mine, other):
+        folder.mkdir()
+    try:
+        remove_instances(f"zptest-{os.getpid()}-")
+        assert not mine.exists()
+        assert other.exists()
+    finally:
+        other.rmdir()
 
 
 def profile_of(mounted: Mounted, *runs: PageRun, extra: bytes = b"upper") -> StartProfile:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.fixtures.plugin import wait_until
 from tests.integration.nodeagent.conftest import (
     Fleet,
@@ -22,6 +24,7 @@ from zeropull.imagecache.layout import (
 )
 from zeropull.imagecache.profile import StartProfile, decode_profile
 from zeropull.oci.digests import hex_of
+from zeropull.providers.local.processes import AGENT
 from zeropull.providers.protocol import Volume
 
 
@@ -63,13 +66,17 @@ def agent_log(node: Node) -> str:
     return "".join(path.read_text(errors="replace") for path in logs)
 
 
+def traces_of(node: Node) -> list[Path]:
+    return list(Path("/sys/kernel/tracing/instances").glob(f"{node.names.trace_prefix}*"))
+
+
 async def test_a_first_start_is_recorded_and_read_ahead_on_the_next_node(
     fleet: Fleet, server_image: ImageAssignment
 ) -> None:
     volume, profile, first = await volume_with_profile(fleet, server_image)
     assert profile.manifest_digest == server_image.manifest_digest
     assert profile.size_bytes > 1_000_000  # a Python interpreter at least
-    assert not list(Path("/sys/kernel/tracing/instances").glob(f"*{first.instance_id}*"))
+    assert not traces_of(first)
 
     second = await start_with(fleet, volume, server_image)
     await asyncio.to_thread(
@@ -103,3 +110,22 @@ async def test_a_bad_block_of_the_profile_drops_the_layer(
         lambda report: any(damaged in image.dropped_layers for image in report.images)
     )
     await second.until_copy("copy-later", CopyState.HEALTHY)
+
+
+@pytest.mark.parametrize("end", ["next-agent", "terminate"])
+async def test_an_agent_that_dies_while_it_records_leaves_no_trace_for_long(
+    fleet: Fleet, server_image: ImageAssignment, end: str
+) -> None:
+    if not Path("/sys/kernel/tracing/events/erofs").is_dir():
+        pytest.skip("no mounted tracefs with erofs tracepoints here")
+    node = await fleet.launch()
+    never_healthy = copy_of(server_image, "copy-1", environment={"SERVER_BEHAVIOUR": "hang"})
+    node.assign(assignment_of(server_image, never_healthy))
+    await asyncio.to_thread(wait_until, lambda: bool(traces_of(node)), lambda: None)
+    await node.kill(AGENT)
+    assert traces_of(node)
+    if end == "terminate":
+        await fleet.provider.terminate(node.instance_id)
+    else:
+        assert await fleet.provider.heal(node.instance_id)
+    await asyncio.to_thread(wait_until, lambda: not traces_of(node), lambda: None)

@@ -33,6 +33,7 @@ from zeropull.providers.local.processes import (
     unix_sockets_in_netns,
 )
 from zeropull.providers.local.records import instance_folders, run_folders
+from zeropull.tracefs import remove_instances
 
 _KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.02
@@ -62,6 +63,7 @@ def dismantle(names: InstanceNames) -> None:
         netns.delete_netns(namespace)
     network.delete_link(names.link)
     netns.delete_netns(names.netns)
+    remove_instances(names.trace_prefix)
     remove_folder(names.run_dir)
     remove_folder(names.disk_dir)
 

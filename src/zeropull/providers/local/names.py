@@ -119,6 +119,11 @@ class InstanceNames:
         return f"{self.netns}-"
 
     @property
+    def trace_prefix(self) -> str:
+        """Of the node agent's instances of the kernel's tracing."""
+        return f"{self.netns}-"
+
+    @property
     def link(self) -> str:
         digest = hashlib.sha256(self.instance_id.encode()).hexdigest()
         return f"{self.fleet.link_prefix}{digest[:8]}"
