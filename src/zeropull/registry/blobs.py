@@ -71,6 +71,8 @@ class _PartStream:
         on_use: Callable[[int, int], None] | None = None,
     ) -> None:
         self._source = source
+        # Small blobs share buffers with large ones: memory that nobody has touched costs nothing.
+        self._buffer_bytes = part_bytes
         self._part_bytes = max(1, min(part_bytes, source.size))
         self._count = -(-source.size // self._part_bytes)
         self._connections = max(1, min(connections, self._count))
@@ -159,7 +161,7 @@ class _PartStream:
         self._on_use(1, 0)
         try:
             while (number := self._next_number()) is not None:
-                buffer = _BUFFERS.take(self._part_bytes)
+                buffer = _BUFFERS.take(self._buffer_bytes)
                 view = memoryview(buffer)[: self._length(number)]
                 self._on_use(0, 1)
                 try:
