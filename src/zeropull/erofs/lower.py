@@ -31,7 +31,11 @@ class CopyUp:
 
 def fill_implied(tree: LayerTree, lowers: Sequence[MetadataImage]) -> None:
     """Give implied directories the attributes that the topmost of `lowers` (top-first) has."""
+    absent: set[bytes] = set()
     for path, node in tree.implied:
+        if path.rpartition(b"/")[0] in absent:  # nothing is below what is nowhere
+            absent.add(path)
+            continue
         for image in lowers:
             found = _resolve(image, path)
             if found is None:
@@ -39,6 +43,8 @@ def fill_implied(tree: LayerTree, lowers: Sequence[MetadataImage]) -> None:
             if found.is_directory:
                 _take_attributes(node, image, found)
             break
+        else:
+            absent.add(path)
 
 
 def resolve_links(

@@ -104,16 +104,14 @@ class MetadataImage:
                     yield name, nid
 
     def lookup(self, directory: Inode, name: bytes) -> Inode | None:
-        content = self._content(directory)
-        low, high = 0, -(-len(content) // BLOCK_BYTES)
+        low, high = 0, -(-directory.size // BLOCK_BYTES)
         while high - low > 1:  # the last block whose first name is not behind `name`
             middle = (low + high) // 2
-            start = middle * BLOCK_BYTES
-            if _first_name(content[start : start + BLOCK_BYTES]) <= name:
+            if _first_name(self._block(directory, middle)) <= name:
                 low = middle
             else:
                 high = middle
-        for found, nid in _dirents(content[low * BLOCK_BYTES : (low + 1) * BLOCK_BYTES]):
+        for found, nid in _dirents(self._block(directory, low)):
             if found == name:
                 return self.inode(nid)
         return None
@@ -139,18 +137,19 @@ class MetadataImage:
         return bits, [entry[2] for entry in CHUNK_INDEX.iter_unpack(self._view[start:end])]
 
     def _content(self, inode: Inode) -> bytes:
-        whole = inode.size
-        tail = b""
-        if inode.layout == LAYOUT_INLINE:
-            count = inode.size % BLOCK_BYTES
-            whole -= count
+        blocks = -(-inode.size // BLOCK_BYTES)
+        return b"".join(self._block(inode, number) for number in range(blocks))
+
+    def _block(self, inode: Inode, number: int) -> bytes:
+        """One block of what a directory or symbolic link contains; the last one may be short."""
+        start = (inode.union + number) * BLOCK_BYTES
+        count = min(BLOCK_BYTES, inode.size - number * BLOCK_BYTES)
+        if count < BLOCK_BYTES and inode.layout == LAYOUT_INLINE:
             start = inode.nid * NID_BYTES + INODE_BYTES + inode.xattr_bytes
-            tail = bytes(self._view[start : start + count])
-        start = inode.union * BLOCK_BYTES
-        content = (bytes(self._view[start : start + whole]) if whole else b"") + tail
-        if len(content) != inode.size:
+        block = bytes(self._view[start : start + count])
+        if len(block) != count:
             raise IntegrityError("EROFS metadata: content is outside")
-        return content
+        return block
 
 
 def image_sizes(first_block: bytes) -> tuple[int, int]:
