@@ -14,6 +14,7 @@ from zlib import adler32
 from zeropull.errors import ImageError
 
 BLOCK = 512
+SPACES_SUM = 8 * 32  # the checksum's own field counts as spaces
 SPECIAL_MAX_BYTES = 1 << 20  # one PAX or GNU long-name record, the limit of Go's reader
 XATTR_PREFIX = b"SCHILY.xattr."
 XATTR_NAME_MAX = 255
@@ -55,7 +56,7 @@ def parse_header(block: bytes) -> Header:
         ImageError: wrong checksum, or a field that is no number.
     """
     stored = _number(block[148:156], "checksum")
-    unsigned = _sum(block[:256]) + _sum(block[256:]) - sum(block[148:156]) + 256
+    unsigned = byte_sum(block[:148]) + byte_sum(block[156:400]) + byte_sum(block[400:]) + SPACES_SUM
     if stored != unsigned and stored != unsigned - 256 * sum(
         byte > 127 for byte in block[:148] + block[156:]
     ):
@@ -161,9 +162,9 @@ def owner(value: int, what: str) -> int:
     return value & 0xFFFFFFFF
 
 
-def _sum(half: bytes) -> int:
-    """Of 256 bytes: Adler-32 keeps it, plus one, modulo 65521, which it is below."""
-    return (adler32(half) & 0xFFFF) - 1
+def byte_sum(part: bytes) -> int:
+    """Of at most 256 bytes: Adler-32 keeps it, plus one, modulo 65521, which it is below."""
+    return (adler32(part) & 0xFFFF) - 1
 
 
 def _number(field: bytes, what: str) -> int:

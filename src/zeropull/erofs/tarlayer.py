@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from zeropull.erofs import sparse
 from zeropull.erofs.tarheaders import (
     BLOCK,
     KINDS,
+    SPACES_SUM,
     SPECIAL_MAX_BYTES,
     Header,
     bounded_time,
+    byte_sum,
     owner,
     parse_header,
     parse_pax,
@@ -57,6 +59,7 @@ class LayerReader:
     ) -> None:
         self.tree = LayerTree()
         self.file_bytes = 0  # sizes of the regular files, holes included
+        self._alike = _Alike()
         self._stream = stream
         self._sink = sink
         self._limits = limits or LayerLimits()
@@ -83,6 +86,14 @@ class LayerReader:
         return self.tree
 
     def _member(self, block: bytes) -> None:
+        known = self._alike.entry(block)
+        if known is not None:
+            entry, stored = known
+            self._check_entries()
+            self._check_size(entry, stored)
+            self._whole_file(self.tree.add(entry), stored)
+            self._skip(-stored % BLOCK)
+            return
         records: dict[bytes, bytes] = {}
         pairs: list[tuple[bytes, bytes]] = []
         long_name: bytes | None = None
@@ -108,16 +119,13 @@ class LayerReader:
         if kind not in KINDS:
             raise ImageError(f"{header.name[:200]!r}: tar entry of the unknown type {kind!r}")
         entry, stored = _entry(header, records, long_name, long_link)
-        if self.tree.entries >= self._limits.entries:
-            raise ImageError(f"the layer has more than {self._limits.entries} entries")
+        if kind == b"0" and long_name is None and not records:
+            self._alike.keep(block, entry)
+        self._check_entries()
         if entry.kind != KINDS[b"0"]:
             self.tree.add(entry)
             return
-        if not 0 <= stored <= self._limits.data_bytes - self._data_bytes:
-            raise ImageError(
-                f"{entry.name[:200]!r}: {stored} more bytes would be over the layer's limit of "
-                f"{self._limits.data_bytes}"
-            )
+        self._check_size(entry, stored)
         self._regular(block, entry, stored, records, pairs)
 
     def _regular(
@@ -144,16 +152,32 @@ class LayerReader:
                 entry.name = name
             sparse.check_map(*sparse_map, stored)
         node = self.tree.add(entry)
+        if node is not None and sparse_map is not None:
+            self._place_sparse(node, *sparse_map)
+        else:
+            self._whole_file(node, stored)
+        self._skip(padding)
+
+    def _whole_file(self, node: Node | None, stored: int) -> None:
+        """The contents of a file without holes; skipped where the tree has no place for it."""
         if node is None:
             self._skip(stored)
-        elif sparse_map is not None:
-            self._place_sparse(node, *sparse_map)
         elif stored:
             node.size = stored
             node.block = self._sink.begin()
             self.file_bytes += stored
             self._copy(stored)
-        self._skip(padding)
+
+    def _check_entries(self) -> None:
+        if self.tree.entries >= self._limits.entries:
+            raise ImageError(f"the layer has more than {self._limits.entries} entries")
+
+    def _check_size(self, entry: Entry, stored: int) -> None:
+        if not 0 <= stored <= self._limits.data_bytes - self._data_bytes:
+            raise ImageError(
+                f"{entry.name[:200]!r}: {stored} more bytes would be over the layer's limit of "
+                f"{self._limits.data_bytes}"
+            )
 
     def _place_sparse(self, node: Node, size: int, segments: sparse.Segments) -> None:
         node.size = size
@@ -235,6 +259,39 @@ class LayerReader:
             part = min(count, len(_ZEROS))
             self._sink.write(_ZEROS[:part])
             count -= part
+
+
+class _Alike:
+    """Regular files whose headers differ from an earlier one in name, size and checksum only, as
+    most do: their entries need not be read anew."""
+
+    MAX = 4096
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, bytes, bytes], tuple[bytes, Entry, int]] = {}
+
+    def entry(self, block: bytes) -> tuple[Entry, int] | None:
+        """The entry, which stands until the next one is asked for, and the size of what is stored.
+        None for a header that has to be read: also where it may be damaged."""
+        known = self._known.get((block[100:124], block[136:148], block[156:]))
+        if known is None:
+            return None
+        prefix, entry, sum_of_known = known
+        name, size = block[:100], block[124:136]
+        checksum = sum_of_known + byte_sum(name) + byte_sum(size)
+        digits = size[:-1]
+        if block[148:156] != b"%06o\0 " % checksum or not digits.isdigit() or size[-1]:
+            return None
+        entry.name = prefix + name.partition(b"\0")[0]
+        return entry, int(digits, 8)
+
+    def keep(self, block: bytes, entry: Entry) -> None:
+        if len(self._known) == self.MAX:
+            self._known.clear()
+        name = block[:100].partition(b"\0")[0]
+        prefix = entry.name[: len(entry.name) - len(name)]
+        key = block[100:124], block[136:148], block[156:]
+        self._known[key] = prefix, replace(entry), sum(map(sum, key)) + SPACES_SUM
 
 
 def _entry(

@@ -137,6 +137,9 @@ class LayerTree:
             if existing.children is not None or stat.S_ISLNK(existing.mode):
                 self._parents.clear()
             existing = None
+        if entry.kind == stat.S_IFREG and not entry.xattrs:
+            node = children[base] = _plain_file(entry)
+            return node
         if entry.kind == 0:
             node = self._link_target(entry)
         elif existing is not None:
@@ -267,6 +270,18 @@ def clean_path(path: bytes) -> bytes:
 
 def _names(path: bytes) -> list[bytes]:
     return [name for name in path.split(b"/") if name not in (b"", b".")]
+
+
+def _plain_file(entry: Entry) -> Node:
+    """As `_apply_attributes` would leave a new one, for what most members are."""
+    node = Node(stat.S_IFREG | entry.mode)
+    if entry.uid != KEPT_OWNER:
+        node.uid = entry.uid
+    if entry.gid != KEPT_OWNER:
+        node.gid = entry.gid
+    node.mtime_s = entry.mtime_s
+    node.mtime_ns = entry.mtime_ns
+    return node
 
 
 def _apply_attributes(node: Node, entry: Entry) -> None:

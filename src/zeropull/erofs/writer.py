@@ -7,6 +7,7 @@ identifiers of the image itself are zero. Format: Linux Documentation/filesystem
 from __future__ import annotations
 
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zeropull.erofs.format import (
@@ -117,7 +118,8 @@ def _place(root: Node) -> tuple[list[_Placed], int]:
     root.nlink = 2
     for directory, _ in directories:  # grows while it is walked
         assert directory.children is not None
-        for _, child in sorted(directory.children.items()):
+        for name in sorted(directory.children):
+            child = directory.children[name]
             if child.children is not None:
                 child.nlink = 2
                 directory.nlink += 1
@@ -217,8 +219,9 @@ def _write_inode(image: bytearray, item: _Placed, ino: int) -> None:
         node.nlink,
     )
     offset += INODE_BYTES
-    image[offset : offset + len(item.xattrs)] = item.xattrs
-    offset += len(item.xattrs)
+    if item.xattrs:
+        image[offset : offset + len(item.xattrs)] = item.xattrs
+        offset += len(item.xattrs)
     if item.layout == LAYOUT_CHUNKS:
         _write_chunks(image, item, offset + -offset % CHUNK_INDEX_BYTES)
     elif item.names is not None:
@@ -229,12 +232,13 @@ def _write_inode(image: bytearray, item: _Placed, ino: int) -> None:
 
 def _write_chunks(image: bytearray, item: _Placed, offset: int) -> None:
     node = item.node
+    blocks: Sequence[int]
     if node.chunks is not None:
-        blocks = node.chunks.tolist()
+        blocks = node.chunks
     else:
         step = 1 << (item.chunk_bits - BLOCK_BITS)
         count = (node.size + (1 << item.chunk_bits) - 1) >> item.chunk_bits
-        blocks = [node.block + step * index for index in range(count)]
+        blocks = range(node.block, node.block + step * count, step)
         if blocks[-1] >= NO_BLOCK:
             raise ImageError("the layer has more than 16 TiB of data")
     for block in blocks:
