@@ -103,7 +103,8 @@ class Meter:
     """CPU, memory and disk of a group. Memory is the largest sum of its processes' proportional set
     sizes (a page that several share is counted once), sampled every second, since the kernel counts
     pages for that; disk the sum of `write_bytes` of /proc/PID/io, sampled every 50 ms, so that a
-    process that ends is counted up to its last sample."""
+    process that ends is counted up to its last sample, or in its parent, which the kernel gives the
+    count of a child that it has waited for."""
 
     INTERVAL_S = 0.05
     MEMORY_EVERY = 20
@@ -112,6 +113,7 @@ class Meter:
         self._cgroup = cgroup
         self._written: dict[int, int] = {}
         self._before: dict[int, int] = {}
+        self._parents: dict[int, int] = {}
         self._peak = 0
         self._cpu_before_s = 0.0
         self._ended = threading.Event()
@@ -131,8 +133,11 @@ class Meter:
         self._sample()
         self.cpu_s = self._cgroup.cpu_s() - self._cpu_before_s
         self.peak_mb = self._peak / 1e6
+        alive = set(self._cgroup.pids())
         self.written_bytes = sum(
-            count - self._before.get(pid, 0) for pid, count in self._written.items()
+            count - self._before.get(pid, 0)
+            for pid, count in self._written.items()
+            if pid in alive or self._parents.get(pid) not in self._written
         )
 
     def _watch(self) -> None:
@@ -147,6 +152,8 @@ class Meter:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 io = Path(f"/proc/{pid}/io").read_text()
                 self._written[pid] = int(io.partition("\nwrite_bytes: ")[2].split()[0])
+                status = Path(f"/proc/{pid}/stat").read_text()
+                self._parents[pid] = int(status.rpartition(")")[2].split()[1])
                 if with_memory:
                     sizes = Path(f"/proc/{pid}/smaps_rollup").read_text()
                     resident += int(sizes.partition("\nPss:")[2].split()[0]) << 10

@@ -1,57 +1,47 @@
 """Pull layers in one pass: blob, digest, inflate, diff ID, tar, data file, metadata, publish.
 
-Layers are converted side by side; metadata is finished bottom-up, because implied directories and
-hard links look into the layers below.
+Layers are made side by side; those that take something from the layers below, directories that they
+only imply or files that their hard links name, are finished bottom-up, and all are published so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import mmap
 import os
 import secrets
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import overload
+from typing import Any, TypeVar
 
-from zeropull.erofs.lower import fill_implied, resolve_links
-from zeropull.erofs.reader import MetadataImage
-from zeropull.erofs.tarlayer import LayerLimits, LayerReader
-from zeropull.erofs.tree import LayerTree
-from zeropull.erofs.writer import write_metadata
-from zeropull.errors import DiskFull, ImageError, IntegrityError, NotFound, ZeropullError
-from zeropull.imagecache.datafile import PAGE, DataFile, append_copies, disk_error
-from zeropull.imagecache.inflate import TarStream
+from zeropull.erofs.tarlayer import LayerLimits
+from zeropull.errors import DiskFull, ZeropullError
+from zeropull.imagecache.datafile import disk_error
+from zeropull.imagecache.layermakers import LayerMakers, Maker, Place
+from zeropull.imagecache.layermaking import LayerJob, MadeLayer
 from zeropull.imagecache.layout import (
-    BLOCKS_FILE,
-    DATA_FILE,
     LAYER_FILE,
-    META_FILE,
     TEMPORARY_PREFIX,
-    DataRecord,
-    FileRecord,
-    LayerIndex,
-    encode_index,
     fsync_directory,
     layer_directory,
-    write_durably,
 )
 from zeropull.imagecache.threads import short_switch_interval
-from zeropull.imagecache.verify import verify_metadata
-from zeropull.oci.digests import digest_of, hex_of
-from zeropull.oci.images import Descriptor, ResolvedImage
+from zeropull.oci.digests import hex_of
+from zeropull.oci.images import ResolvedImage
 from zeropull.registry.blobs import BlobSource, open_blob
 
 # Each layer in work holds some 60 MB: parts of the blob, inflated buffers, data buffers.
 LAYERS_AT_ONCE_MAX = 4
 LARGE_SHARE = 8  # an eighth of all bytes, and more, is a large layer
+PROCESSES_WORTH_BYTES = 32 << 20  # a smaller pull is over sooner than processes are there
 PROGRESS_INTERVAL_S = 0.2
+
+_T = TypeVar("_T")
 
 OpenBlob = Callable[
     [BlobSource, threading.Event, Callable[[int], None]],
@@ -72,23 +62,9 @@ class PullProgress:
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """`seconds`: "convert" and "metadata" summed over layers, "total" wall time."""
-
     registry_bytes: int
     data_bytes: int
-    seconds: dict[str, float]
     chain_ids: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class _Converted:
-    """A layer whose data lies in `directory`, before its metadata is finished."""
-
-    directory: Path
-    tree: LayerTree
-    digests: bytes
-    data_bytes: int
-    file_bytes: int
 
 
 @dataclass(slots=True)
@@ -96,6 +72,7 @@ class _Pull:
     """What the layers of one pull share. Threads add to the counters under `lock`."""
 
     image: ResolvedImage
+    missing: frozenset[int]
     layer_store: Path
     limits: LayerLimits
     open_blob: OpenBlob
@@ -104,17 +81,33 @@ class _Pull:
     registry_bytes: int = 0
     data_bytes: int = 0
     layers_done: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"convert": 0.0, "metadata": 0.0})
     temporary: list[Path] = field(default_factory=list)
+    running: set[asyncio.Future[Any]] = field(default_factory=set)
 
-    def count(self, *, registry: int = 0, data: int = 0) -> None:
-        with self.lock:
-            self.registry_bytes += registry
-            self.data_bytes += data
+    async def in_thread(self, work: Callable[[], _T]) -> _T:
+        """A thread is waited for by `_settle` if not here."""
+        future = asyncio.get_running_loop().run_in_executor(None, work)
+        self.running.add(future)
+        result = await asyncio.shield(future)
+        self.running.discard(future)
+        return result
 
-    def spend(self, part: str, began_s: float) -> None:
+    def count_registry(self, received: int) -> None:
         with self.lock:
-            self.seconds[part] += time.monotonic() - began_s
+            self.registry_bytes += received
+
+    def job(self, index: int) -> LayerJob:
+        image, chain_ids = self.image, self.image.chain_ids
+        name = f"{TEMPORARY_PREFIX}{hex_of(chain_ids[index])[:12]}-{secrets.token_hex(4)}"
+        return LayerJob(
+            directory=str(self.layer_store / name),
+            chain_id=chain_ids[index],
+            parent_chain_id=chain_ids[index - 1] if index else "",
+            diff_id=image.diff_ids[index],
+            blob_digest=image.layers[index].digest,
+            blob_bytes=image.layers[index].size,
+            limits=self.limits,
+        )
 
 
 def open_registry_blob(
@@ -133,12 +126,14 @@ async def pull_layers(
     *,
     limits: LayerLimits | None = None,
     open_blob: OpenBlob = open_registry_blob,
+    in_processes: bool | None = None,
 ) -> PullResult:
     """Bring the layers with the indexes `missing` (bottom-up, `sources` in the same order) to
     `layer_store`, each published by rename as soon as it and the missing ones below it are ready.
 
     `parents_available` gives the directory of a layer that is not missing. `progress` is called on
-    the event loop. Cancelled or failed, it leaves what was published, and nothing else.
+    the event loop. `in_processes`: whether layers are made in processes of their own; None: where
+    there is enough to do. Cancelled or failed, it leaves what was published, and nothing else.
 
     Raises:
         IntegrityError: a blob or a layer is not what its digest says, or a layer below went away.
@@ -146,33 +141,20 @@ async def pull_layers(
         DiskFull: with the arithmetic.
         Unavailable, NotFound, AccessDenied: from the registry.
     """
-    began_s = time.monotonic()
     layer_store.mkdir(parents=True, exist_ok=True)
     _check_room(image, missing, layer_store)
-    pull = _Pull(image, layer_store, limits or LayerLimits(), open_blob)
-    lowers = _Lowers(image.chain_ids, set(missing), layer_store, parents_available)
-    published = {index: asyncio.Event() for index in missing}
-    slots = asyncio.Semaphore(max(1, min(LAYERS_AT_ONCE_MAX, os.cpu_count() or 1)))
-    running: set[asyncio.Future[None]] = set()
-
-    async def in_thread(work: Callable[[], None]) -> None:
-        future = asyncio.get_running_loop().run_in_executor(None, work)
-        running.add(future)
-        await asyncio.shield(future)
-        running.discard(future)
+    total = sum(image.layers[index].size for index in missing)
+    if in_processes is None:
+        in_processes = total >= PROCESSES_WORTH_BYTES
+    pull = _Pull(image, frozenset(missing), layer_store, limits or LayerLimits(), open_blob)
+    row = _Row(pull, missing, parents_available)
 
     async def one_layer(index: int, source: BlobSource) -> None:
-        converted: list[_Converted] = []
-        async with slots:
-            await in_thread(lambda: converted.append(_convert(pull, index, source)))
-        below = [lower for lower in missing if lower < index]
-        if below:
-            await published[max(below)].wait()
-        await in_thread(lambda: _finish(pull, index, converted[0], lowers))
-        published[index].set()
-        pull.layers_done += 1
-
-    total = sum(image.layers[index].size for index in missing)
+        job = pull.job(index)
+        async with makers.idle() as place:
+            async with place.lock:
+                made = await pull.in_thread(lambda: _make(pull, place.maker, job, source))
+            await row.add(index, _InRow(job, place, made))
 
     def report() -> None:
         progress(
@@ -190,9 +172,11 @@ async def pull_layers(
         zip(missing, sources, strict=True),
         key=lambda pair: (-_head_start(image.layers[pair[0]].size, total), pair[0]),
     )
+    makers = LayerMakers(in_processes)
     shortened = contextlib.ExitStack()
     try:
         shortened.enter_context(short_switch_interval())
+        makers.start(min(len(missing), LAYERS_AT_ONCE_MAX, os.cpu_count() or 1), pull.stop)
         async with asyncio.TaskGroup() as group:
             reporter = group.create_task(report_all())
             layers = [group.create_task(one_layer(*pair)) for pair in in_order]
@@ -203,20 +187,65 @@ async def pull_layers(
         raise _first(errors) from None
     finally:
         pull.stop.set()
-        await _settle(running)
+        makers.kill()
+        await _settle(pull.running)
+        makers.close()
         shortened.close()
-        lowers.close()
         for directory in pull.temporary:
             shutil.rmtree(directory, ignore_errors=True)
     report()
-    pull.seconds["total"] = time.monotonic() - began_s
     chain_ids = image.chain_ids
     return PullResult(
-        pull.registry_bytes,
-        pull.data_bytes,
-        pull.seconds,
-        tuple(chain_ids[index] for index in missing),
+        pull.registry_bytes, pull.data_bytes, tuple(chain_ids[index] for index in missing)
     )
+
+
+@dataclass(slots=True)
+class _InRow:
+    """A layer that is made, and may have to be finished by the maker that has it in memory."""
+
+    job: LayerJob
+    place: Place
+    made: MadeLayer
+
+
+class _Row:
+    """The layers that are made, finished and published in the image's order."""
+
+    def __init__(
+        self, pull: _Pull, missing: list[int], parents_available: Callable[[str], Path | None]
+    ) -> None:
+        self._pull = pull
+        self._waiting = deque(missing)
+        self._parents_available = parents_available
+        self._made: dict[int, _InRow] = {}
+        self._lock = asyncio.Lock()
+
+    async def add(self, index: int, layer: _InRow) -> None:
+        """Publish as many as can be. The layer's maker makes no other one meanwhile: what it has
+        in memory goes first."""
+        self._made[index] = layer
+        if self._lock.locked():
+            return  # who is at it comes here
+        async with self._lock:
+            while self._waiting and (layer_now := self._made.get(self._waiting[0])) is not None:
+                if not layer_now.made.is_finished:
+                    if layer_now.place.lock.locked():
+                        return  # it makes another one, and who asked for that goes on here
+                    await self._finish(self._waiting[0], layer_now)
+                await self._publish(layer_now)
+                del self._made[self._waiting.popleft()]
+
+    async def _finish(self, index: int, layer: _InRow) -> None:
+        lowers = _directories_below(self._pull, index, self._parents_available)
+        maker, directory = layer.place.maker, layer.job.directory
+        async with layer.place.lock:
+            layer.made = await self._pull.in_thread(lambda: maker.finish(directory, lowers))
+
+    async def _publish(self, layer: _InRow) -> None:
+        await self._pull.in_thread(lambda: _publish(self._pull, layer.job))
+        self._pull.layers_done += 1
+        self._pull.data_bytes += layer.made.data_bytes
 
 
 def _head_start(size: int, total: int) -> int:
@@ -238,102 +267,23 @@ def clean_layer_store(layer_store: Path) -> list[Path]:
 # ------------------------------------------------------------------ one layer, in a thread
 
 
-def _convert(pull: _Pull, index: int, source: BlobSource) -> _Converted:
-    """Blob to data file and tree; both digests are checked before it returns."""
-    began_s = time.monotonic()
-    layer, diff_id = pull.image.layers[index], pull.image.diff_ids[index]
-    chain_id = pull.image.chain_ids[index]
-    name = f"{TEMPORARY_PREFIX}{hex_of(chain_id)[:12]}-{secrets.token_hex(4)}"
-    directory = pull.layer_store / name
+def _make(pull: _Pull, maker: Maker, job: LayerJob, source: BlobSource) -> MadeLayer:
+    directory = Path(job.directory)
     pull.temporary.append(directory)
-    data: DataFile | None = None
     try:
         directory.mkdir()
-        data = DataFile(directory / DATA_FILE, pull.stop)
-        with pull.open_blob(source, pull.stop, lambda n: pull.count(registry=n)) as buffers:
-            tree, file_bytes = _read_layer(buffers, layer, diff_id, data, pull)
-        digests = data.finish()
-        data_bytes = data.size
     except OSError as error:
         raise disk_error(error, directory) from error
-    finally:
-        if data is not None:
-            data.close()
-    pull.count(data=data_bytes)
-    pull.spend("convert", began_s)
-    return _Converted(directory, tree, digests, data_bytes, file_bytes)
+    with pull.open_blob(source, pull.stop, pull.count_registry) as blob:
+        return maker.make(job, blob)
 
 
-def _read_layer(
-    buffers: Iterator[memoryview], layer: Descriptor, diff_id: str, data: DataFile, pull: _Pull
-) -> tuple[LayerTree, int]:
-    stream = TarStream(buffers, layer.size, pull.stop)
+def _publish(pull: _Pull, job: LayerJob) -> None:
+    directory = Path(job.directory)
     try:
-        with stream:
-            reader = LayerReader(iter(stream), data, pull.limits)
-            tree = reader.read()
-    except (ImageError, IntegrityError) as error:
-        # Damaged bytes look like an absurd layer: the digest decides whose fault it is.
-        if stream.drain_blob() != layer.digest:
-            raise _wrong_blob(layer, stream) from error
-        raise type(error)(f"layer {layer.digest}: {error}") from error
-    if stream.blob_digest != layer.digest:
-        raise _wrong_blob(layer, stream)
-    if stream.diff_id != diff_id:
-        raise IntegrityError(
-            f"layer {layer.digest} unpacks to {stream.diff_id}, the image config says {diff_id}"
-        )
-    return tree, reader.file_bytes
-
-
-def _wrong_blob(layer: Descriptor, stream: TarStream) -> IntegrityError:
-    return IntegrityError(
-        f"layer {layer.digest}: the registry sent {stream.blob_bytes} bytes "
-        f"whose digest is {stream.blob_digest}: its copy is damaged, push the image again"
-    )
-
-
-def _finish(pull: _Pull, index: int, converted: _Converted, lowers: _Lowers) -> None:
-    """Finish the metadata with the layers below at hand, and publish the directory."""
-    began_s = time.monotonic()
-    tree, directory = converted.tree, converted.directory
-    below = lowers.below(index)
-    data_bytes = converted.data_bytes
-    digests = converted.digests
-    try:
-        fill_implied(tree, below)
-        copies = resolve_links(tree, below, data_bytes // PAGE)
-        if copies:
-            data_bytes = copies[-1].destination + copies[-1].length
-            digests = append_copies(
-                directory / DATA_FILE,
-                digests,
-                [
-                    (below.directory(c.layer) / DATA_FILE, c.source, c.destination, c.length)
-                    for c in copies
-                ],
-            )
-        blocks_digest = digest_of(digests)
-        meta = bytes(write_metadata(tree, data_bytes // PAGE, blocks_digest[7:].encode()))
-        chain_ids = pull.image.chain_ids
-        record = LayerIndex(
-            chain_id=chain_ids[index],
-            diff_id=pull.image.diff_ids[index],
-            parent_chain_id=chain_ids[index - 1] if index else "",
-            meta=FileRecord(len(meta), digest_of(meta)),
-            data=DataRecord(data_bytes, blocks_digest),
-            blob_digest=pull.image.layers[index].digest,
-            unpacked_bytes=converted.file_bytes,
-            files=tree.entries,
-        )
-        write_durably(directory / META_FILE, meta)
-        write_durably(directory / BLOCKS_FILE, digests)
-        write_durably(directory / LAYER_FILE, encode_index(record))
-        fsync_directory(directory)
-        publish_layer(directory, layer_directory(pull.layer_store, record.chain_id))
+        publish_layer(directory, layer_directory(pull.layer_store, job.chain_id))
     except OSError as error:
         raise disk_error(error, directory) from error
-    pull.spend("metadata", began_s)
 
 
 def publish_layer(directory: Path, target: Path) -> None:
@@ -347,75 +297,18 @@ def publish_layer(directory: Path, target: Path) -> None:
     fsync_directory(target.parent)
 
 
-class _Lowers:
-    """Metadata of the image's layers, opened and verified when first asked for."""
-
-    def __init__(
-        self,
-        chain_ids: list[str],
-        missing: set[int],
-        layer_store: Path,
-        parents_available: Callable[[str], Path | None],
-    ) -> None:
-        self.chain_ids = chain_ids
-        self._missing = missing
-        self._layer_store = layer_store
-        self._parents_available = parents_available
-        self._open: dict[int, MetadataImage] = {}
-
-    def below(self, index: int) -> _Below:
-        return _Below(self, index)
-
-    def directory(self, index: int) -> Path:
-        chain_id = self.chain_ids[index]
-        if index in self._missing:
-            return layer_directory(self._layer_store, chain_id)
-        found = self._parents_available(chain_id)
-        if found is None:
-            raise NotFound(f"layer {chain_id} is neither missing nor available")
-        return found
-
-    def image(self, index: int) -> MetadataImage:
-        if index not in self._open:
-            try:
-                directory = self.directory(index)
-                verify_metadata(directory)
-                with (directory / META_FILE).open("rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (NotFound, OSError) as error:
-                # It was here when the pull began. A volume may be detached meanwhile, when another
-                # generation takes its place: that is no answer of the registry's.
-                raise IntegrityError(f"layer {self.chain_ids[index]} went away: {error}") from error
-            self._open[index] = MetadataImage(mapped)
-        return self._open[index]
-
-    def close(self) -> None:
-        self._open.clear()
-
-
-class _Below(Sequence[MetadataImage]):
-    """The layers below one, top-first."""
-
-    def __init__(self, lowers: _Lowers, index: int) -> None:
-        self._lowers = lowers
-        self._index = index
-
-    def directory(self, layer: int) -> Path:
-        return self._lowers.directory(self._index - 1 - layer)
-
-    @overload
-    def __getitem__(self, layer: int) -> MetadataImage: ...
-    @overload
-    def __getitem__(self, layer: slice) -> Sequence[MetadataImage]: ...
-    def __getitem__(self, layer: int | slice) -> MetadataImage | Sequence[MetadataImage]:
-        if isinstance(layer, slice):
-            return [self[i] for i in range(*layer.indices(len(self)))]
-        if not 0 <= layer < self._index:
-            raise IndexError(layer)
-        return self._lowers.image(self._index - 1 - layer)
-
-    def __len__(self) -> int:
-        return self._index
+def _directories_below(
+    pull: _Pull, index: int, parents_available: Callable[[str], Path | None]
+) -> list[str]:
+    """The uppermost first. One that is not there any more stands where it would be published: who
+    looks for it there says that it went away."""
+    directories = []
+    for lower in reversed(range(index)):
+        chain_id = pull.image.chain_ids[lower]
+        here = layer_directory(pull.layer_store, chain_id)
+        known = None if lower in pull.missing else parents_available(chain_id)
+        directories.append(str(known or here))
+    return directories
 
 
 def _check_room(image: ResolvedImage, missing: list[int], layer_store: Path) -> None:

@@ -84,7 +84,7 @@ class DataFile:
         self.size += length
 
     def finish(self) -> bytes:
-        """Pad, write what is left, fsync; returns the block digests.
+        """Pad and write what is left; returns the block digests. To fsync is the caller's.
 
         Raises:
             DiskFull: the file system has no room.
@@ -93,11 +93,7 @@ class DataFile:
         if self._used:
             self._full.put((self._buffer, self._used, self._handed))
         self._join()
-        try:
-            self._check()
-            os.fsync(self._descriptor)
-        except OSError as error:
-            raise disk_error(error, self.path) from error
+        self._check()
         return b"".join(self._digests[offset] for offset in sorted(self._digests))
 
     def close(self) -> None:
@@ -178,7 +174,6 @@ def append_copies(path: Path, digests: bytes, copies: list[tuple[Path, int, int,
                     file.write(part)
                     left -= len(part)
         file.flush()
-        os.fsync(file.fileno())
         renewed = bytearray(digests[: start_block * DIGEST_BYTES])
         file.seek(start_block * BLOCK_BYTES)
         while block := file.read(BLOCK_BYTES):

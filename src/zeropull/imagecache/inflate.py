@@ -157,10 +157,12 @@ class TarStream:
         try:
             parts = iter(self._blob)
             first = next(parts, memoryview(b""))
+            while len(first) < HEAD_BYTES:
+                kept = bytes(first)  # before the next one is asked for
+                if (more := next(parts, None)) is None:
+                    break
+                first = memoryview(kept + bytes(more))
             head = bytes(first[:HEAD_BYTES])
-            while len(head) < HEAD_BYTES and (more := next(parts, None)) is not None:
-                first = memoryview(bytes(first) + bytes(more))
-                head = bytes(first[:HEAD_BYTES])
             parts = itertools.chain([first], parts)
             if self._blob_size >= WORTH_IT_BYTES and is_compressed(head):
                 self._feed_process(head, parts)

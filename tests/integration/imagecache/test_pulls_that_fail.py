@@ -28,6 +28,12 @@ from zeropull.oci.images import Descriptor, ResolvedImage
 FILES = tar_of(*(member(f"d/f{i}", data=os.urandom(20_000)) for i in range(40)))
 
 
+@pytest.fixture(params=["threads", "processes"], autouse=True)
+def made_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    worth_it = 0 if request.param == "processes" else 1 << 40
+    monkeypatch.setattr("zeropull.imagecache.convert.PROCESSES_WORTH_BYTES", worth_it)
+
+
 async def pull(image: ResolvedImage, sources: list[Any], store: Path, **options: Any) -> PullResult:
     options.setdefault("open_blob", open_bytes)
     missing = list(range(len(sources)))
@@ -110,6 +116,7 @@ async def test_a_layer_with_another_diff_id_is_refused(tmp_path: Path) -> None:
     assert left_in(tmp_path) == []
 
 
+@pytest.mark.parametrize("made_in", ["threads"], indirect=True)  # where the limit is lowered
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.ZstdCompressor().compress])
 async def test_a_decompression_bomb_is_refused_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Callable[[bytes], bytes]

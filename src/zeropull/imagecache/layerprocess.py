@@ -1,0 +1,124 @@
+"""A process that makes layers, so that several are made at once.
+
+Entries of small files are Python's work, for which an interpreter has one lock; and the node agent,
+whose pull this is, answers others meanwhile. The blob's bytes go there in slots of shared memory,
+everything else as messages over a socket pair: what each side says is in
+`zeropull.imagecache.layermessages`. When either process dies, the other one reads the socket's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+from zeropull.errors import Unavailable
+from zeropull.imagecache.layermaking import LayerJob, MadeLayer
+from zeropull.imagecache.layermessages import (
+    MEMORY_BYTES,
+    SLOT_BYTES,
+    SLOTS,
+    BlobEnd,
+    BlobPart,
+    Failed,
+    Finish,
+    Made,
+    Make,
+    SlotFree,
+    receive_answer,
+    send,
+    slot_memory,
+)
+
+_COMMAND = (sys.executable, "-m", "zeropull.imagecache.layerworker")
+
+
+class LayerProcess:
+    """A `zeropull.imagecache.layermaking.LayerMaker` elsewhere; `close`, once, at the end."""
+
+    def __init__(self) -> None:
+        self._killed = threading.Event()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        memory = os.memfd_create("zeropull-layer")
+        try:
+            os.ftruncate(memory, MEMORY_BYTES)
+            self._memory = memoryview(mmap.mmap(memory, MEMORY_BYTES))
+            descriptors = (theirs.fileno(), memory)
+            self._process = subprocess.Popen(
+                [*_COMMAND, *map(str, descriptors)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=descriptors,
+                cwd="/",
+            )
+        except OSError:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(memory)
+
+    def kill(self) -> None:
+        """End it now: whoever waits for it gets Unavailable. From any thread."""
+        self._killed.set()
+        self._process.kill()
+
+    def close(self) -> None:
+        """End it, once no other thread is in `make` or `finish` any more."""
+        self.kill()
+        self._process.wait()
+        self._socket.close()
+
+    def make(self, job: LayerJob, blob: Iterator[memoryview]) -> MadeLayer:
+        self._send(Make(job))
+        free = list(range(SLOTS))
+        for part in blob:
+            while part:
+                piece, part = part[:SLOT_BYTES], part[SLOT_BYTES:]
+                slot = free.pop() if free else self._receive_slot()
+                slot_memory(self._memory, slot)[: len(piece)] = piece
+                self._send(BlobPart(slot, len(piece)))
+        self._send(BlobEnd())
+        return self._receive_made()
+
+    def finish(self, directory: str, lowers: Sequence[str]) -> MadeLayer:
+        self._send(Finish(directory, tuple(lowers)))
+        return self._receive_made()
+
+    def _receive_slot(self) -> int:
+        match self._receive():
+            case SlotFree(slot):
+                return slot
+            case other:
+                raise AssertionError(f"{other} before the blob's end")
+
+    def _receive_made(self) -> MadeLayer:
+        while True:
+            match self._receive():
+                case Made(layer):
+                    return layer
+                case SlotFree():
+                    pass
+
+    def _receive(self) -> Made | SlotFree:
+        with contextlib.suppress(ConnectionError):
+            match receive_answer(self._socket):
+                case Failed() as failure:
+                    raise failure.error()
+                case Made() | SlotFree() as answer:
+                    return answer
+        if self._killed.is_set():
+            raise Unavailable("the conversion was stopped")
+        status = self._process.wait()
+        raise Unavailable(f"the process that makes layers ended with status {status}")
+
+    def _send(self, message: Make | BlobPart | BlobEnd | Finish) -> None:
+        try:
+            send(self._socket, message)
+        except ConnectionError:
+            while True:  # it may have said why before it ended
+                self._receive()

@@ -1,0 +1,79 @@
+"""`python -m zeropull.imagecache.layerworker`: the other end of `zeropull.imagecache.layerprocess`.
+
+Its arguments are the descriptors of the socket and of the shared memory. It ends with its parent,
+or when a layer has failed.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+from zeropull.errors import ZeropullError
+from zeropull.imagecache.layermaking import LayerMaker, MadeLayer
+from zeropull.imagecache.layermessages import (
+    MEMORY_BYTES,
+    BlobPart,
+    Failed,
+    Finish,
+    Made,
+    Make,
+    Order,
+    SlotFree,
+    receive_order,
+    send,
+    slot_memory,
+)
+from zeropull.imagecache.threads import short_switch_interval
+
+
+class _ParentGone(Exception):
+    pass
+
+
+def main() -> int:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    memory = memoryview(mmap.mmap(int(sys.argv[2]), MEMORY_BYTES))
+    gc.disable()  # trees have no cycles, and collecting would walk them again and again
+    maker = LayerMaker(threading.Event())
+    try:
+        with short_switch_interval():
+            while (order := receive_order(connection)) is not None:
+                send(connection, Made(_carry_out(order, maker, connection, memory)))
+    except (_ParentGone, ConnectionError):
+        pass
+    except (ZeropullError, OSError) as error:
+        send(connection, Failed.of(error))
+    return 0
+
+
+def _carry_out(
+    order: Order, maker: LayerMaker, connection: socket.socket, memory: memoryview
+) -> MadeLayer:
+    match order:
+        case Make(job):
+            return maker.make(job, _blob(connection, memory))
+        case Finish(directory, lowers):
+            return maker.finish(directory, lowers)
+        case _:
+            raise AssertionError(f"{order} outside a layer")
+
+
+def _blob(connection: socket.socket, memory: memoryview) -> Iterator[memoryview]:
+    while True:
+        match receive_order(connection):
+            case None:
+                raise _ParentGone
+            case BlobPart(slot, size):
+                yield slot_memory(memory, slot)[:size]
+                send(connection, SlotFree(slot))
+            case _:
+                return
+
+
+if __name__ == "__main__":
+    sys.exit(main())
