@@ -34,6 +34,13 @@ NOW = at("2026-11-24T10:30:00")  # a Tuesday
         ("cron(0 9 ? * 6L *)", "", "2026-11-27T09:00:00"),
         ("cron(0 9 ? * MON#2 *)", "", "2026-12-14T09:00:00"),
         ("cron(0 9 L * ? *)", "", "2026-11-30T09:00:00"),
+        ("cron(0 9 LW * ? *)", "", "2026-11-30T09:00:00"),
+        ("cron(0 9 15W * ? *)", "", "2026-12-15T09:00:00"),
+        ("cron(0 9 1W 5 ? *)", "Europe/Berlin", "2027-05-03T07:00:00"),
+        ("cron(0 9 ? * SAT-SUN *)", "", "2026-11-28T09:00:00"),
+        ("cron(0 9 ? * FRI-MON *)", "Asia/Tokyo", "2026-11-27T00:00:00"),
+        ("cron(0 9 ? * 6#3 *)", "", "2026-12-18T09:00:00"),
+        ("cron(0 0 1 1 ? 2025/3)", "", "2028-01-01T00:00:00"),
         ("at(2026-11-24T9:36:00)", "America/New_York", "2026-11-24T14:36:00"),
     ],
 )
@@ -83,6 +90,16 @@ def test_a_time_that_the_clocks_skip_runs_when_they_do() -> None:
     assert next_run(
         "at(2026-03-29T02:30:00)", "Europe/Berlin", at("2026-03-29T00:00:00"), created_s=0
     ) == at("2026-03-29T01:30:00")
+
+
+def test_the_nearest_weekday_keeps_its_time_of_day_when_the_clocks_change_before_it() -> None:
+    """The 29th is the Sunday on which Europe's clocks go forward, and the Monday is nearest."""
+    assert runs(
+        "cron(30 2 29W 3 ? *)", "Europe/Berlin", "2026-03-01T00:00:00", "2026-04-01T00:00:00"
+    ) == ["30 00:30"]
+    assert runs(
+        "cron(30 2 ? 3 SUN#5 *)", "Europe/Berlin", "2026-03-01T00:00:00", "2026-04-01T00:00:00"
+    ) == ["29 01:00"]
 
 
 def test_a_time_that_comes_twice_runs_once_and_every_hour_runs_every_hour() -> None:
