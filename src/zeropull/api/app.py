@@ -37,7 +37,7 @@ def create_api_app(
     with_components: bool = False,
     hooks: EndpointHooks | None = None,
     component_shape: Callable[[str], Shape | None] = lambda instance_type: None,
-    on_component_delete: Callable[[InferenceComponent], None] = lambda component: None,
+    on_component_delete: Callable[[InferenceComponent, float], None] = lambda *_: None,
     keys: Callable[[], Mapping[str, StoredKey]] | None = None,
     clock: Callable[[], float] = time.time,
     metrics: Callable[[], bytes] | None = None,

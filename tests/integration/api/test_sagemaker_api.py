@@ -628,7 +628,7 @@ def test_other_services_may_refuse_an_update_and_hear_of_a_deletion(tmp_path: Pa
     def refuse(endpoint: Endpoint, deployment: Deployment) -> None:
         raise Conflict(f"{endpoint.name} to {deployment.config_name}: no")
 
-    hooks = EndpointHooks(refuse, lambda endpoint: deleted.append(endpoint.name))
+    hooks = EndpointHooks(refuse, lambda endpoint, now_s: deleted.append(endpoint.name))
     with Store.open(tmp_path / "zeropull.db") as store:
         key, _ = ensure_default_key(store, ACCOUNT, time.time())
         app = create_api_app(store, region=REGION, instance_types=INSTANCE_TYPES, hooks=hooks)

@@ -105,7 +105,7 @@ class PolicyOperations:
                     f"{target.resource_id}, scalable dimension: {target.dimension}, policy name: "
                     f"{members['PolicyName']}"
                 )
-            forget_policy(self._store, stored.document)
+            forget_policy(self._store, stored.document, call.now_s)
         return {}
 
     def _check_tracking(self, policy: ScalingPolicy) -> None:

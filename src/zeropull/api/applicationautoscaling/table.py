@@ -27,22 +27,22 @@ def autoscaling_table(store: Store) -> OperationTable:
     )
 
 
-def let_go_of_endpoint(store: Store, endpoint: Endpoint) -> None:
+def let_go_of_endpoint(store: Store, endpoint: Endpoint, now_s: float) -> None:
     """Deregister every target of an endpoint that is being deleted. In a transaction."""
     for stored in store.select(ScalableTarget, prefix=f"{endpoint.account}/"):
         if stored.document.endpoint_and_variant[0] == endpoint.name:
-            forget_target(store, stored.document)
+            forget_target(store, stored.document, now_s)
     for component in store.select(InferenceComponent, endpoint_uid=endpoint.uid):
-        let_go_of_component(store, component.document)
+        let_go_of_component(store, component.document, now_s)
 
 
-def let_go_of_component(store: Store, component: InferenceComponent) -> None:
+def let_go_of_component(store: Store, component: InferenceComponent, now_s: float) -> None:
     """Deregister the target of a component that is being deleted. In a transaction."""
     resource_id = f"inference-component/{component.name}"
     key = target_key(component.account, resource_id, COMPONENT_DIMENSION)
     stored = store.get(ScalableTarget, key)
     if stored is not None:
-        forget_target(store, stored.document)
+        forget_target(store, stored.document, now_s)
 
 
 def refuse_lost_targets(store: Store, endpoint: Endpoint, deployment: Deployment) -> None:

@@ -9,11 +9,11 @@ import dataclasses
 import uuid
 from typing import Any
 
+from zeropull.api.cloudwatch.alarms import delete_alarm
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.awsprotocol.faults import ApiFault
 from zeropull.errors import InvalidInput, NotFound
-from zeropull.resources.alarms import MetricAlarm, alarm_key
 from zeropull.resources.components import InferenceComponent, component_key
 from zeropull.resources.endpoints import Endpoint, endpoint_key
 from zeropull.resources.scaling import (
@@ -94,7 +94,7 @@ class TargetOperations:
 
     def deregister(self, call: Call, members: Members) -> Output:
         with self._store.transaction():
-            forget_target(self._store, require_target(self._store, call, members))
+            forget_target(self._store, require_target(self._store, call, members), call.now_s)
         return {}
 
     def tag(self, call: Call, members: Members) -> Output:
@@ -180,20 +180,21 @@ def require_target(store: Store, call: Call, members: Members) -> ScalableTarget
     return stored.document
 
 
-def forget_target(store: Store, target: ScalableTarget) -> None:
+def forget_target(store: Store, target: ScalableTarget, now_s: float) -> None:
     """The target with its policies, their managed alarms and its schedules. In a transaction."""
     for policy in store.select(ScalingPolicy, prefix=f"{target.key}/"):
-        forget_policy(store, policy.document)
+        forget_policy(store, policy.document, now_s)
     for action in store.select(ScheduledAction, prefix=f"{target.key}/"):
         store.delete(ScheduledAction, action.document.key)
     store.delete(ResourceTags, target.arn)
     store.delete(ScalableTarget, target.key)
 
 
-def forget_policy(store: Store, policy: ScalingPolicy) -> None:
-    """The policy and the alarms that it manages; alarms of a step policy are the user's."""
+def forget_policy(store: Store, policy: ScalingPolicy, now_s: float) -> None:
+    """The policy and the alarms that it manages, which say so in their history; alarms of a step
+    policy are the user's. In a transaction."""
     for name in policy.alarms:
-        store.delete(MetricAlarm, alarm_key(policy.account, name))
+        delete_alarm(store, policy.account, name, now_s)
     store.delete(ScalingPolicy, policy.key)
 
 

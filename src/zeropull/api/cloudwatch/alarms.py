@@ -173,10 +173,7 @@ class AlarmOperations:
             raise invalid_value(f"At most {MAX_NAMES} alarms are deleted at once.")
         with self._store.transaction():
             for name in members["AlarmNames"]:
-                stored = self._store.get(MetricAlarm, alarm_key(call.account, name))
-                if stored is not None:
-                    self._store.delete(MetricAlarm, stored.document.key)
-                    record_configuration(self._store, stored.document, "deleted", call.now_s)
+                delete_alarm(self._store, call.account, name, call.now_s)
         return None
 
     def _switch(self, call: Call, members: Members, *, enabled: bool) -> Output:
@@ -222,6 +219,15 @@ def put_alarm(
     store.put(alarm)
     record_configuration(store, alarm, "updated" if before else "created", call.now_s)
     return alarm
+
+
+def delete_alarm(store: Store, account: str, name: str, now_s: float) -> None:
+    """One that is not there is no error; its history outlives it. In a transaction."""
+    stored = store.get(MetricAlarm, alarm_key(account, name))
+    if stored is None:
+        return
+    store.delete(MetricAlarm, stored.document.key)
+    record_configuration(store, stored.document, "deleted", now_s)
 
 
 def change_state(

@@ -49,14 +49,14 @@ _SERVING = (EndpointStatus.IN_SERVICE, EndpointStatus.UPDATE_ROLLBACK_FAILED)
 
 
 class ComponentOperations:
-    """`shape_of` tells what an empty instance of a type offers; `on_delete` lets go of what other
-    services keep of a component, inside the operation's transaction."""
+    """`shape_of` tells what an empty instance of a type offers; `on_delete` gets a component and
+    the time, and lets go of what other services keep of it, inside the operation's transaction."""
 
     def __init__(
         self,
         store: Store,
         shape_of: Callable[[str], Shape | None],
-        on_delete: Callable[[InferenceComponent], None] = lambda component: None,
+        on_delete: Callable[[InferenceComponent, float], None] = lambda component, now_s: None,
     ) -> None:
         self._store = store
         self._shape_of = shape_of
@@ -203,7 +203,7 @@ class ComponentOperations:
             self._store.put(
                 replace(component, status=ComponentStatus.DELETING, modified_s=call.now_s)
             )
-            self._on_delete(component)
+            self._on_delete(component, call.now_s)
         return None
 
     def _refuse_unfit(self, spec: ComponentSpec, variant: Variant) -> None:

@@ -38,11 +38,12 @@ class EndpointHooks:
     """What other services have to say, inside the operation's transaction.
 
     `before_update` gets the endpoint and its next deployment, and raises to refuse (a scalable
-    target forbids that its variant goes); `on_delete` lets go of what belongs to the endpoint.
+    target forbids that its variant goes); `on_delete` gets the endpoint and the time, and lets go
+    of what belongs to it.
     """
 
     before_update: Callable[[Endpoint, Deployment], None] = lambda endpoint, deployment: None
-    on_delete: Callable[[Endpoint], None] = lambda endpoint: None
+    on_delete: Callable[[Endpoint, float], None] = lambda endpoint, now_s: None
 
 
 class EndpointOperations:
@@ -197,7 +198,7 @@ class EndpointOperations:
             self._store.put(
                 replace(endpoint, status=EndpointStatus.DELETING, modified_s=call.now_s)
             )
-            self._hooks.on_delete(endpoint)
+            self._hooks.on_delete(endpoint, call.now_s)
         return None
 
     def _required(self, call: Call, name: str) -> Endpoint:

@@ -22,7 +22,7 @@ def sagemaker_table(
     with_components: bool = False,
     hooks: EndpointHooks | None = None,
     component_shape: Callable[[str], Shape | None] = lambda instance_type: None,
-    on_component_delete: Callable[[InferenceComponent], None] = lambda component: None,
+    on_component_delete: Callable[[InferenceComponent, float], None] = lambda *_: None,
 ) -> OperationTable:
     """`instance_types`: every name of the catalog. `with_components`: variants without a model are
     accepted, and the inference components that they host. `component_shape`: what an empty instance
