@@ -196,16 +196,18 @@ def _scale_in(moment: _Moment) -> Decision:
     needed = _needed(policy, peaks)
     wanted = max(needed, limits.minimum)
     seen = f"at most {peaks.spike:.1f} requests in flight in {minutes} minutes need {needed}"
-    if wanted >= capacity:
-        code = NotScaled.AT_MINIMUM if capacity <= limits.minimum else NotScaled.WITHIN_TARGET
-        return _stay(policy, capacity, code, seen)
+    if needed >= capacity:
+        return _stay(policy, capacity, NotScaled.WITHIN_TARGET, seen)
     if not window.covers(PEAK_S):
         why = f"{seen}, but there are readings of less than {PEAK_S // 60} minutes"
         return _stay(policy, capacity, NotScaled.NO_DATA, why)
-    if fleet.starting_at_s:
-        return _stay(policy, capacity, NotScaled.STARTING, f"{seen}, but some are still starting")
     if policy.scale_in_disabled or limits.scale_in_suspended:
         return _stay(policy, capacity, NotScaled.SUSPENDED, f"{seen}, but scale-in is switched off")
+    if wanted >= capacity:
+        why = f"{seen}, the minimum of {limits.minimum} is reached"
+        return _stay(policy, capacity, NotScaled.AT_MINIMUM, why)
+    if fleet.starting_at_s:
+        return _stay(policy, capacity, NotScaled.STARTING, f"{seen}, but some are still starting")
     if last.cooling_in(now_s) or last.cooling_out(now_s):
         ends_s = max(last.in_at_s + last.in_cooldown_s, last.out_at_s + last.out_cooldown_s)
         why = f"{seen}; cooling down for {ends_s - now_s:.0f} s more"

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from zeropull.autoscaler.alarms import AlarmState
 from zeropull.autoscaler.combining import combine
 from zeropull.autoscaler.fast import FastPolicy, decide_fast
-from zeropull.autoscaler.readings import Decision
+from zeropull.autoscaler.loadwindow import PEAK_S
+from zeropull.autoscaler.readings import Decision, NotScaled
 from zeropull.controlapi.exchange import Exchange
 from zeropull.errors import ZeropullError
 from zeropull.metricstore.scalingmetrics import concurrency_target, tracking_policy
@@ -286,7 +287,9 @@ class ScalingController:
                 not_scaled=decision.not_scaled,
                 reason=decision.reason,
             )
-        if decision.desired == scaled.desired:
+        if decision.desired > scaled.desired or decision.not_scaled is NotScaled.AT_MAXIMUM:
+            state.wanted_more_s = now_s
+        if not _is_attempt(decision, state.wanted_more_s, now_s):
             return
         cause = f"policy {policy.name} in the fast mode: {decision.reason}"
         self._changes.carry_out(target, state, scaled, decision, cause, policy, now_s, is_fast=True)
@@ -310,6 +313,15 @@ class ScalingController:
                     instance.endpoint,
                     instance.variant,
                 )
+
+
+def _is_attempt(decision: Decision, wanted_more_s: float, now_s: float) -> bool:
+    """Whether the fast mode tried to change the capacity. To scale in, as with AWS's alarm, after
+    15 minutes without wanting more: else bursts at a capacity that is both minimum and maximum
+    would be two reasons in turn, and push all else out of the activities."""
+    if decision.not_scaled is NotScaled.AT_MINIMUM:
+        return now_s - wanted_more_s >= PEAK_S
+    return decision.not_scaled in (None, NotScaled.AT_MAXIMUM)
 
 
 def _cause(decision: Decision, alarms: dict[str, MetricAlarm]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,8 @@ Loads = dict[Source, list[tuple[int, LoadSecond]]]
 
 @dataclass(slots=True)
 class TargetState:
-    """What is kept in memory of one target; all of it can be read again from the stores."""
+    """What is kept in memory of one target; all of it can be read again from the stores, but for
+    when the fast mode last wanted more than there was, which only spares an activity."""
 
     activities: ActivityLog
     window: LoadWindow = field(default_factory=LoadWindow)
@@ -48,6 +50,7 @@ class TargetState:
     decision: Decision | None = None
     decided_s: float = 0.0
     overload_since_s: float | None = None
+    wanted_more_s: float = -math.inf
     units: tuple[int, Sequence[float]] = (0, ())
     units_revision: int = -1
 

@@ -87,6 +87,14 @@ def test_the_maximum_is_named() -> None:
     assert decision.not_scaled is NotScaled.AT_MAXIMUM
 
 
+def test_the_minimum_is_named_only_where_fewer_would_do() -> None:
+    decision = decide(window(*[0.0] * 900), Fleet(1))
+    assert decision.not_scaled is NotScaled.AT_MINIMUM
+    assert decision.reason.endswith("need 0, the minimum of 1 is reached")
+    assert decide(window(*[0.0] * 899), Fleet(1)).not_scaled is NotScaled.NO_DATA
+    assert decide(window(*[2.0] * 900), Fleet(1)).not_scaled is NotScaled.WITHIN_TARGET
+
+
 def test_a_ramp_is_expected_to_last_as_long_again_as_it_has_lasted() -> None:
     calm = [8.0] * 300
     ramp = [8.0 + 0.2 * second for second in range(1, 21)]

@@ -490,6 +490,69 @@ def test_fast_keeps_the_cooldown_of_the_policy(world: ScalingWorld) -> None:
     world.seconds_until(1, limit=60)
 
 
+def not_scaled(world: ScalingWorld) -> list[dict[str, Any]]:
+    return [reason for activity in world.activities() for reason in activity.not_scaled]
+
+
+def test_fast_records_the_maximum_once_even_across_a_restart(world: ScalingWorld) -> None:
+    world.endpoint_with(2, MaxCapacity=2, **FAST).track(5.0)
+    world.seconds(30, load=3.0).seconds(1, load=40.0)
+    assert not_scaled(world) == []
+    world.seconds(60).half_second(load=40.0)
+    world.start()
+    world.seconds(60)
+    assert not_scaled(world) == [{"Code": "AlreadyAtMaxCapacity", "MaxCapacity": 2}]
+    attempt = world.activities()[0]
+    assert (attempt.description, attempt.status) == (
+        "Attempting to scale due to alarm triggered", "Failed",
+    )  # fmt: skip
+    assert attempt.cause.startswith("policy track in the fast mode: 40.0 requests in flight")
+    described = world.call("DescribeScalingActivities", **RESOURCE)["ScalingActivities"]
+    assert described == []
+    described = world.call(
+        "DescribeScalingActivities", **RESOURCE, IncludeNotScaledActivities=True
+    )["ScalingActivities"]
+    assert [each["NotScaledReasons"] for each in described] == [not_scaled(world)]
+
+
+def test_fast_records_the_minimum_after_fifteen_quiet_minutes(world: ScalingWorld) -> None:
+    world.endpoint_with(1, **FAST).track(5.0)
+    world.seconds(895, load=0.0)
+    assert not_scaled(world) == []
+    world.seconds(60)
+    assert not_scaled(world) == [{"Code": "AlreadyAtMinCapacity", "MinCapacity": 1}]
+
+
+def test_fast_does_not_try_what_is_switched_off(world: ScalingWorld) -> None:
+    world.endpoint_with(1, **FAST).track(5.0, DisableScaleIn=True)
+    world.seconds(960, load=0.0)
+    assert not_scaled(world) == []
+    assert world.decision is not None
+    assert world.decision.not_scaled is NotScaled.SUSPENDED
+
+
+def test_bursts_on_a_fixed_capacity_are_one_attempt_in_fast(world: ScalingWorld) -> None:
+    """Of two seconds each, which the highest five seconds hardly show: fewer would do again."""
+    world.endpoint_with(4, MinCapacity=4, MaxCapacity=4, **FAST).track(5.0)
+    world.seconds(905, load=1.0)
+    minimum = {"Code": "AlreadyAtMinCapacity", "MinCapacity": 4}
+    maximum = {"Code": "AlreadyAtMaxCapacity", "MaxCapacity": 4}
+    assert not_scaled(world) == [minimum]
+    for _ in range(20):
+        world.seconds(3, load=22.0).seconds(30, load=1.0)
+    assert not_scaled(world) == [minimum, maximum]
+
+
+def test_fast_says_once_that_an_endpoint_is_updating(world: ScalingWorld) -> None:
+    world.endpoint_with(1, **FAST).track(5.0)
+    world.seconds(30, load=3.0)
+    world.set_status(EndpointStatus.UPDATING, pending=world.endpoint.current)
+    world.seconds(30, load=18.0)
+    assert not_scaled(world) == [{"Code": "TargetServicePutResourceAsUnscalable"}]
+    world.set_status(EndpointStatus.IN_SERVICE)
+    world.seconds_until(4, limit=5)
+
+
 def test_after_a_restart_fast_still_knows_the_last_fifteen_minutes(world: ScalingWorld) -> None:
     world.endpoint_with(3, **FAST).track(5.0)
     world.seconds(300, load=12.0).seconds(300, load=2.0)
