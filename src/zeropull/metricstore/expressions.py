@@ -1,11 +1,14 @@
 """Metric math: the part of CloudWatch's that target tracking and dashboards of endpoints use.
 
-`+ - * /`, comparisons, AND and OR, parentheses, numbers, ids of other queries, `[a, b]`, and the
+`+ - * / ^`, comparisons, AND and OR, parentheses, numbers, ids of other queries, `[a, b]`, and the
 functions SUM, AVG, MIN, MAX, ABS, CEIL, FLOOR, FILL, IF and METRICS.
 Source: Amazon CloudWatch user guide, "Using math expressions with CloudWatch metrics": a function
 of one series gives a number, the same function of several gives a series; operators between
 series act on the timestamps that both have; comparisons give 1 or 0; x / 0 has no datapoint.
 METRICS() is every metric of the request, not its expressions; METRICS("a") those with a in the id.
+An operator acts on each of several series, with a number or one other series. The guide is silent
+about the order of powers: here -a^2 is -(a^2) and 2^3^2 is 2^(3^2), as in mathematics. A root of a
+negative value has no datapoint.
 """
 
 from __future__ import annotations
@@ -22,12 +25,18 @@ from zeropull.errors import InvalidInput
 Series = dict[int, float]
 """Values by period start."""
 Value = float | Series | list[Series]
+Result = Series | list[Series]
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)|(?P<name>[A-Za-z_]\w*)"
-    r"|(?P<symbol>>=|<=|==|!=|&&|\|\||[-+*/()<>,\[\]])|(?P<text>\"[^\"]*\"))"
+    r"|(?P<symbol>>=|<=|==|!=|&&|\|\||[-+*/^()<>,\[\]])|(?P<text>\"[^\"]*\"))"
 )
+_TEXT = re.compile(r"\"[^\"]*\"")
+_CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
+_INSIGHTS = re.compile(r"\s*SELECT\b")
 MAX_DEPTH = 50
+MAX_SERIES = 500
+"""In an array, as many as a request has queries: one that names another twice doubles it."""
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le,
     "==": operator.eq, "!=": operator.ne,
@@ -39,22 +48,22 @@ _ARITHMETIC: dict[str, Callable[[float, float], float]] = {
 
 def evaluate_expression(
     text: str,
-    queries: Mapping[str, Series],
+    queries: Mapping[str, Result],
     *,
     timestamps: Sequence[int],
     metrics: Collection[str] | None = None,
-) -> Series:
-    """The series that `text` gives; `queries` by id, `timestamps` of the whole range (for FILL and
-    for expressions that are a plain number), `metrics` the ids that METRICS() stands for (all).
+) -> Result:
+    """The series, or several, that `text` gives; `queries` by id, `timestamps` of the whole range
+    (for FILL and for expressions that are a plain number), `metrics` the ids that METRICS() stands
+    for (those of one series).
 
     Raises:
         InvalidInput: names the expression and where it cannot be understood.
     """
-    known = list(queries if metrics is None else metrics)
+    single = [name for name, value in queries.items() if isinstance(value, dict)]
+    known = single if metrics is None else list(metrics)
     parser = _Parser(text, _tokens(text), queries, known, list(timestamps))
     value = parser.whole()
-    if isinstance(value, list):
-        raise InvalidInput(f"the expression {text!r} gives several series: SUM or AVG makes one")
     if isinstance(value, float):
         return dict.fromkeys(timestamps, value) if math.isfinite(value) else {}
     return value
@@ -71,6 +80,7 @@ def needs_all_metrics(text: str) -> bool:
 
 
 def _tokens(text: str) -> list[str]:
+    _check_kind(text)
     tokens, at = [], 0
     stripped = text.rstrip()
     while at < len(stripped):
@@ -82,11 +92,27 @@ def _tokens(text: str) -> list[str]:
     return tokens
 
 
+def _check_kind(text: str) -> None:
+    """Raises InvalidInput for what CloudWatch takes and we do not, by its name."""
+    if _INSIGHTS.match(text):
+        raise InvalidInput(
+            f"the expression {text!r} is a query of Metrics Insights: only metric math is evaluated"
+        )
+    for name in _CALL.findall(_TEXT.sub("", text)):
+        if name in FUNCTIONS or name in ("AND", "OR"):
+            continue
+        kind = "function" if name in _OTHERS else "unknown function"
+        raise InvalidInput(
+            f"the expression {text!r} has the {kind} {name!r}: "
+            f"{', '.join(sorted(FUNCTIONS))} are evaluated here, in capitals"
+        )
+
+
 @dataclass(slots=True)
 class _Parser:
     text: str
     tokens: list[str]
-    queries: Mapping[str, Series]
+    queries: Mapping[str, Result]
     metrics: list[str]
     timestamps: list[int]
     at: int = 0
@@ -133,14 +159,22 @@ class _Parser:
         if self.depth > MAX_DEPTH:
             raise self.wrong(f"more than {MAX_DEPTH} levels")
         try:
-            return self.atom()
+            if self.peek() != "-":
+                return self.power()
+            self.at += 1
+            return self.zip(0.0, self.factor(), operator.sub)
         finally:
             self.depth -= 1
 
+    def power(self) -> Value:
+        value = self.atom()
+        if self.peek() != "^":
+            return value
+        self.at += 1
+        return self.zip(value, self.factor(), _power)
+
     def atom(self) -> Value:
         word = self.take()
-        if word == "-":
-            return self.zip(0.0, self.factor(), operator.sub)
         if word == "(":
             value = self.either()
             self.expect(")")
@@ -153,8 +187,10 @@ class _Parser:
             self.at += 1
             return self.call(word, self.arguments(")"))
         if word in self.queries:
-            return dict(self.queries[word])
-        raise self.wrong(f"the unknown id {word!r}")
+            return self.queries[word]
+        if word.isidentifier():
+            raise self.wrong(f"the unknown id {word!r}")
+        raise self.wrong(f"{word!r} where a value was expected")
 
     def arguments(self, end: str) -> list[Value | str]:
         found: list[Value | str] = []
@@ -185,15 +221,19 @@ class _Parser:
             case "ABS" | "CEIL" | "FLOOR" if len(arguments) == 1:
                 rounding = _ROUNDINGS[name]
                 return self.zip(self.value(arguments[0]), 0.0, lambda a, _: float(rounding(a)))
-            case _ if name in FUNCTIONS:
-                raise self.wrong(f"the function {name} with {len(arguments)} arguments")
+            case "SUM" | "AVG" | "MIN" | "MAX" if arguments:
+                raise self.wrong(
+                    f"the function {name} with {len(arguments)} arguments: several series go in "
+                    f"brackets, {name}([a, b])"
+                )
             case _:
-                raise self.wrong(f"the unknown function {name!r}")
+                raise self.wrong(f"the function {name} with {len(arguments)} arguments")
 
     def all_metrics(self, part: Value | str = '""') -> Value:
         if not isinstance(part, str) or not part.startswith('"'):
             raise self.wrong("METRICS with something else than a part of an id in quotes")
-        return [dict(self.queries[name]) for name in self.metrics if part.strip('"') in name]
+        names = [name for name in self.metrics if part.strip('"') in name]
+        return [_only_series(self.queries[name]) for name in names]
 
     def aggregate(self, name: str, argument: Value | str) -> Value:
         function = _AGGREGATES[name]
@@ -219,6 +259,8 @@ class _Parser:
 
     def filled(self, series: Series, filler: Value | str) -> Series:
         if isinstance(filler, float):
+            if not math.isfinite(filler):
+                return series  # such as the minimum of no datapoints
             return {start: series.get(start, filler) for start in self.timestamps}
         if isinstance(filler, dict):
             return {
@@ -284,6 +326,8 @@ class _Parser:
                 found.append(value)
             else:
                 raise self.wrong("a number where a series was expected")
+        if len(found) > MAX_SERIES:
+            raise self.wrong(f"an array of {len(found)} series, at most {MAX_SERIES}")
         return found
 
     def value(self, argument: Value | str) -> Value:
@@ -326,6 +370,11 @@ def _safely(function: Callable[[float, float], float], left: float, right: float
         return math.nan
 
 
+def _power(base: float, exponent: float) -> float:
+    """As math.pow, but nothing to a power, or to the power of nothing, stays nothing."""
+    return base + exponent if math.isnan(base + exponent) else math.pow(base, exponent)
+
+
 def _aggregated(function: Callable[[Sequence[float]], float], values: Sequence[float]) -> float:
     try:
         return function(values) if values else math.nan
@@ -357,3 +406,12 @@ _AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
     "SUM": math.fsum, "AVG": _mean, "MIN": min, "MAX": max,
 }  # fmt: skip
 FUNCTIONS = frozenset({*_AGGREGATES, *_ROUNDINGS, "FILL", "IF", "METRICS"})
+_OTHERS = frozenset(
+    {
+        "ANOMALY_DETECTION_BAND", "DATAPOINT_COUNT", "DATE", "DAY", "DB_PERF_INSIGHTS", "DIFF",
+        "DIFF_TIME", "EPOCH", "FIRST", "HOUR", "INSIGHT_RULE_METRIC", "LAMBDA", "LAST", "LOG",
+        "LOG10", "METRIC_COUNT", "MINUTE", "MONTH", "PERIOD", "RATE", "REMOVE_EMPTY", "RUNNING_SUM",
+        "SEARCH", "SERVICE_QUOTA", "SLICE", "SORT", "STDDEV", "TIME_SERIES", "YEAR",
+    }
+)  # fmt: skip
+"""What CloudWatch has besides."""

@@ -8,6 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from zeropull.errors import InvalidInput
 from zeropull.metricstore.expressions import (
+    Result,
     Series,
     evaluate_expression,
     names_in,
@@ -19,6 +20,8 @@ from zeropull.metricstore.store import MetricKey, MetricStore
 DEFAULT_PERIOD_S = 60
 MAX_PERIODS = 100_800
 """An expression has a value at no more timestamps than that, as many as a page of GetMetricData."""
+MAX_KEPT = 1_000_000
+"""Datapoints that expressions of several series may keep for others: some 100 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +58,17 @@ def evaluate_queries(
     *,
     is_sliding: bool = False,
 ) -> dict[str, Series]:
-    """The series of every query by id. Periods begin at whole multiples of their length, or, when
-    `is_sliding`, so that the last one ends at `end_s`.
+    """The series of every query that returns data, by id. Periods begin at whole multiples of their
+    length, or, when `is_sliding`, so that the last one ends at `end_s`.
 
     Raises:
-        InvalidInput: an id given twice, an unknown id, expressions that need each other.
+        InvalidInput: an id given twice, an unknown id, expressions that need each other, or one
+            that returns several series.
     """
     periods = periods_of(queries)
     metrics = [query.query_id for query in queries if query.stat is not None]
-    results: dict[str, Series] = {}
+    results: dict[str, Result] = {}
+    kept = 0
     for query in _in_order(queries):
         name = query.query_id
         phase_s = int(end_s) % periods[name] if is_sliding else 0
@@ -71,17 +76,30 @@ def evaluate_queries(
             results[name] = series_of(store, account, query.stat, start_s, end_s, phase_s=phase_s)
         else:
             timestamps = _timestamps(name, periods[name], start_s, end_s, phase_s)
-            results[name] = _value(query, results, metrics, timestamps)
-    return {query.query_id: results[query.query_id] for query in queries}
+            value = results[name] = _value(query, results, metrics, timestamps)
+            if isinstance(value, list):
+                kept += sum(len(series) for series in value)
+        if kept > MAX_KEPT:
+            raise InvalidInput(
+                f"Error in expression '{name}': with it, expressions of several series have {kept} "
+                f"datapoints, at most {MAX_KEPT}: ask for less time or a longer Period."
+            )
+    return {
+        query.query_id: _single(query, results[query.query_id])
+        for query in queries
+        if query.return_data
+    }
 
 
 def check_queries(queries: Sequence[Query]) -> None:
     """Raises InvalidInput when they could not be evaluated, whatever the data."""
     metrics = [query.query_id for query in queries if query.stat is not None]
-    results: dict[str, Series] = {name: {} for name in metrics}
+    results: dict[str, Result] = {name: {} for name in metrics}
     for query in _in_order(queries):
         if query.stat is None:
             results[query.query_id] = _value(query, results, metrics, range(0))
+        if query.return_data:
+            _single(query, results[query.query_id])
 
 
 def periods_of(queries: Sequence[Query]) -> dict[str, int]:
@@ -135,9 +153,19 @@ def _in_order(queries: Sequence[Query]) -> list[Query]:
         raise InvalidInput(f"Error in expression '{error.args[1][0]}': {circle}") from error
 
 
+def _single(query: Query, result: Result) -> Series:
+    if isinstance(result, dict):
+        return result
+    raise InvalidInput(
+        f"Error in expression '{query.query_id}': the expression {query.expression!r} gives "
+        "several series, but one is returned: SUM or AVG makes one of them, ReturnData false keeps "
+        "them for other expressions"
+    )
+
+
 def _value(
-    query: Query, results: Mapping[str, Series], metrics: Sequence[str], timestamps: range
-) -> Series:
+    query: Query, results: Mapping[str, Result], metrics: Sequence[str], timestamps: range
+) -> Result:
     assert query.expression is not None
     try:
         return evaluate_expression(

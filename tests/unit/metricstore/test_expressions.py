@@ -50,6 +50,37 @@ TIMES = [0, 60, 120]
         ("SUM([big, big])", {0: 2}),
         ("AVG(big) * 0", {}),
         ('SUM(METRICS("m"))', {0: 3, 60: 4, 120: 6}),
+        ("m1 ^ 2", {0: 4, 60: 16, 120: 36}),
+        ("2 ^ m1", {0: 4, 60: 16, 120: 64}),
+        ("m1 ^ m2", {0: 2, 120: 1}),
+        ("-m1 ^ 2 + 1", {0: -3, 60: -15, 120: -35}),
+        ("2 ^ -1 * m1", {0: 1, 60: 2, 120: 3}),
+        ("2 ^ 3 ^ 2", {0: 512, 60: 512, 120: 512}),
+        ("(2 ^ 3) ^ 2", {0: 64, 60: 64, 120: 64}),
+        ("m2 ^ -1", {0: 1}),
+        ("(3 - m1) ^ 0.5", {0: 1}),
+        ("m1 ^ 1000", {0: 2.0**1000}),
+        ("MAX(none) ^ 0", {}),
+        ("1 ^ MAX(none)", {}),
+        ("SUM([m1, m2] ^ 2)", {0: 5, 60: 16, 120: 36}),
+        ("SUM(100 / [m1, m2])", {0: 150, 60: 25, 120: 100 / 6}),
+        ("AVG([m1, m2] / m1)", {0: 0.75, 60: 1, 120: 0.5}),
+        ("MAX(-[m1, m2])", {0: -1, 60: -4, 120: 0}),
+        ("SUM(METRICS() * 100)", {0: 300, 60: 400, 120: 600}),
+        ('SUM([METRICS("1"), METRICS("2")])', {0: 3, 60: 4, 120: 6}),
+        ('SUM(METRICS("1")) / SUM(METRICS()) * 100', {0: 200 / 3, 60: 100, 120: 100}),
+        ("SUM(METRICS()) / SUM(m1)", {0: 0.25, 60: 1 / 3, 120: 0.5}),
+        ("MIN(ABS([m1 - 5, m2]))", {0: 1, 60: 1, 120: 0}),
+        ("SUM(CEIL(METRICS() / 4))", {0: 2, 60: 1, 120: 2}),
+        ("FLOOR(-m1 / 4)", {0: -1, 60: -1, 120: -2}),
+        ("MIN(FILL(METRICS(), m1))", {0: 1, 60: 4, 120: 0}),
+        ("FILL(m2, MIN(m2))", {0: 1, 60: 0, 120: 0}),
+        ("FILL(m2, MIN(none))", {0: 1, 120: 0}),
+        ("MAX(FILL([m1, m2], REPEAT)) - MIN(m1)", {0: 0, 60: 2, 120: 4}),
+        ("m1 >= 4 && m1 != 6 || m1 == 2", {0: 1, 60: 1, 120: 0}),
+        ("IF(MAX(m1) > 5, m1, m2)", {0: 2, 60: 4, 120: 6}),
+        ("IF(m1 - 4, 1, m1)", {0: 1, 60: 4, 120: 1}),
+        ("m1 > 1 AND (m1 < 5)", {0: 1, 60: 1, 120: 0}),
     ],
 )
 def test_expressions_give_the_documented_series(text: str, expected: Series) -> None:
@@ -60,7 +91,7 @@ def test_expressions_give_the_documented_series(text: str, expected: Series) -> 
 @pytest.mark.parametrize(
     "text",
     [
-        "m1 +", "m3", "SUM(m1", "ANOMALY(m1)", "m1 $ 2", "[m1, m2]", "(" * 60 + "m1", "", "m1 m2",
+        "m1 +", "m3", "SUM(m1", "ANOMALY(m1)", "m1 $ 2", "(" * 60 + "m1", "", "m1 m2",
         "SUM(m1, m2)", "SUM()", "FILL(m1)", "FILL(m1, NEAREST)", "FILL(m1, METRICS())", "[1, m1]",
         "IF(m1)", "IF(METRICS(), 1)", "IF(m1, METRICS())", "METRICS(m1)", '"m1"', "REPEAT",
         "METRICS() + METRICS()", "m1 < 2 < 3", "* m1",
@@ -69,6 +100,35 @@ def test_expressions_give_the_documented_series(text: str, expected: Series) -> 
 def test_what_cannot_be_understood_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidInput, match="expression"):
         evaluate_expression(text, QUERIES, timestamps=TIMES)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("RATE(m1)", "has the function 'RATE': ABS, AVG, .* are evaluated here"),
+        ("m1 + TIME_SERIES (5)", "has the function 'TIME_SERIES'"),
+        ("SEARCH('{AWS/SageMaker,EndpointName} Invocations', 'Sum')", "has the function 'SEARCH'"),
+        ("sum(m1)", "has the unknown function 'sum': .* in capitals"),
+        ('SELECT AVG(Invocations) FROM SCHEMA("AWS/SageMaker")', "a query of Metrics Insights"),
+        ("MAX(m1, m2)", r"MAX with 2 arguments: several series go in brackets, MAX\(\[a, b\]\)"),
+        ("MAX([m1, 5])", "a number where a series was expected"),
+        ("m1 ^", "its end too early"),
+        ("m1 ^ * 2", "has '\\*' where a value was expected"),
+        ("m1 % 2", "has '.*' at position"),
+        ("2 ^ " * 60 + "2", "more than 50 levels"),
+    ],
+)
+def test_what_is_not_evaluated_is_told_from_what_is_wrong(text: str, why: str) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        evaluate_expression(text, QUERIES, timestamps=TIMES)
+
+
+def test_several_series_may_be_named_and_used() -> None:
+    queries = QUERIES | {"e1": {0: 50.0}}
+    both = evaluate_expression("METRICS() * 2", queries, timestamps=TIMES, metrics=["m1", "m2"])
+    assert both == [{0: 4, 60: 8, 120: 12}, {0: 2, 120: 0}]
+    found = evaluate_expression("MAX([e2, m1 ^ 2])", {**queries, "e2": both}, timestamps=TIMES)
+    assert found == {0: 4, 60: 16, 120: 36}
 
 
 def test_ids_of_an_expression_are_told_from_functions() -> None:

@@ -74,6 +74,34 @@ def test_sliding_periods_end_where_the_range_does(store: MetricStore) -> None:
     assert found["m1"] == {120: 3 + 4 + 5 + 6 + 7}
 
 
+def test_several_series_are_there_for_other_expressions(store: MetricStore) -> None:
+    put(store, "a", 1, 2, 3)
+    put(store, "b", 10, None, 30)
+    several = Query("e1", expression="METRICS() / 2", return_data=False)
+    queries = [math("e2", "SUM(e1) ^ 2"), several, metric("m1"), metric("m2", "b")]
+    check_queries(queries)
+    found = evaluate_queries(store, ACCOUNT, queries, 0, 180)
+    assert found["e2"] == {0: 5.5**2, 60: 1, 120: 16.5**2}
+    assert found.keys() == {"e2", "m1", "m2"}
+
+
+def test_what_expressions_keep_for_others_is_bounded(
+    store: MetricStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "a", 1, 2, 3)
+    doubled = [
+        Query(f"e{n}", expression=f"[e{n - 1}, e{n - 1}]", return_data=False) for n in range(1, 60)
+    ]
+    queries = [metric("e0"), *doubled]
+    with pytest.raises(InvalidInput, match=r"'e9': .* an array of 512 series, at most 500"):
+        evaluate_queries(store, ACCOUNT, queries, 0, 180)
+    with pytest.raises(InvalidInput, match=r"'e9': .* an array of 512 series, at most 500"):
+        check_queries(queries)
+    monkeypatch.setattr("zeropull.metricstore.queries.MAX_KEPT", 40)
+    with pytest.raises(InvalidInput, match=r"'e3': .* have 42 datapoints, at most 40"):
+        evaluate_queries(store, ACCOUNT, queries, 0, 180)
+
+
 @pytest.mark.parametrize(
     ("queries", "text"),
     [
