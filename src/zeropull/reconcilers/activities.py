@@ -2,13 +2,15 @@
 
 Source: Application Auto Scaling user guide, "Scaling activities": InProgress ends as Successful, as
 Failed with its cause, or as Overridden by the next change; of a run of attempts that change nothing
-for the same reason only the first is recorded.
+for the same reason only the first is recorded, also where two reasons take turns.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from zeropull.autoscaler.readings import NotScaled
@@ -94,7 +96,7 @@ class ActivityLog:
             reason["MinCapacity"] = target.minimum
         elif code is NotScaled.AT_DESIRED:
             reason["CurrentCapacity"] = capacity
-        if self._all and self._all[-1].not_scaled == (reason,):
+        if any(each.not_scaled == (reason,) for each in self._since_last_change()):
             return
         with self._store.transaction():
             self._add(
@@ -144,6 +146,9 @@ class ActivityLog:
         pause_s = min(MAX_RETRY_S, RETRY_S * 2 ** (len(failed) - 1))
         left_s = (failed[0].ended_s or 0.0) + pause_s - now_s
         return (left_s, failed[0].message) if left_s > 0 else None
+
+    def _since_last_change(self) -> Iterator[ScalingActivity]:
+        return takewhile(lambda activity: activity.not_scaled, reversed(self._all))
 
     def _add(self, target: ScalableTarget, **members: Any) -> None:
         activity = ScalingActivity(
