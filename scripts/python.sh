@@ -11,7 +11,13 @@ python_ready() {
         make_venv
     fi
     python_key=$({ cat pyproject.toml; .venv/bin/python --version; } | sha256sum | cut -c 1-16)
-    [ -e ".venv/.ready-$python_key" ] && return
+    [ -e ".venv/.ready-$python_key" ] || install_packages
+    # Where Python is told not to write bytecode, as many container images do, every process would
+    # compile anew what it imports: half of the time in which one starts. A plain user may not.
+    .venv/bin/python -m compileall -q src bench demo tests >/dev/null 2>&1 || :
+}
+
+install_packages() {
     [ -w .venv ] || die "pyproject.toml has changed, and .venv is another user's: \
 run './run setup' as that user (sudo ./run setup)"
     step "Python packages that pyproject.toml names, into .venv"
