@@ -182,6 +182,8 @@ async def pull_layers(
             layers = [group.create_task(one_layer(*pair)) for pair in in_order]
             for layer in layers:
                 await layer
+            # A layer whose name a crash takes back is pulled again: once for all is enough.
+            await pull.in_thread(lambda: fsync_directory(layer_store))
             reporter.cancel()
     except* ZeropullError as errors:
         raise _first(errors) from None
@@ -294,7 +296,6 @@ def publish_layer(directory: Path, target: Path) -> None:
         if not (target / LAYER_FILE).is_file():
             raise
         shutil.rmtree(directory)
-    fsync_directory(target.parent)
 
 
 def _directories_below(
