@@ -66,7 +66,8 @@ def test_held_requests_start_one_copy_and_are_all_answered(
         **resource,
         PolicyName="concurrency",
         PolicyType="TargetTrackingScaling",
-        TargetTrackingScalingPolicyConfiguration=POLICY,
+        # One copy is enough for all of them, also where it starts so slowly that they wait long.
+        TargetTrackingScalingPolicyConfiguration={**POLICY, "TargetValue": 8.0},
     )
     before = len(user.launches("held", "sleeper"))
     user.scale("sleeper", 0)

@@ -33,13 +33,15 @@ _RECORDED = frozenset(
 
 
 class ActivityLog:
-    """The activities of one target, newest last. Only this writes them; a new one over the same
-    store goes on where the last one stopped."""
+    """The activities of one target, newest last. What others have written meanwhile (a component
+    that was woken for a request) is read as soon as `follow` is called."""
 
     def __init__(self, store: Store, target: ScalableTarget) -> None:
         self._store = store
-        found = [s.document for s in store.select(ScalingActivity, prefix=f"{target.key}/")]
-        self._all = sorted(found, key=lambda each: (each.began_s, each.status == "InProgress"))
+        self._prefix = f"{target.key}/"
+        self._revision = -1
+        self._all: list[ScalingActivity] = []
+        self._read()
 
     def begin(self, target: ScalableTarget, desired: int, cause: str, now_s: float) -> None:
         """A change has been accepted; one that was still in progress has been overtaken."""
@@ -64,6 +66,7 @@ class ActivityLog:
     def follow(self, scaled: Scaled, lacking: str, now_s: float) -> None:
         """Give what is in progress its end, as the endpoint or the component shows it; `lacking`
         says meanwhile why instances cannot be had, empty when they can."""
+        self._read()
         for number, activity in enumerate(self._all):
             if activity.status != "InProgress":
                 continue
@@ -146,6 +149,13 @@ class ActivityLog:
         pause_s = min(MAX_RETRY_S, RETRY_S * 2 ** (len(failed) - 1))
         left_s = (failed[0].ended_s or 0.0) + pause_s - now_s
         return (left_s, failed[0].message) if left_s > 0 else None
+
+    def _read(self) -> None:
+        revision = self._store.revision_of(ScalingActivity.kind)
+        if revision != self._revision:
+            found = [s.document for s in self._store.select(ScalingActivity, prefix=self._prefix)]
+            self._all = sorted(found, key=lambda each: (each.began_s, each.status == "InProgress"))
+            self._revision = revision
 
     def _since_last_change(self) -> Iterator[ScalingActivity]:
         return takewhile(lambda activity: activity.not_scaled, reversed(self._all))

@@ -15,12 +15,14 @@ from tests.unit.reconcilers.component_world import (
     world,
 )
 from zeropull.controlapi.messages import GatewayReport, ImagePath, NodeAssignment
+from zeropull.reconcilers.activities import ActivityLog
 from zeropull.reconcilers.componentassignments import build_component_assignment
 from zeropull.reconcilers.componentrouting import component_endpoint_route
 from zeropull.reconcilers.componentslots import component_images
+from zeropull.reconcilers.scaled import ScaledComponent
 from zeropull.reconcilers.waking import held_requests, wake_components
 from zeropull.resources.components import ComponentStatus, InferenceComponent
-from zeropull.resources.scaling import ScalingActivity
+from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget, ScalingActivity
 from zeropull.statestore import Store
 
 
@@ -177,3 +179,23 @@ def test_a_held_request_wakes_its_component_once(sleeping: ComponentWorld, tmp_p
         assert "3 request(s) wait" in woken.cause
         (activity,) = store.select(ScalingActivity)
         assert activity.document.description == "Setting desired copy count to 1."
+
+
+def test_what_woke_a_component_ends_as_any_other_activity(
+    sleeping: ComponentWorld, tmp_path: Path
+) -> None:
+    """The log of its target is in memory already when somebody else writes into the store."""
+    with Store.open(tmp_path / "zeropull.db") as store:
+        component = sleeping.components["a"]
+        target = ScalableTarget(
+            ACCOUNT, "inference-component/a", COMPONENT_DIMENSION, 0, 4, "arn", 1.0
+        )
+        store.put(component)
+        log = ActivityLog(store, target)
+        wake_components(store, {ACCOUNT: frozenset({"a"})}, {("shared", "a"): 3}, 100.0)
+        serving = replace(
+            component, status=ComponentStatus.IN_SERVICE, desired_copies=1, current_copies=1
+        )
+        log.follow(ScaledComponent(serving), "", 101.0)
+        (activity,) = store.select(ScalingActivity)
+        assert (activity.document.status, activity.document.ended_s) == ("Successful", 101.0)
