@@ -43,21 +43,23 @@ class TraceInstance:
         """Make it, in the place of what a crash has left under its name. Raises OSError."""
         if self._tracefs is None:
             self._root = self._stack.enter_context(_tracefs())
-        _remove(self.folder)
+        _remove(self.folder, _deadline())
         self.folder.mkdir()
 
     def remove(self) -> None:
         """Idempotent; blocks for some seconds where it stays busy, and then leaves it."""
-        _remove(self.folder)
+        _remove(self.folder, _deadline())
         self._stack.close()
+        self._root = self._tracefs or TRACEFS  # not by a descriptor that is closed
 
 
 def remove_instances(name_start: str) -> None:
     """Remove the instances whose names begin so: what makers of them have left in a crash."""
+    deadline = _deadline()
     with contextlib.suppress(OSError), _tracefs() as root:
         for folder in (root / "instances").iterdir():
             if folder.name.startswith(name_start):
-                _remove(folder)
+                _remove(folder, deadline)
 
 
 @contextlib.contextmanager
@@ -73,8 +75,11 @@ def _tracefs() -> Iterator[Path]:
         os.close(mount)
 
 
-def _remove(folder: Path) -> None:
-    deadline = time.monotonic() + _BUSY_S
+def _deadline() -> float:
+    return time.monotonic() + _BUSY_S
+
+
+def _remove(folder: Path, deadline: float) -> None:
     while True:
         try:
             folder.rmdir()  # tracefs removes what is in it

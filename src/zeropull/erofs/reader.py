@@ -78,7 +78,7 @@ class MetadataImage:
     def inode(self, nid: int) -> Inode:
         try:
             fields = INODE.unpack_from(self._view, nid * NID_BYTES)
-        except struct.error:
+        except (struct.error, OverflowError):
             raise IntegrityError(f"EROFS metadata: inode {nid} is outside") from None
         icount = fields[1]
         return Inode(
@@ -172,6 +172,8 @@ def _dirents(block: bytes) -> Iterator[tuple[bytes, int]]:
         heads = list(DIRENT.iter_unpack(block[: count * DIRENT_BYTES]))
     except struct.error:
         raise IntegrityError("EROFS metadata: damaged directory") from None
+    if len(heads) != count:
+        raise IntegrityError("EROFS metadata: damaged directory")
     for index, (nid, offset, _, _) in enumerate(heads):
         if index + 1 < count:
             yield block[offset : heads[index + 1][1]], nid

@@ -282,8 +282,12 @@ class _Alike:
         digits = size[:-1]
         if block[148:156] != b"%06o\0 " % checksum or not digits.isdigit() or size[-1]:
             return None
+        try:
+            stored = int(digits, 8)
+        except ValueError:
+            return None  # an 8 or a 9
         entry.name = prefix + name.partition(b"\0")[0]
-        return entry, int(digits, 8)
+        return entry, stored
 
     def keep(self, block: bytes, entry: Entry) -> None:
         if len(self._known) == self.MAX:

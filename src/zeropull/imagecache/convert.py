@@ -1,4 +1,4 @@
-"""Pull layers in one pass: blob, digest, inflate, diff ID, tar, data file, metadata, publish.
+"""Pull the layers of an image in one pass, and publish them.
 
 Layers are made side by side; those that take something from the layers below, directories that they
 only imply or files that their hard links name, are finished bottom-up, and all are published so.
@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 from zeropull.erofs.tarlayer import LayerLimits
 from zeropull.errors import DiskFull, ZeropullError
 from zeropull.imagecache.datafile import disk_error
-from zeropull.imagecache.layermakers import LayerMakers, Maker, Place
 from zeropull.imagecache.layermaking import LayerJob, MadeLayer
 from zeropull.imagecache.layout import (
     LAYER_FILE,
@@ -30,6 +29,7 @@ from zeropull.imagecache.layout import (
     fsync_directory,
     layer_directory,
 )
+from zeropull.imagecache.makerpool import Maker, MakerPool, Place
 from zeropull.imagecache.threads import short_switch_interval
 from zeropull.oci.digests import hex_of
 from zeropull.oci.images import ResolvedImage
@@ -51,7 +51,8 @@ OpenBlob = Callable[
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """Whole pull: layers published, compressed bytes received and expected, data bytes written."""
+    """Whole pull: layers published, compressed bytes received and expected, data bytes of what is
+    published."""
 
     layers_done: int
     layers_total: int
@@ -69,7 +70,7 @@ class PullResult:
 
 @dataclass(slots=True)
 class _Pull:
-    """What the layers of one pull share. Threads add to the counters under `lock`."""
+    """What the layers of one pull share. Threads count the registry's bytes under `lock`."""
 
     image: ResolvedImage
     missing: frozenset[int]
@@ -141,6 +142,7 @@ async def pull_layers(
         DiskFull: with the arithmetic.
         Unavailable, NotFound, AccessDenied: from the registry.
     """
+    layer_store = layer_store.absolute()  # other processes have other working directories
     layer_store.mkdir(parents=True, exist_ok=True)
     _check_room(image, missing, layer_store)
     total = sum(image.layers[index].size for index in missing)
@@ -172,7 +174,7 @@ async def pull_layers(
         zip(missing, sources, strict=True),
         key=lambda pair: (-_head_start(image.layers[pair[0]].size, total), pair[0]),
     )
-    makers = LayerMakers(in_processes)
+    makers = MakerPool(in_processes)
     shortened = contextlib.ExitStack()
     try:
         shortened.enter_context(short_switch_interval())
@@ -190,11 +192,13 @@ async def pull_layers(
     finally:
         pull.stop.set()
         makers.kill()
-        await _settle(pull.running)
-        makers.close()
-        shortened.close()
-        for directory in pull.temporary:
-            shutil.rmtree(directory, ignore_errors=True)
+        try:
+            await _settle(pull.running)
+        finally:
+            makers.close()
+            shortened.close()
+            for directory in pull.temporary:
+                shutil.rmtree(directory, ignore_errors=True)
     report()
     chain_ids = image.chain_ids
     return PullResult(
@@ -308,7 +312,7 @@ def _directories_below(
         chain_id = pull.image.chain_ids[lower]
         here = layer_directory(pull.layer_store, chain_id)
         known = None if lower in pull.missing else parents_available(chain_id)
-        directories.append(str(known or here))
+        directories.append(str((known or here).absolute()))
     return directories
 
 

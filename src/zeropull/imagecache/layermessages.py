@@ -1,8 +1,9 @@
 """What a layer process and its parent say to each other, and the memory that they share.
 
 The parent says `Make`, then `BlobPart` for every piece of the blob that it has put into a slot, and
-`BlobEnd`; the process answers `SlotFree` for slots that it has read, and in the end `Made` or
-`Failed`, after which it ends. `Finish` is answered by the latter two.
+`BlobEnd`; the process answers `SlotFree` for slots that it has read, and in the end `Made`. So it
+answers `Finish`, before which the parent says `Lower` for each layer below that was not said yet.
+Where something is wrong the answer is `Failed`, at any time, and the process ends.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from zeropull.imagecache.layermaking import LayerJob, MadeLayer
 SLOTS, SLOT_BYTES = 8, 512 << 10
 MEMORY_BYTES = SLOTS * SLOT_BYTES
 
-_MESSAGE_MAX_BYTES = 128 << 10  # the directories of 128 layers below, with room
+_MESSAGE_MAX_BYTES = 64 << 10  # paths are the longest things in them
 
 
 class Make(msgspec.Struct, tag=True, array_like=True):
@@ -35,9 +36,14 @@ class BlobEnd(msgspec.Struct, tag=True, array_like=True):
     pass
 
 
+class Lower(msgspec.Struct, tag=True, array_like=True):
+    """The lowest comes first; each is said once."""
+
+    directory: str
+
+
 class Finish(msgspec.Struct, tag=True, array_like=True):
     directory: str
-    lowers: tuple[str, ...]
 
 
 class SlotFree(msgspec.Struct, tag=True, array_like=True):
@@ -49,21 +55,24 @@ class Made(msgspec.Struct, tag=True, array_like=True):
 
 
 class Failed(msgspec.Struct, tag=True, array_like=True):
-    """`kind`: a class of `zeropull.errors`, or OSError with its `number`."""
+    """`kind`: a class of `zeropull.errors`, or OSError with its `number` and `path`."""
 
     kind: str
     message: str
     number: int = 0
+    path: str | None = None
 
     @classmethod
     def of(cls, error: errors.ZeropullError | OSError) -> Failed:
         if isinstance(error, OSError):
-            return cls("OSError", error.strerror or str(error), error.errno or 0)
+            path = None if error.filename is None else str(error.filename)
+            return cls("OSError", error.strerror or str(error), error.errno or 0, path)
         return cls(type(error).__name__, str(error))
 
     def error(self) -> errors.ZeropullError | OSError:
         if self.kind == "OSError":
-            return OSError(self.number, self.message)
+            facts = (self.number, self.message, self.path)
+            return OSError(*facts[: 2 if self.path is None else 3])
         return _KINDS[self.kind](self.message)
 
 
@@ -73,7 +82,7 @@ _KINDS: dict[str, type[errors.ZeropullError]] = {
     if isinstance(kind, type) and issubclass(kind, errors.ZeropullError)
 }
 
-Order = Make | BlobPart | BlobEnd | Finish
+Order = Make | BlobPart | BlobEnd | Lower | Finish
 Answer = Made | SlotFree | Failed
 
 _encoder = msgspec.json.Encoder()
@@ -97,5 +106,9 @@ def receive_order(where: socket.socket) -> Order | None:
 
 def receive_answer(where: socket.socket) -> Answer | None:
     """None when the process has gone."""
-    packet = where.recv(_MESSAGE_MAX_BYTES)
+    try:
+        packet = where.recv(_MESSAGE_MAX_BYTES)
+    except ConnectionResetError:
+        # It ended with orders unread, which is said once, and before what it has answered.
+        packet = where.recv(_MESSAGE_MAX_BYTES)
     return _answers.decode(packet) if packet else None

@@ -27,8 +27,10 @@ from zeropull.imagecache.layermessages import (
     BlobPart,
     Failed,
     Finish,
+    Lower,
     Made,
     Make,
+    Order,
     SlotFree,
     receive_answer,
     send,
@@ -39,10 +41,15 @@ _COMMAND = (sys.executable, "-m", "zeropull.imagecache.layerworker")
 
 
 class LayerProcess:
-    """A `zeropull.imagecache.layermaking.LayerMaker` elsewhere; `close`, once, at the end."""
+    """A `zeropull.imagecache.layermaking.LayerMaker` elsewhere; `close`, once, at the end.
+
+    Raises:
+        Unavailable: no process can be started; from its methods also when it has died.
+    """
 
     def __init__(self) -> None:
         self._killed = threading.Event()
+        self._lowers_told = 0
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         memory = os.memfd_create("zeropull-layer")
         try:
@@ -55,9 +62,9 @@ class LayerProcess:
                 pass_fds=descriptors,
                 cwd="/",
             )
-        except OSError:
+        except OSError as error:
             self._socket.close()
-            raise
+            raise Unavailable(f"no process that makes layers can be started: {error}") from error
         finally:
             theirs.close()
             os.close(memory)
@@ -86,7 +93,11 @@ class LayerProcess:
         return self._receive_made()
 
     def finish(self, directory: str, lowers: Sequence[str]) -> MadeLayer:
-        self._send(Finish(directory, tuple(lowers)))
+        # Layers are finished in the image's order: what was below one is below the next one, too.
+        for lower in lowers[::-1][self._lowers_told :]:
+            self._send(Lower(lower))
+        self._lowers_told = len(lowers)
+        self._send(Finish(directory))
         return self._receive_made()
 
     def _receive_slot(self) -> int:
@@ -116,7 +127,7 @@ class LayerProcess:
         status = self._process.wait()
         raise Unavailable(f"the process that makes layers ended with status {status}")
 
-    def _send(self, message: Make | BlobPart | BlobEnd | Finish) -> None:
+    def _send(self, message: Order) -> None:
         try:
             send(self._socket, message)
         except ConnectionError:

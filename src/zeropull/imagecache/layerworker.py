@@ -6,6 +6,7 @@ or when a layer has failed.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import mmap
 import socket
@@ -14,12 +15,14 @@ import threading
 from collections.abc import Iterator
 
 from zeropull.errors import ZeropullError
-from zeropull.imagecache.layermaking import LayerMaker, MadeLayer
+from zeropull.imagecache.layermaking import LayerMaker
 from zeropull.imagecache.layermessages import (
     MEMORY_BYTES,
+    BlobEnd,
     BlobPart,
     Failed,
     Finish,
+    Lower,
     Made,
     Make,
     Order,
@@ -40,25 +43,33 @@ def main() -> int:
     memory = memoryview(mmap.mmap(int(sys.argv[2]), MEMORY_BYTES))
     gc.disable()  # trees have no cycles, and collecting would walk them again and again
     maker = LayerMaker(threading.Event())
+    lowers: list[str] = []
     try:
         with short_switch_interval():
             while (order := receive_order(connection)) is not None:
-                send(connection, Made(_carry_out(order, maker, connection, memory)))
+                _carry_out(order, maker, lowers, connection, memory)
     except (_ParentGone, ConnectionError):
         pass
     except (ZeropullError, OSError) as error:
-        send(connection, Failed.of(error))
+        with contextlib.suppress(ConnectionError):
+            send(connection, Failed.of(error))
     return 0
 
 
 def _carry_out(
-    order: Order, maker: LayerMaker, connection: socket.socket, memory: memoryview
-) -> MadeLayer:
+    order: Order,
+    maker: LayerMaker,
+    lowers: list[str],
+    connection: socket.socket,
+    memory: memoryview,
+) -> None:
     match order:
         case Make(job):
-            return maker.make(job, _blob(connection, memory))
-        case Finish(directory, lowers):
-            return maker.finish(directory, lowers)
+            send(connection, Made(maker.make(job, _blob(connection, memory))))
+        case Lower(directory):
+            lowers.append(directory)
+        case Finish(directory):
+            send(connection, Made(maker.finish(directory, lowers[::-1])))
         case _:
             raise AssertionError(f"{order} outside a layer")
 
@@ -71,8 +82,10 @@ def _blob(connection: socket.socket, memory: memoryview) -> Iterator[memoryview]
             case BlobPart(slot, size):
                 yield slot_memory(memory, slot)[:size]
                 send(connection, SlotFree(slot))
-            case _:
+            case BlobEnd():
                 return
+            case order:
+                raise AssertionError(f"{order} inside a layer")
 
 
 if __name__ == "__main__":

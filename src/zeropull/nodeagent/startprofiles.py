@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -64,6 +65,7 @@ class StartProfiles:
         self._recorders: dict[str, tuple[str, StartRecorder]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = threading.Event()
+        self._numbers = itertools.count()
 
     def warm_up(self, image: ImageOnNode) -> None:
         """Begin to read the image's profile ahead, once in an agent's life; returns at once."""
@@ -87,7 +89,8 @@ class StartProfiles:
             if directory is None:
                 return
             layers.append(MountedLayer(chain_id, directory, mount))
-        name = self._config.trace_prefix + hex_of(digest)[:12]
+        # One number for each: the trace of the one before may still be on its way out.
+        name = f"{self._config.trace_prefix}{hex_of(digest)[:12]}-{next(self._numbers)}"
         recorder = StartRecorder(name, digest, layers, tracefs=self._tracefs)
         self._recorders[copy_id] = (digest, recorder)
         await asyncio.to_thread(recorder.begin)

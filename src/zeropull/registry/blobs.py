@@ -7,6 +7,7 @@ while the bytes are warm.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -81,7 +82,7 @@ class _PartStream:
         self._on_bytes = on_bytes
         self._on_use = on_use or (lambda opened, reading: None)
         self._condition = threading.Condition()
-        self._ready: dict[int, bytearray] = {}
+        self._ready: dict[int, mmap.mmap] = {}
         self._next = 0
         self._error: BaseException | None = None
         self._ended = threading.Event()
@@ -120,7 +121,7 @@ class _PartStream:
     def _length(self, number: int) -> int:
         return min(self._part_bytes, self._source.size - number * self._part_bytes)
 
-    def _take(self, number: int) -> bytearray:
+    def _take(self, number: int) -> mmap.mmap:
         with self._condition:
             while number not in self._ready and self._error is None:
                 self._condition.wait(0.25)  # `stop` is not ours, so nobody notifies us of it
@@ -195,16 +196,16 @@ class _Buffers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: list[bytearray] = []
+        self._kept: list[mmap.mmap] = []
 
-    def take(self, size: int) -> bytearray:
+    def take(self, size: int) -> mmap.mmap:
         with self._lock:
             for index, buffer in enumerate(self._kept):
                 if len(buffer) == size:
                     return self._kept.pop(index)
-        return bytearray(size)
+        return mmap.mmap(-1, size)  # a bytearray's pages would all be touched
 
-    def give_back(self, buffer: bytearray) -> None:
+    def give_back(self, buffer: mmap.mmap) -> None:
         with self._lock:
             self._kept.append(buffer)
             while sum(map(len, self._kept)) > _MAX_KEPT_BYTES:

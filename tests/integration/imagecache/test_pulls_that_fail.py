@@ -8,6 +8,7 @@ import gzip
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,8 @@ import pytest
 import zstandard
 
 from tests.fixtures.layers import digest, image_of, member, open_bytes, tar_of
+from tests.fixtures.plugin import wait_until
+from tests.fixtures.processes import layer_processes_of
 from zeropull.errors import DiskFull, ImageError, IntegrityError, Unavailable
 from zeropull.imagecache.convert import PullProgress, PullResult, clean_layer_store, pull_layers
 from zeropull.imagecache.layout import layer_directory
@@ -183,6 +186,38 @@ async def test_cancellation_stops_the_threads_and_leaves_nothing(tmp_path: Path)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert left_in(tmp_path) == []
+
+
+async def test_a_cancellation_while_a_failed_pull_ends_leaves_nothing(tmp_path: Path) -> None:
+    image, blobs = image_of([FILES, tar_of(member("f", data=os.urandom(100_000)))])
+    stops: list[threading.Event] = []
+    is_reading, let_go = threading.Event(), threading.Event()
+
+    @contextlib.contextmanager
+    def reading(
+        source: Any, stop: threading.Event, on_bytes: Callable[[int], None]
+    ) -> Iterator[Iterator[memoryview]]:
+        def parts() -> Iterator[memoryview]:
+            yield memoryview(source)[:50_000]
+            if source is blobs[0]:
+                is_reading.wait(30)
+                stops.append(stop)
+                raise Unavailable("the registry has gone")
+            is_reading.set()
+            let_go.wait(30)
+            raise Unavailable("stopped")
+
+        yield parts()
+
+    task = asyncio.create_task(pull(image, blobs, tmp_path, open_blob=reading))
+    await asyncio.to_thread(wait_until, lambda: bool(stops) and stops[0].is_set(), lambda: None)
+    task.cancel()
+    await asyncio.to_thread(let_go.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert left_in(tmp_path) == []
+    assert sys.getswitchinterval() > 0.001
+    assert layer_processes_of(os.getpid()) == []
 
 
 async def test_one_bad_layer_keeps_the_finished_ones_below(tmp_path: Path) -> None:

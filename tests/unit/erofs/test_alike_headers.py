@@ -99,6 +99,17 @@ def test_every_way_to_write_a_checksum_is_read(checksum: bytes) -> None:
     assert content[4096:] == b"22"
 
 
+def test_a_size_that_is_no_octal_number_is_an_image_error() -> None:
+    tar = two_alike()
+    header = tar[2 * BLOCK : 3 * BLOCK]
+    header[124:136] = b"00000000009\0"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    tar[2 * BLOCK : 3 * BLOCK] = header
+    with pytest.raises(ImageError, match="size is"):
+        read(bytes(tar))
+
+
 def test_a_size_in_base_256_is_read_behind_one_in_digits() -> None:
     tar = two_alike()
     header = tar[2 * BLOCK : 3 * BLOCK]

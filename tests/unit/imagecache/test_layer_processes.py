@@ -18,6 +18,7 @@ import pytest
 
 from tests.fixtures.layers import image_of, member, open_bytes, tar_of
 from tests.fixtures.plugin import wait_until
+from tests.fixtures.processes import layer_processes_of
 from zeropull.erofs.tarlayer import LayerLimits
 from zeropull.errors import DiskFull, ImageError, IntegrityError, Unavailable, ZeropullError
 from zeropull.imagecache.convert import pull_layers
@@ -59,12 +60,19 @@ async def test_processes_and_threads_make_the_same_files(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "error",
-    [ImageError("absurd"), DiskFull("no room"), IntegrityError("damaged"), OSError(5, "I/O error")],
-    ids=lambda error: type(error).__name__,
+    [
+        ImageError("absurd"),
+        DiskFull("no room"),
+        IntegrityError("damaged"),
+        OSError(5, "I/O error"),
+        OSError(5, "I/O error", "/some/file"),
+    ],
+    ids=["image", "disk", "integrity", "no-file", "file"],
 )
 def test_an_error_is_the_same_on_the_other_side(error: ZeropullError | OSError) -> None:
     told = Failed.of(error).error()
     assert type(told) is type(error)
+    assert str(told) == str(error)
     assert told.args == error.args
 
 
@@ -89,21 +97,11 @@ def job_for(image: ResolvedImage, directory: Path) -> LayerJob:
     )
 
 
-def processes_of(parent: int) -> list[int]:
-    found = subprocess.run(
-        ["pgrep", "-P", str(parent), "-f", "imagecache.layerworker"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return [int(line) for line in found.stdout.split()]
-
-
 def test_one_that_is_killed_is_worth_another_attempt(tmp_path: Path) -> None:
     image, blobs = image_of(LAYERS[:1])
-    before = set(processes_of(os.getpid()))
+    before = set(layer_processes_of(os.getpid()))
     process = LayerProcess()
-    (number,) = set(processes_of(os.getpid())) - before
+    (number,) = set(layer_processes_of(os.getpid())) - before
 
     def blob() -> Iterator[memoryview]:
         yield memoryview(blobs[0])[:1_000_000]
@@ -115,7 +113,7 @@ def test_one_that_is_killed_is_worth_another_attempt(tmp_path: Path) -> None:
             process.make(job_for(image, tmp_path / "layer"), blob())
     finally:
         process.close()
-    assert number not in processes_of(os.getpid())
+    assert number not in layer_processes_of(os.getpid())
 
 
 def test_whoever_waits_for_one_that_is_ended_is_told(tmp_path: Path) -> None:
@@ -126,22 +124,45 @@ def test_whoever_waits_for_one_that_is_ended_is_told(tmp_path: Path) -> None:
         yield memoryview(blobs[0])
         process.kill()
 
-    with pytest.raises(Unavailable, match="the conversion was stopped"):
-        process.make(job_for(image, tmp_path / "layer"), blob())
-    process.close()
+    try:
+        with pytest.raises(Unavailable, match="the conversion was stopped"):
+            process.make(job_for(image, tmp_path / "layer"), blob())
+    finally:
+        process.close()
+
+
+def test_the_reason_arrives_although_parts_were_left_unread(tmp_path: Path) -> None:
+    """A full disk is told while the rest of the blob is still on its way."""
+    image, blobs = image_of([tar_of(member("big", data=os.urandom(8 << 20)))])
+    job = job_for(image, tmp_path / "layer")
+    process = LayerProcess()
+    (number,) = layer_processes_of(os.getpid())
+    (tmp_path / "layer/data.erofs").mkdir()  # where a file should be: an error at once
+
+    def blob() -> Iterator[memoryview]:
+        yield memoryview(blobs[0])[: 4 << 20]
+        state = Path(f"/proc/{number}/stat")
+        wait_until(lambda: state.read_text().rpartition(")")[2].split()[0] == "Z", lambda: None)
+        yield memoryview(blobs[0])[4 << 20 :]
+
+    try:
+        with pytest.raises(FileExistsError, match=r"data\.erofs"):
+            process.make(job, blob())
+    finally:
+        process.close()
 
 
 async def test_a_cancelled_pull_leaves_no_process(tmp_path: Path) -> None:
     image, blobs = image_of(LAYERS)
-    before = set(processes_of(os.getpid()))
+    before = set(layer_processes_of(os.getpid()))
     task = asyncio.create_task(pull(image, blobs, tmp_path))
     await asyncio.to_thread(
-        wait_until, lambda: bool(set(processes_of(os.getpid())) - before), lambda: None
+        wait_until, lambda: bool(set(layer_processes_of(os.getpid())) - before), lambda: None
     )
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert set(processes_of(os.getpid())) <= before
+    assert set(layer_processes_of(os.getpid())) <= before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -164,7 +185,7 @@ def test_it_ends_with_its_parent() -> None:
     )
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"started\n"
-    (number,) = processes_of(parent.pid)
+    (number,) = layer_processes_of(parent.pid)
     parent.kill()
     parent.communicate()
     wait_until(lambda: not Path(f"/proc/{number}").exists(), lambda: None)

@@ -22,7 +22,7 @@ class Place:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class LayerMakers:
+class MakerPool:
     """`in_processes`: each has a process; otherwise the thread that calls it does the work."""
 
     def __init__(self, in_processes: bool) -> None:
@@ -41,10 +41,9 @@ class LayerMakers:
     async def idle(self) -> AsyncIterator[Place]:
         """One that makes nothing, for as long as the caller stays inside."""
         place = await self._idle.get()
-        try:
-            yield place
-        finally:
-            self._idle.put_nowait(place)
+        yield place
+        # Not after an error: its thread may be at work still, and the pull is over.
+        self._idle.put_nowait(place)
 
     def kill(self) -> None:
         """Whoever waits for a process gets Unavailable."""
