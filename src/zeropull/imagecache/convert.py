@@ -73,6 +73,7 @@ class _Pull:
     """What the layers of one pull share. Threads count the registry's bytes under `lock`."""
 
     image: ResolvedImage
+    chain_ids: list[str]  # of the image, which computes them anew each time
     missing: frozenset[int]
     layer_store: Path
     limits: LayerLimits
@@ -98,7 +99,7 @@ class _Pull:
             self.registry_bytes += received
 
     def job(self, index: int) -> LayerJob:
-        image, chain_ids = self.image, self.image.chain_ids
+        image, chain_ids = self.image, self.chain_ids
         name = f"{TEMPORARY_PREFIX}{hex_of(chain_ids[index])[:12]}-{secrets.token_hex(4)}"
         return LayerJob(
             directory=str(self.layer_store / name),
@@ -148,7 +149,9 @@ async def pull_layers(
     total = sum(image.layers[index].size for index in missing)
     if in_processes is None:
         in_processes = total >= PROCESSES_WORTH_BYTES
-    pull = _Pull(image, frozenset(missing), layer_store, limits or LayerLimits(), open_blob)
+    pull = _Pull(
+        image, image.chain_ids, frozenset(missing), layer_store, limits or LayerLimits(), open_blob
+    )
     row = _Row(pull, missing, parents_available)
 
     async def one_layer(index: int, source: BlobSource) -> None:
@@ -200,9 +203,8 @@ async def pull_layers(
             for directory in pull.temporary:
                 shutil.rmtree(directory, ignore_errors=True)
     report()
-    chain_ids = image.chain_ids
     return PullResult(
-        pull.registry_bytes, pull.data_bytes, tuple(chain_ids[index] for index in missing)
+        pull.registry_bytes, pull.data_bytes, tuple(pull.chain_ids[index] for index in missing)
     )
 
 
@@ -309,7 +311,7 @@ def _directories_below(
     looks for it there says that it went away."""
     directories = []
     for lower in reversed(range(index)):
-        chain_id = pull.image.chain_ids[lower]
+        chain_id = pull.chain_ids[lower]
         here = layer_directory(pull.layer_store, chain_id)
         known = None if lower in pull.missing else parents_available(chain_id)
         directories.append(str((known or here).absolute()))

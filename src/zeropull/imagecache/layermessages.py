@@ -14,11 +14,9 @@ import msgspec
 
 from zeropull import errors
 from zeropull.imagecache.layermaking import LayerJob, MadeLayer
+from zeropull.inflating.slots import INPUT_SLOT_BYTES, INPUT_SLOTS
 
-# Enough for either side to go on while the other one does something else for some 20 ms, and small
-# enough for the processor's caches.
-SLOTS, SLOT_BYTES = 8, 512 << 10
-MEMORY_BYTES = SLOTS * SLOT_BYTES
+MEMORY_BYTES = INPUT_SLOTS * INPUT_SLOT_BYTES
 
 _MESSAGE_MAX_BYTES = 64 << 10  # paths are the longest things in them
 
@@ -88,10 +86,6 @@ Answer = Made | SlotFree | Failed
 _encoder = msgspec.json.Encoder()
 _orders = msgspec.json.Decoder(Order)
 _answers = msgspec.json.Decoder(Answer)
-
-
-def slot_memory(memory: memoryview, slot: int) -> memoryview:
-    return memory[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
 
 
 def send(to: socket.socket, message: Order | Answer) -> None:

@@ -21,8 +21,6 @@ from zeropull.errors import Unavailable
 from zeropull.imagecache.layermaking import LayerJob, MadeLayer
 from zeropull.imagecache.layermessages import (
     MEMORY_BYTES,
-    SLOT_BYTES,
-    SLOTS,
     BlobEnd,
     BlobPart,
     Failed,
@@ -34,8 +32,8 @@ from zeropull.imagecache.layermessages import (
     SlotFree,
     receive_answer,
     send,
-    slot_memory,
 )
+from zeropull.inflating.slots import INPUT_SLOT_BYTES, INPUT_SLOTS, input_slot
 
 _COMMAND = (sys.executable, "-m", "zeropull.imagecache.layerworker")
 
@@ -82,12 +80,12 @@ class LayerProcess:
 
     def make(self, job: LayerJob, blob: Iterator[memoryview]) -> MadeLayer:
         self._send(Make(job))
-        free = list(range(SLOTS))
+        free = list(range(INPUT_SLOTS))
         for part in blob:
             while part:
-                piece, part = part[:SLOT_BYTES], part[SLOT_BYTES:]
+                piece, part = part[:INPUT_SLOT_BYTES], part[INPUT_SLOT_BYTES:]
                 slot = free.pop() if free else self._receive_slot()
-                slot_memory(self._memory, slot)[: len(piece)] = piece
+                self._memory[input_slot(slot)][: len(piece)] = piece
                 self._send(BlobPart(slot, len(piece)))
         self._send(BlobEnd())
         return self._receive_made()

@@ -29,9 +29,9 @@ from zeropull.imagecache.layermessages import (
     SlotFree,
     receive_order,
     send,
-    slot_memory,
 )
 from zeropull.imagecache.threads import short_switch_interval
+from zeropull.inflating.slots import input_slot
 
 
 class _ParentGone(Exception):
@@ -80,7 +80,7 @@ def _blob(connection: socket.socket, memory: memoryview) -> Iterator[memoryview]
             case None:
                 raise _ParentGone
             case BlobPart(slot, size):
-                yield slot_memory(memory, slot)[:size]
+                yield memory[input_slot(slot)][:size]
                 send(connection, SlotFree(slot))
             case BlobEnd():
                 return

@@ -33,18 +33,19 @@ _RECORDED = frozenset(
 
 
 class ActivityLog:
-    """The activities of one target, newest last. What others have written meanwhile (a component
-    that was woken for a request) is read as soon as `follow` is called."""
+    """The activities of one target, newest last. Only this class writes them; what another log of
+    the same target has written (who wakes a component has its own) is read by `begin`, and by
+    `follow` when the desired count is another one."""
 
     def __init__(self, store: Store, target: ScalableTarget) -> None:
         self._store = store
         self._prefix = f"{target.key}/"
-        self._revision = -1
-        self._all: list[ScalingActivity] = []
-        self._read()
+        self._desired: int | None = None  # when `follow` last looked
+        self._all = self._read()
 
     def begin(self, target: ScalableTarget, desired: int, cause: str, now_s: float) -> None:
         """A change has been accepted; one that was still in progress has been overtaken."""
+        self._all = self._read()
         what = "copy count" if target.dimension == COMPONENT_DIMENSION else "instance count"
         with self._store.transaction():
             for number, activity in enumerate(self._all):
@@ -66,7 +67,8 @@ class ActivityLog:
     def follow(self, scaled: Scaled, lacking: str, now_s: float) -> None:
         """Give what is in progress its end, as the endpoint or the component shows it; `lacking`
         says meanwhile why instances cannot be had, empty when they can."""
-        self._read()
+        if scaled.desired != self._desired:
+            self._all, self._desired = self._read(), scaled.desired
         for number, activity in enumerate(self._all):
             if activity.status != "InProgress":
                 continue
@@ -150,12 +152,9 @@ class ActivityLog:
         left_s = (failed[0].ended_s or 0.0) + pause_s - now_s
         return (left_s, failed[0].message) if left_s > 0 else None
 
-    def _read(self) -> None:
-        revision = self._store.revision_of(ScalingActivity.kind)
-        if revision != self._revision:
-            found = [s.document for s in self._store.select(ScalingActivity, prefix=self._prefix)]
-            self._all = sorted(found, key=lambda each: (each.began_s, each.status == "InProgress"))
-            self._revision = revision
+    def _read(self) -> list[ScalingActivity]:
+        found = [s.document for s in self._store.select(ScalingActivity, prefix=self._prefix)]
+        return sorted(found, key=lambda each: (each.began_s, each.status == "InProgress"))
 
     def _since_last_change(self) -> Iterator[ScalingActivity]:
         return takewhile(lambda activity: activity.not_scaled, reversed(self._all))

@@ -6,18 +6,13 @@ already is left alone, whatever waits for it.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Mapping
 
 from zeropull.controlapi.messages import GatewayReport
 from zeropull.errors import Conflict
+from zeropull.reconcilers.activities import ActivityLog
 from zeropull.resources.components import ComponentStatus, InferenceComponent, with_copies
-from zeropull.resources.scaling import (
-    COMPONENT_DIMENSION,
-    ScalableTarget,
-    ScalingActivity,
-    target_key,
-)
+from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget, target_key
 from zeropull.statestore import Store
 from zeropull.telemetry import get_logger
 
@@ -56,10 +51,10 @@ def wake_components(
 
 def _wake(store: Store, component: InferenceComponent, count: int, now_s: float) -> None:
     resource_id = f"inference-component/{component.name}"
-    stored = store.get(
+    target = store.get(
         ScalableTarget, target_key(component.account, resource_id, COMPONENT_DIMENSION)
     )
-    copies = max(1, stored.document.minimum if stored else 1)
+    copies = max(1, target.document.minimum if target else 1)
     reason = f"{count} request(s) wait, and there is no copy"
     try:
         changed = with_copies(
@@ -69,21 +64,7 @@ def _wake(store: Store, component: InferenceComponent, count: int, now_s: float)
         return
     with store.transaction():
         store.put(changed)
-        store.put(
-            ScalingActivity(
-                activity_id=str(uuid.uuid4()),
-                account=component.account,
-                resource_id=resource_id,
-                dimension=COMPONENT_DIMENSION,
-                description=f"Setting desired copy count to {copies}.",
-                cause=f"the fast mode: {reason}",
-                began_s=now_s,
-                status="InProgress",
-                message=(
-                    f"Successfully set desired copy count to {copies}. Waiting for change to be "
-                    "fulfilled by sagemaker."
-                ),
-                desired=copies,
-            )
-        )
+        if target is not None:
+            activities = ActivityLog(store, target.document)
+            activities.begin(target.document, copies, f"the fast mode: {reason}", now_s)
     log.info("inference component woken", component=component.name, reason=reason)

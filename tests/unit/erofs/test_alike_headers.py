@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fixtures.layers import member, tar_of
+from tests.fixtures.layers import MemorySink, member, tar_of
 from zeropull.erofs import tarlayer
 from zeropull.erofs.tarlayer import LayerReader
 from zeropull.erofs.tree import LayerTree, Node
@@ -17,22 +17,8 @@ from zeropull.errors import ImageError
 BLOCK = 512
 
 
-class Sink:
-    """Contents in order, each from a new block on."""
-
-    def __init__(self) -> None:
-        self.content = bytearray()
-
-    def begin(self) -> int:
-        self.content += bytes(-len(self.content) % 4096)
-        return len(self.content) // 4096
-
-    def write(self, data: memoryview) -> None:
-        self.content += data
-
-
 def read(tar: bytes) -> tuple[LayerTree, bytes]:
-    sink = Sink()
+    sink = MemorySink()
     return LayerReader(iter([memoryview(tar)]), sink).read(), bytes(sink.content)
 
 

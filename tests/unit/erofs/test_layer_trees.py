@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fixtures.layers import member, tar_of
+from tests.fixtures.layers import MemorySink, member, tar_of
 from zeropull.erofs.lower import fill_implied, resolve_links
 from zeropull.erofs.reader import Inode, MetadataImage
 from zeropull.erofs.tarheaders import parse_header
@@ -24,20 +24,6 @@ from zeropull.erofs.xattrs import acl_after_chmod
 from zeropull.errors import ImageError, IntegrityError
 
 DIR, SYM, LNK = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
-
-
-class MemorySink:
-    """Collects a data file in memory."""
-
-    def __init__(self) -> None:
-        self.content = bytearray()
-
-    def begin(self) -> int:
-        self.content += bytes(-len(self.content) % 4096)
-        return len(self.content) // 4096
-
-    def write(self, data: memoryview) -> None:
-        self.content += data
 
 
 def pieces(content: bytes, size: int) -> Iterator[memoryview]:

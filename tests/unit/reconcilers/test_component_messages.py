@@ -151,6 +151,11 @@ def test_the_image_cache_wants_every_image_but_those_of_deleted_components() -> 
     assert component_images(made.components.values()) == {"sha256:repo/b:1": "repo/b:1"}
 
 
+SLEEPERS_TARGET = ScalableTarget(
+    ACCOUNT, "inference-component/a", COMPONENT_DIMENSION, 0, 4, "arn", 1.0
+)
+
+
 @pytest.fixture
 def sleeping(tmp_path: Path) -> ComponentWorld:
     made = world()
@@ -170,6 +175,7 @@ def test_a_held_request_wakes_its_component_once(sleeping: ComponentWorld, tmp_p
         store.put(component)
         wake_components(store, {}, waiting, 100.0)
         assert store.require(InferenceComponent, component.key).document == component
+        store.put(SLEEPERS_TARGET)
         held = {ACCOUNT: frozenset({"a"})}
         for _ in range(2):
             wake_components(store, held, waiting, 100.0)
@@ -184,14 +190,13 @@ def test_a_held_request_wakes_its_component_once(sleeping: ComponentWorld, tmp_p
 def test_what_woke_a_component_ends_as_any_other_activity(
     sleeping: ComponentWorld, tmp_path: Path
 ) -> None:
-    """The log of its target is in memory already when somebody else writes into the store."""
+    """The log of its target is in memory already when the component is woken."""
     with Store.open(tmp_path / "zeropull.db") as store:
         component = sleeping.components["a"]
-        target = ScalableTarget(
-            ACCOUNT, "inference-component/a", COMPONENT_DIMENSION, 0, 4, "arn", 1.0
-        )
         store.put(component)
-        log = ActivityLog(store, target)
+        store.put(SLEEPERS_TARGET)
+        log = ActivityLog(store, SLEEPERS_TARGET)
+        log.follow(ScaledComponent(component), "", 99.0)
         wake_components(store, {ACCOUNT: frozenset({"a"})}, {("shared", "a"): 3}, 100.0)
         serving = replace(
             component, status=ComponentStatus.IN_SERVICE, desired_copies=1, current_copies=1
