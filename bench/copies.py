@@ -30,7 +30,7 @@ import boto3
 from botocore.config import Config
 from rich.console import Console
 
-from bench.copiestable import table
+from bench.copies_table import table
 from bench.placing import placement
 from demo.__main__ import machine, publish, wait_for_cache, write_config
 from demo.image import DemoAssets, prepare_assets
@@ -38,7 +38,7 @@ from demo.registry import running_counted_registry
 from demo.serving import ENDPOINT, INSTANCE_TYPE, WAIT_S, Client, Server
 from tests.fixtures.images import Entry, make_image, make_layer
 from tests.fixtures.s3 import running_s3
-from tests.fixtures.serverimage import python_server_image
+from tests.fixtures.server_image import python_server_image
 from zeropull import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -41,7 +41,7 @@ from demo.image import DemoAssets, prepare_assets
 from demo.registry import running_counted_registry
 from demo.serving import ENDPOINT, WAIT_S, Client, Server
 from tests.fixtures.s3 import running_s3
-from tests.fixtures.serverimage import python_server_image
+from tests.fixtures.server_image import python_server_image
 from zeropull import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]

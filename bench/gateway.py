@@ -28,9 +28,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.bothends import Count, count_both_ends
+from bench.both_ends import Count, count_both_ends
 from bench.contenders import CONTENDERS, Started, messages, version
-from bench.steadymemory import Memory, watch_memory
+from bench.steady_memory import Memory, watch_memory
 from bench.upstream import CHAT, Place, Skipped, cpu_s, upstream
 from bench.wrk import load
 from zeropull import __version__

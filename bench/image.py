@@ -68,17 +68,17 @@ from bench.rig import (
     running_rig,
     stop_process,
 )
-from bench.slowvolume import RATE, has_slow_volumes, slow_volume
+from bench.slow_volume import RATE, has_slow_volumes, slow_volume
 from tests.fixtures.images import push_image
 from zeropull.imagecache.generations import GenerationStore
-from zeropull.imagecache.layout import layer_directory
-from zeropull.imagecache.profile import StartProfile, encode_profile
-from zeropull.imagecache.recording import StartRecorder
+from zeropull.layers.layout import layer_directory
 from zeropull.oci.images import ResolvedImage
-from zeropull.providers.local.netns import in_netns
+from zeropull.providers.local.network_namespaces import in_netns
 from zeropull.providers.protocol import Volume
 from zeropull.registry.client import RegistryClient
 from zeropull.resources.sources import RegistryAccess
+from zeropull.startprofiles.profile import StartProfile, encode_profile
+from zeropull.startprofiles.recording import StartRecorder
 
 MODEL_BYTES = 3_000_000_000
 REPOSITORY = "bench"

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from bench.copiedimage import copy_image
+from bench.copied_image import copy_image
 from tests.fixtures.images import Image, make_image
 from tests.fixtures.servers import BUILD
-from tests.fixtures.wheelimages import (
+from tests.fixtures.wheel_images import (
     LayerFolder,
     WriteLayer,
     bytecode_layer,

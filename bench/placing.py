@@ -9,7 +9,7 @@ from typing import Any
 from tests.unit.reconcilers.component_world import SHAPE, deployment, world
 from zeropull.placement.capacity import Requirement, Shape, Strategy, empty_slot
 from zeropull.placement.placing import CopyRequest, place_copies
-from zeropull.reconcilers.componentplan import plan_component_endpoint
+from zeropull.reconcilers.components.planning import plan_component_endpoint
 
 COPIES, INSTANCES, COMPONENTS = 10_000, 1_000, 100
 PLANNED = (1_000, 10_000)

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from bench.rig import MODEL_PORT, Cgroup, Rig, stop_process, wait_until
-from bench.slowvolume import enter
+from bench.slow_volume import enter
 from tests.fixtures.mounting import detach, mounts_under
 from tests.fixtures.servers import BUILD, REPOSITORY
 from zeropull.containerd.config import ContainerdConfig, detect_version, render_config
-from zeropull.imagecache.recording import MountedLayer
 from zeropull.oci.digests import hex_of
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.protocol import Volume
 from zeropull.resources.node import SNAPSHOTTER, NodeConfig, write_node_config
+from zeropull.startprofiles.recording import MountedLayer
 
 NAMES = (
     "containerd-debian",
@@ -370,9 +370,9 @@ def run_measured(rig: Rig, cgroup: Cgroup, command: Sequence[str], log: Path) ->
 def begin_helper(
     rig: Rig, cgroup: Cgroup | None, arguments: Sequence[str], log: Path
 ) -> subprocess.Popen[bytes]:
-    """Start bench.ourpull; back once it waits for the word to begin."""
+    """Start bench.our_pull; back once it waits for the word to begin."""
     process = rig.spawn(
-        [*_python("bench.ourpull"), *arguments],
+        [*_python("bench.our_pull"), *arguments],
         log,
         cgroup=cgroup,
         environment={"PYTHONPATH": str(REPOSITORY)},

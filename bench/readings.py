@@ -18,7 +18,7 @@ from aiohttp import web
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.server import ControlServer
 from zeropull.metricstore.store import MetricStore
-from zeropull.reconcilers.publishing import publish_readings
+from zeropull.scaling.metrics import publish_readings
 
 COUNT_FILE = "invocations"
 LAG_S = 3.0  # until what has ended is in the readings, and they are here

@@ -51,9 +51,9 @@ from zeropull import __version__
 from zeropull.autoscaler.alarms import AlarmState, evaluate
 from zeropull.autoscaler.combining import LastScaling, combine
 from zeropull.autoscaler.fast import FastPolicy, Fleet, decide_fast
-from zeropull.autoscaler.loadwindow import LoadWindow
+from zeropull.autoscaler.load_window import LoadWindow
 from zeropull.autoscaler.readings import Decision, Limits
-from zeropull.autoscaler.targettracking import (
+from zeropull.autoscaler.target_tracking import (
     DEFAULT_COOLDOWN_S,
     TargetTracking,
     high_alarm,

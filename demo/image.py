@@ -19,7 +19,7 @@ from rich.console import Console
 
 from tests.fixtures.images import Blob, Image, make_image
 from tests.fixtures.servers import BUILD
-from tests.fixtures.wheelimages import (
+from tests.fixtures.wheel_images import (
     LayerFolder,
     StepFailed,
     WriteLayer,

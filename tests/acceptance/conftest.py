@@ -10,7 +10,7 @@ import pytest
 from tests.fixtures.images import push_image
 from tests.fixtures.registry import Registry, running_registry
 from tests.fixtures.s3 import Store, running_s3
-from tests.fixtures.serverimage import python_server_image
+from tests.fixtures.server_image import python_server_image
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

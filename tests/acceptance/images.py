@@ -6,7 +6,7 @@ import json
 import os
 
 from tests.fixtures.images import Entry, Image, make_image, make_layer
-from tests.fixtures.serverimage import python_server_image
+from tests.fixtures.server_image import python_server_image
 
 
 def server_image_with(name: str, size_bytes: int = 200_000, **platform: str) -> Image:

@@ -17,7 +17,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from tests.fixtures.localfleet import is_running, left_behind
+from tests.fixtures.local_fleet import is_running, left_behind
 from tests.integration.serve.served import DEADLINE_S, ROLE, Served, wait_until
 from zeropull.providers.local.names import FleetNames
 from zeropull.resources.settings import ServeSettings, Settings
@@ -257,7 +257,7 @@ class Server(Served):
         return int(text.split()[0])
 
     def child_pid(self, daemon: str) -> int:
-        """Of the supervisor: controlplane or gateway."""
+        """Of the supervisor: control_plane or gateway."""
         assert self.process is not None
         return next(
             pid

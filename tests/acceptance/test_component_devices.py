@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.acceptance.componentuser import TYPES, ComponentUser
+from tests.acceptance.component_user import TYPES, ComponentUser
 from tests.acceptance.serving import Server, running_server, wait_until
 from tests.fixtures.registry import Registry
 
@@ -81,7 +81,7 @@ def test_each_device_is_one_copys_own_through_restarts_and_free_after_it(
     (instance,) = server.instances("devices")
     agent = server.daemon_pid(instance, "agent")
     server.kill(agent)
-    server.kill(server.child_pid("controlplane"))
+    server.kill(server.child_pid("control_plane"))
     with contextlib.suppress(Exception):  # the container ends in the midst of its answer
         user.invoke("devices", "two", CustomAttributes="exit=1")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.componentuser import TYPES, ComponentLoad, ComponentUser
+from tests.acceptance.component_user import TYPES, ComponentLoad, ComponentUser
 from tests.acceptance.images import server_image_with
 from tests.acceptance.serving import Server, running_server, wait_until
 from tests.fixtures.images import push_image

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.acceptance.componentuser import TYPES, ComponentUser
+from tests.acceptance.component_user import TYPES, ComponentUser
 from tests.acceptance.serving import Server, running_server, stage_of, wait_until
 from tests.fixtures.registry import Registry
 

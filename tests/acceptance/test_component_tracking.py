@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from botocore.config import Config
 
-from tests.acceptance.componentuser import TYPES, ComponentUser
+from tests.acceptance.component_user import TYPES, ComponentUser
 from tests.acceptance.serving import Server, running_server, wait_until
 from tests.fixtures.registry import Registry
 

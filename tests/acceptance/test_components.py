@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.acceptance.componentuser import (
+from tests.acceptance.component_user import (
     MODEL_BYTES,
     TYPES,
     ComponentLoad,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.componentuser import ComponentUser
+from tests.acceptance.component_user import ComponentUser
 from tests.acceptance.images import server_image_with
 from tests.acceptance.serving import GPU, Load, Server, running_server, wait_until
 from tests.fixtures.images import push_image

@@ -14,7 +14,7 @@ from tests.acceptance.serving import GPU, Load, Server, running_server, wait_unt
 from tests.fixtures.registry import Registry
 
 NODE_DAEMONS = ("agent", "snapshotter", "containerd")
-OWN_DAEMONS = ("controlplane", "gateway")
+OWN_DAEMONS = ("control_plane", "gateway")
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_a_first_deployment_completes_whatever_pulls_it_is_killed(
         return server.daemon_pid(instances[0], "agent")
 
     server.kill(wait_until("it pulls", pulling))
-    server.kill(server.child_pid("controlplane"))
+    server.kill(server.child_pid("control_plane"))
     server.wait_served("pulled", limit_s=120)
     assert server.invoke("pulled") == b"hello"
     server.wait_cached("pulled")
@@ -180,7 +180,7 @@ def test_a_deletion_goes_on_after_the_control_plane_was_killed_in_it(
     cache = server.wait_cached("doomed").parents[1]
     [instance_id] = server.instances("doomed")
     server.sagemaker.delete_endpoint(EndpointName="doomed")
-    server.kill(server.child_pid("controlplane"))
+    server.kill(server.child_pid("control_plane"))
     server.wait_deleted("doomed")
     wait_until("its cache is gone", lambda: not cache.exists())
     assert instance_id not in folders(server)

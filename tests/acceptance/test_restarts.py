@@ -13,12 +13,12 @@ from contextlib import nullcontext
 import pytest
 
 from tests.acceptance.serving import GPU, Server, running_server, wait_until
-from tests.fixtures.localfleet import is_running, runc_folder
+from tests.fixtures.local_fleet import is_running, runc_folder
 from tests.fixtures.mounting import detach, mounts_under
 from tests.fixtures.registry import Registry
 from zeropull.providers.local import cgroups, network
-from zeropull.providers.local.netns import delete_netns, list_netns
 from zeropull.providers.local.network import subnet_of_link
+from zeropull.providers.local.network_namespaces import delete_netns, list_netns
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_sigterm_detaches_and_the_next_start_adopts_every_container(server: Serv
 
 def test_a_killed_supervisor_leaves_the_containers_to_the_next_start(server: Server) -> None:
     containers = server.container_pids("kept")
-    children = [server.child_pid(name) for name in ("controlplane", "gateway")]
+    children = [server.child_pid(name) for name in ("control_plane", "gateway")]
     assert server.process is not None
     server.process.kill()
     server.process.wait(10)
@@ -177,7 +177,7 @@ def test_it_leaves_nothing_on_the_machine_and_comes_back_from_its_cache(
     if way == "ctrl-c":
         server.end(signal.SIGINT)
     elif way == "ctrl-c without a control plane":
-        server.kill(server.child_pid("controlplane"))
+        server.kill(server.child_pid("control_plane"))
         server.end(signal.SIGINT)
     elif way == "zeropull stop":
         server.cli("stop")

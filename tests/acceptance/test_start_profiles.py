@@ -11,8 +11,8 @@ from tests.acceptance.images import server_image_with
 from tests.acceptance.serving import GPU, Server, running_server, wait_until
 from tests.fixtures.images import push_image
 from tests.fixtures.registry import Registry
-from zeropull.imagecache.layout import generation_profile
-from zeropull.imagecache.profile import read_profile
+from zeropull.layers.layout import generation_profile
+from zeropull.startprofiles.profile import read_profile
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.serving import Server, wait_until
-from tests.fixtures.localfleet import is_running
+from tests.fixtures.local_fleet import is_running
 from tests.fixtures.registry import Registry
 from tests.fixtures.relay import free_port
 from tests.fixtures.systemd import Manager, user_manager

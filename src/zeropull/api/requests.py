@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from zeropull.api.operations import Call, OperationTable, merge_tables
-from zeropull.awsprotocol import awsjson, query
+from zeropull.awsprotocol import aws_json, query
 from zeropull.awsprotocol.faults import QUERY_CODES, ApiFault, fault_of, internal_failure
 from zeropull.awsprotocol.services import Service, load_service
 from zeropull.awsprotocol.sigv4 import verify
@@ -142,7 +142,7 @@ class RequestHandler:
         if route.protocol is Protocol.QUERY:
             raw = query.members_of(model.input_shape, query.parse_form(body))
         else:
-            raw = awsjson.parse_body(body)
+            raw = aws_json.parse_body(body)
         members = parse_members(
             model.input_shape,
             raw,
@@ -167,7 +167,7 @@ class RequestHandler:
         if route.protocol is Protocol.QUERY:
             text = query.serialize_output(service, model, output, request.request_id)
             return ApiAnswer(200, _headers(query.CONTENT_TYPE, request.request_id), text)
-        data = awsjson.serialize_output(model.output_shape, output)
+        data = aws_json.serialize_output(model.output_shape, output)
         return ApiAnswer(200, _headers(service.json_content_type, request.request_id), data)
 
     def _route(self, request: ApiRequest, route: _Route) -> None:
@@ -253,7 +253,7 @@ def _fault_answer(fault: ApiFault, route: _Route, request_id: str) -> ApiAnswer:
     if service is not None and service.is_query_compatible:
         side = "Sender" if status < 500 else "Receiver"
         headers["x-amzn-query-error"] = f"{query_code};{side}"
-    return ApiAnswer(status, headers, awsjson.serialize_fault(fault, shape_name))
+    return ApiAnswer(status, headers, aws_json.serialize_fault(fault, shape_name))
 
 
 def _headers(content_type: str, request_id: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import product
 from zoneinfo import ZoneInfo
 
-from zeropull.autoscaler.cronfields import (
+from zeropull.autoscaler.cron_fields import (
     HOUR,
     MINUTE,
     MONTH,

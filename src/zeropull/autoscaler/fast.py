@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zeropull.autoscaler.combining import LastScaling
-from zeropull.autoscaler.loadwindow import (
+from zeropull.autoscaler.load_window import (
     PEAK_S,
     SETTLE_S,
     STEADY_S,
@@ -33,7 +33,7 @@ from zeropull.autoscaler.loadwindow import (
     Peaks,
 )
 from zeropull.autoscaler.readings import Decision, Limits, NotScaled
-from zeropull.autoscaler.targettracking import SCALE_IN_FRACTION
+from zeropull.autoscaler.target_tracking import SCALE_IN_FRACTION
 
 REACT_S = 2
 RESERVE_FRACTION = 0.88

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from zeropull.awsprotocol.faults import SignatureError
-from zeropull.awsprotocol.sigv4claims import Claim, claim_of_header, claim_of_query, incomplete
+from zeropull.awsprotocol.sigv4_claims import Claim, claim_of_header, claim_of_query, incomplete
 
 ALLOWED_SKEW_S = 300
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()

@@ -12,8 +12,8 @@ from rich.table import Table
 from zeropull.erofs.tree import LayerTree
 from zeropull.erofs.writer import write_metadata
 from zeropull.errors import ZeropullError
-from zeropull.imagecache.layout import DATA_FILE, META_FILE
-from zeropull.imagecache.mount import mount_layer, unmount
+from zeropull.layers.layout import DATA_FILE, META_FILE
+from zeropull.layers.mount import mount_layer, unmount
 from zeropull.providers.local.machine import Finding, Verdict, examine, unusable_reason
 from zeropull.resources.settings import Settings
 

@@ -22,13 +22,13 @@ import typer
 from rich.console import Console
 
 from zeropull import __version__
+from zeropull.admin.client import admin_call, supervisor_pid
 from zeropull.cli.config import load_settings
 from zeropull.cli.connection import connection_lines
 from zeropull.cli.logs import follow_logs
 from zeropull.cli.status import show_explanation, show_status
 from zeropull.cli.timeline import draw_timeline
-from zeropull.cli.timelinepage import render_page
-from zeropull.daemons.calling import admin_call, supervisor_pid
+from zeropull.cli.timeline_page import render_page
 from zeropull.errors import Unavailable, ZeropullError
 from zeropull.resources.settings import Settings
 from zeropull.telemetry import configure_logging

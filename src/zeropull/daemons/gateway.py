@@ -14,8 +14,8 @@ import msgspec
 import uvloop
 
 from zeropull.controlapi.client import ControlClient
-from zeropull.gateway.control import ControlLink
-from zeropull.gateway.gateway import Gateway
+from zeropull.gateway.control_link import ControlLink
+from zeropull.gateway.server import Gateway
 from zeropull.resources.settings import Settings
 from zeropull.telemetry import configure_logging, get_logger
 

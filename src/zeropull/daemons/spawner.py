@@ -24,7 +24,7 @@ import msgspec
 from zeropull.providers.local.names import NETNS_DIR
 from zeropull.providers.local.spawner import READY, STARTED, Spawn
 
-MODULES = ("zeropull.daemons.nodeagent", "zeropull.daemons.snapshotter")
+MODULES = ("zeropull.daemons.node_agent", "zeropull.daemons.snapshotter")
 _CLONE_NEWNET = 0x40000000
 _REQUEST_BYTES = 1 << 16
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from zeropull.daemons.calling import admin_call
+from zeropull.admin.client import admin_call
 from zeropull.errors import Conflict, Unavailable
 from zeropull.resources.settings import Settings
 from zeropull.telemetry import get_logger
@@ -61,7 +61,7 @@ class Supervisor:
             (run_dir / REFUSAL_FILE).unlink(missing_ok=True)
             write_settings(self._settings)
             async with asyncio.TaskGroup() as tasks:
-                control = tasks.create_task(self._keep("controlplane"))
+                control = tasks.create_task(self._keep("control_plane"))
                 if await self._answers():
                     gateway = tasks.create_task(self._keep("gateway"))
                     announcer = tasks.create_task(self._announce_address())
@@ -172,7 +172,7 @@ class Supervisor:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "zeropull.daemons.controlplane",
+            "zeropull.daemons.control_plane",
             "--settings",
             str(self._settings.settings_file),
             "--teardown",
@@ -195,9 +195,9 @@ def tear_down_without_supervisor(settings: Settings) -> None:
     with _only_one(settings.run_dir / "supervisor.pid"):
         write_settings(with_token(settings))
         # Only here: `zeropull serve` itself never loads what its children do.
-        from zeropull.daemons import controlplane
+        from zeropull.daemons import control_plane
 
-        controlplane.main(["--settings", str(settings.settings_file), "--teardown"])
+        control_plane.main(["--settings", str(settings.settings_file), "--teardown"])
         shutil.rmtree(settings.run_dir, ignore_errors=True)
 
 

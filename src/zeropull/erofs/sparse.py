@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 
-from zeropull.erofs.tarheaders import BLOCK, number_field, pax_number
+from zeropull.erofs.tar_headers import BLOCK, number_field, pax_number
 from zeropull.errors import ImageError
 
 HOLE = 0xFFFFFFFF

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 from zeropull.awsprotocol import sigv4
 from zeropull.awsprotocol.faults import SignatureError
-from zeropull.gateway import answers
-from zeropull.gateway.answers import Refusal
-from zeropull.gateway.invocationhead import InvocationHead, parse_path
+from zeropull.gateway import refusals
+from zeropull.gateway.invocation_head import InvocationHead, parse_path
+from zeropull.gateway.refusals import Refusal
 from zeropull.gateway.request import Request
 from zeropull.gateway.routing import Group
 
 if TYPE_CHECKING:
     from zeropull.awsprotocol.sigv4 import SignedHead
-    from zeropull.gateway.gateway import Gateway
-    from zeropull.gateway.wholerequest import KnownHead
+    from zeropull.gateway.server import Gateway
+    from zeropull.gateway.whole_request import KnownHead
 
 
 def admit(
@@ -60,7 +60,7 @@ def _group(
     name, streamed = parse_path(request.path, request.method)
     endpoint = gateway.table.find(name, account)
     if endpoint is None:
-        raise answers.endpoint_not_found(name, account or gateway.account)
+        raise refusals.endpoint_not_found(name, account or gateway.account)
     return endpoint.group(head.variant, head.component), streamed
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
-from zeropull.gateway import answers
+from zeropull.gateway import refusals
 from zeropull.gateway.request import Handler, Request
 
 if TYPE_CHECKING:
-    from zeropull.gateway.gateway import Gateway
+    from zeropull.gateway.server import Gateway
 
 MAX_HEAD_BYTES = 64 * 1024
 IDLE_S = 75.0  # a connection without a request is closed after this long
@@ -107,16 +107,18 @@ class ClientConnection(asyncio.Protocol):
             if fresh and self._completed is not None and self._reading is None:
                 gateway.remembered.remember(data, self._completed)
         except httptools.HttpParserUpgrade:
-            self._refuse(answers.Refusal(400, "ValidationError", "Upgrade is not supported."))
+            self._refuse(refusals.Refusal(400, "ValidationError", "Upgrade is not supported."))
             return
         except httptools.HttpParserError as error:
             self._refuse(
-                answers.Refusal(400, "MalformedHttpRequestException", f"Malformed HTTP: {error}")
+                refusals.Refusal(400, "MalformedHttpRequestException", f"Malformed HTTP: {error}")
             )
             return
         reading = self._reading
         if reading is not None and self._bytes > self._read_limit(reading):
-            self._refuse(answers.Refusal(431, "ValidationError", "The request's head is too long."))
+            self._refuse(
+                refusals.Refusal(431, "ValidationError", "The request's head is too long.")
+            )
         elif self._ready and not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
@@ -295,7 +297,7 @@ class ClientConnection(asyncio.Protocol):
             else 1 << 62
         )
 
-    def _refuse(self, refusal: answers.Refusal) -> None:
+    def _refuse(self, refusal: refusals.Refusal) -> None:
         """The bytes are no request that can be answered in order: answer what can be, and close."""
         handler, self.current, self.handler = self.handler, None, None
         if handler is not None:
@@ -304,11 +306,11 @@ class ClientConnection(asyncio.Protocol):
         if self.closed:
             return
         self.transport.write(
-            answers.response(
+            refusals.response(
                 refusal.status,
                 refusal.body(),
                 request_id=self.gateway.next_request_id(),
-                headers=answers.error_headers(refusal.code),
+                headers=refusals.error_headers(refusal.code),
                 close=True,
             )
         )

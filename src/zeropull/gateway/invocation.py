@@ -12,20 +12,20 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from zeropull.awsprotocol.sigv4 import EMPTY_SHA256
-from zeropull.gateway import answers
+from zeropull.gateway import refusals
 from zeropull.gateway.admission import admit, admit_signed, is_settled
-from zeropull.gateway.answers import Refusal
 from zeropull.gateway.connection import ClientConnection
-from zeropull.gateway.invocationhead import InvocationHead
-from zeropull.gateway.modelanswer import AnswerLines, ModelAnswer
+from zeropull.gateway.invocation_head import InvocationHead
+from zeropull.gateway.model_answer import AnswerLines, ModelAnswer
+from zeropull.gateway.refusals import Refusal
 from zeropull.gateway.request import Request
 from zeropull.gateway.routing import Group, Target
 
 if TYPE_CHECKING:
-    from zeropull.gateway.gateway import Gateway
-    from zeropull.gateway.knownanswer import KnownAnswerHead
+    from zeropull.gateway.known_answer import KnownAnswerHead
+    from zeropull.gateway.server import Gateway
     from zeropull.gateway.upstream import UpstreamConnection
-    from zeropull.gateway.wholerequest import KnownHead
+    from zeropull.gateway.whole_request import KnownHead
 
 WRITE_JOINED_BYTES = 64 * 1024  # bodies above are handed to the socket in pieces, never copied
 MAX_CONNECT_ATTEMPTS = 3
@@ -151,9 +151,9 @@ class Invocation:
     def _too_much(self, length_bytes: int) -> None:
         limit_bytes = self._gateway.settings.max_body_bytes
         if length_bytes > limit_bytes:
-            self._refuse(answers.too_large(limit_bytes))
+            self._refuse(refusals.too_large(limit_bytes))
         else:
-            self._refuse(answers.service_unavailable("Too many request bodies are in memory."))
+            self._refuse(refusals.service_unavailable("Too many request bodies are in memory."))
 
     def on_chunk(self, data: bytes) -> None:
         if self.state is not READING:
@@ -164,10 +164,10 @@ class Invocation:
         self._body_bytes += length
         gateway.body_bytes += length
         if self._body_bytes > settings.max_body_bytes:
-            self._refuse(answers.too_large(settings.max_body_bytes))
+            self._refuse(refusals.too_large(settings.max_body_bytes))
         elif gateway.body_bytes > settings.max_buffered_bytes:
             # Many bodies that were let in while there was room, or that came in chunks.
-            self._refuse(answers.service_unavailable("Too many request bodies are in memory."))
+            self._refuse(refusals.service_unavailable("Too many request bodies are in memory."))
         elif gateway.signed:
             if self._hash is None:
                 self._hash = hashlib.sha256(data)
@@ -203,16 +203,16 @@ class Invocation:
             if not group.hold:
                 group.meter.refuse_no_capacity(self._gateway.clock())
                 self._refuse(
-                    answers.component_without_copies()
+                    refusals.component_without_copies()
                     if group.component
-                    else answers.no_healthy_copy(group.variant, group.endpoint)
+                    else refusals.no_healthy_copy(group.variant, group.endpoint)
                 )
                 return
             self.held = True
             if not group.waiting:
                 self._gateway.first_held()
         if len(group.waiting) >= group.queue_limit:
-            self._refuse(answers.queue_full(group.name, group.queue_limit))
+            self._refuse(refusals.queue_full(group.name, group.queue_limit))
             return
         self._enqueue(group)
 
@@ -226,9 +226,9 @@ class Invocation:
         """It has waited for its whole time."""
         waited_s = self._gateway.monotonic() - self.queued_s
         refusal = (
-            answers.still_starting(waited_s)
+            refusals.still_starting(waited_s)
             if self.held
-            else answers.service_unavailable(f"No slot became free within {waited_s:.0f} s.")
+            else refusals.service_unavailable(f"No slot became free within {waited_s:.0f} s.")
         )
         if self.held and self.group is not None:
             self.group.meter.refuse_no_capacity(self._gateway.clock())
@@ -237,7 +237,7 @@ class Invocation:
     def endpoint_gone(self) -> None:
         """The endpoint was deleted while it waited."""
         assert self.group is not None
-        self._refuse(answers.endpoint_not_found(self.group.endpoint, self.group.account))
+        self._refuse(refusals.endpoint_not_found(self.group.endpoint, self.group.account))
 
     def _leave_queue(self) -> None:
         group = self.group
@@ -285,7 +285,7 @@ class Invocation:
         self._attempts += 1
         untried = any(copy not in self._tried for copy in group.targets)
         if self._attempts >= MAX_CONNECT_ATTEMPTS or (refused and not untried):
-            self._model_failed(0, answers.PROCESS_EXITED)
+            self._model_failed(0, refusals.PROCESS_EXITED)
             return
         if not untried:
             gateway.connect(self, target)
@@ -374,7 +374,7 @@ class Invocation:
 
     def on_upstream_lost(self, malformed: bool) -> None:
         self._upstream = None
-        self._model_failed(0, answers.MALFORMED if malformed else answers.PROCESS_EXITED)
+        self._model_failed(0, refusals.MALFORMED if malformed else refusals.PROCESS_EXITED)
 
     def end_at_former_address(self) -> None:
         """If the copy has another address since: from the one before, no answer comes any more."""
@@ -415,7 +415,7 @@ class Invocation:
     def time_out(self) -> None:
         """The container took longer than an invocation may take."""
         assert self.group is not None
-        self._model_failed(0, answers.timed_out_text(self.group.container), timed_out=True)
+        self._model_failed(0, refusals.timed_out_text(self.group.container), timed_out=True)
 
     def _model_failed(self, status: int, text: bytes, *, timed_out: bool = False) -> None:
         group, answer = self.group, self._answer
@@ -424,7 +424,7 @@ class Invocation:
             self._break_off(answer, timed_out)
             return
         self._answer = None
-        refusal = answers.model_error(
+        refusal = refusals.model_error(
             status=status,
             original=text,
             container=group.container,
@@ -477,11 +477,11 @@ class Invocation:
         self._client.finished()
 
     def _answer_refusal(self, refusal: Refusal) -> None:
-        headers = answers.error_headers(refusal.code)
+        headers = refusals.error_headers(refusal.code)
         if self.held:
             headers += b"x-zeropull-cold-start: %.3f\r\n" % self.waited_s
         self._client.write(
-            answers.response(
+            refusals.response(
                 refusal.status,
                 refusal.body(),
                 request_id=self._gateway.next_request_id(),

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from zeropull.gateway import answers
+from zeropull.gateway import refusals
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.request import Request
 
 if TYPE_CHECKING:
-    from zeropull.gateway.gateway import Gateway
-    from zeropull.gateway.knownanswer import KnownAnswerHead
+    from zeropull.gateway.known_answer import KnownAnswerHead
+    from zeropull.gateway.server import Gateway
     from zeropull.gateway.upstream import UpstreamConnection
 
 MAX_EARLY_BYTES = 256 * 1024  # of a body may come before the connection stands; then reading stops
@@ -171,12 +171,12 @@ class Relay:
         self._throttle(False)
         body = {"__type": "ServiceUnavailable", "message": CONTROL_PLANE_DOWN}
         self._client.write(
-            answers.response(
+            refusals.response(
                 503,
                 json.dumps(body).encode(),
                 request_id=self._gateway.next_request_id(),
                 content_type=b"application/x-amz-json-1.1",
-                headers=answers.error_headers("ServiceUnavailable"),
+                headers=refusals.error_headers("ServiceUnavailable"),
                 close=not (self._request.complete and self._request.keep_alive),
             )
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from zeropull.controlapi import messages
 from zeropull.controlapi.messages import AccessKey, CopyReading, EndpointRoute, Routes, VariantRoute
-from zeropull.gateway import answers
+from zeropull.gateway import refusals
 from zeropull.gateway.concurrency import ConcurrencyMeter, MeterLabels
 from zeropull.gateway.latency import LatencyHistogram
 
@@ -185,18 +185,18 @@ class Endpoint:
         """
         route = self.route
         if component is None and route.component_based:
-            raise answers.component_required()
+            raise refusals.component_required()
         if component is not None:
             if not route.component_based:
-                raise answers.component_not_allowed()
+                raise refusals.component_not_allowed()
             if component not in self.components:
-                raise answers.validation_error(
+                raise refusals.validation_error(
                     f'Inference Component "{component}" of endpoint {route.name} not found.'
                 )
         if variant is not None:
             found = self.groups.get((variant, component))
             if found is None:
-                raise answers.validation_error(
+                raise refusals.validation_error(
                     f"Variant {variant} not found for endpoint {route.name}."
                 )
             return found
@@ -211,7 +211,7 @@ class Endpoint:
             for variant in self.route.variants
         ]
         if not pairs:
-            raise answers.service_unavailable(f"Endpoint {self.route.name} has no variant.")
+            raise refusals.service_unavailable(f"Endpoint {self.route.name} has no variant.")
         # A variant without copies takes no share while another can serve.
         served = [pair for pair in pairs if pair[1].targets] or pairs
         total = sum(weight for weight, _ in served)

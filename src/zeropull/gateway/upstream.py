@@ -8,8 +8,8 @@ from typing import Any, Protocol, cast
 
 import httptools
 
-from zeropull.gateway.knownanswer import MAX_BYTES as MAX_KNOWN_BYTES
-from zeropull.gateway.knownanswer import KnownAnswerHead, KnownAnswerHeads, whole_chunks
+from zeropull.gateway.known_answer import MAX_BYTES as MAX_KNOWN_BYTES
+from zeropull.gateway.known_answer import KnownAnswerHead, KnownAnswerHeads, whole_chunks
 
 MAX_HEAD_BYTES = 64 * 1024
 

@@ -1,1 +1,1 @@
-"""Image caches on disk: layers converted in one pass, verified, mounted, kept as generations."""
+"""The image caches of endpoints on the control plane's disk, kept as generations."""

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zeropull.errors import Conflict, DiskFull, IntegrityError, InvalidInput, NotFound
-from zeropull.imagecache.layout import (
+from zeropull.layers.layout import (
     GENERATION_FILE,
     LAYER_FILE,
     LAYER_FILES,
@@ -39,11 +39,11 @@ from zeropull.imagecache.layout import (
     read_generation_index,
     write_durably,
 )
-from zeropull.imagecache.profile import decode_profile
-from zeropull.imagecache.verify import verify_metadata
+from zeropull.layers.verify import verify_metadata
 from zeropull.oci.digests import digest_of, hex_of
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.protocol import Volume
+from zeropull.startprofiles.profile import decode_profile
 from zeropull.stopping import check_stop, copy_file
 
 _BUILDING, _REMOVED, _PURGE = ".building-", ".removed-", ".purge-"

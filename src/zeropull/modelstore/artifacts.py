@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zeropull.errors import AlreadyExists, ArtifactError, DiskFull, NotFound, Unavailable
-from zeropull.inflating.here import InflatingHere
+from zeropull.inflating.in_thread import InflatingHere
 from zeropull.inflating.process import WORTH_IT_BYTES, InflatingProcess
 from zeropull.inflating.readers import GZIP_HEAD
 from zeropull.modelstore.extracting import extract_tar_gz
 from zeropull.modelstore.naming import object_name, relative_names
-from zeropull.modelstore.opening import open_source
 from zeropull.modelstore.protocol import ObjectFacts, ObjectSource
 from zeropull.modelstore.reading import (
     OnBytes,
@@ -30,6 +29,7 @@ from zeropull.modelstore.reading import (
     read_in_order,
     read_resuming,
 )
+from zeropull.modelstore.stores import open_source
 from zeropull.resources.sources import ModelArtifact
 
 DEFAULT_CONNECTIONS = 8

@@ -1,6 +1,6 @@
 """What an artifact's objects are read through, whatever store they lie in.
 
-Life: opened by `zeropull.modelstore.opening`, `head` or `list_under` once, any number of `stream`s
+Life: opened by `zeropull.modelstore.stores`, `head` or `list_under` once, any number of `stream`s
 at the same time, `close`.
 """
 

@@ -27,24 +27,24 @@ from zeropull.controlapi.messages import (
     NodeReport,
 )
 from zeropull.errors import ZeropullError
-from zeropull.imagecache.convert import clean_layer_store
-from zeropull.nodeagent import logs
-from zeropull.nodeagent.background import Launches
-from zeropull.nodeagent.catalog import Catalog
-from zeropull.nodeagent.containers import Containers
+from zeropull.layers.pull import clean_layer_store
+from zeropull.linux.tracefs import remove_instances
+from zeropull.nodeagent.containers import logs
+from zeropull.nodeagent.containers.containers import Containers
+from zeropull.nodeagent.containers.launching import Launcher
 from zeropull.nodeagent.copies import CopyLife, CopyServices, report_of
-from zeropull.nodeagent.imagereports import ImageReports
-from zeropull.nodeagent.images import NodeImages
-from zeropull.nodeagent.launching import Launcher
+from zeropull.nodeagent.images.catalog import Catalog
+from zeropull.nodeagent.images.ladder import NodeImages
+from zeropull.nodeagent.images.reports import ImageReports
+from zeropull.nodeagent.images.scrubbing import Scrubber
+from zeropull.nodeagent.images.start_profiles import StartProfiles
 from zeropull.nodeagent.models import NodeModels
 from zeropull.nodeagent.plan import Action, ActionKind, plan_node
+from zeropull.nodeagent.quiet_times import Launches
 from zeropull.nodeagent.readings import Readings, agent_counters
 from zeropull.nodeagent.records import AgentRecords, CopyRecord, check_copy_id
-from zeropull.nodeagent.scrubbing import Scrubber
-from zeropull.nodeagent.startprofiles import StartProfiles
 from zeropull.resources.node import NodeConfig
 from zeropull.telemetry import get_logger
-from zeropull.tracefs import remove_instances
 
 REPORT_INTERVAL_S = 5.0
 PLAN_INTERVAL_S = 5.0  # also without any news: what failed to be stopped is tried again

@@ -21,10 +21,10 @@ from zeropull.controlapi.messages import (
     ImageAssignment,
 )
 from zeropull.errors import ZeropullError
-from zeropull.nodeagent import health
+from zeropull.nodeagent.containers import health
+from zeropull.nodeagent.containers.launching import Launcher, StartedWithout
 from zeropull.nodeagent.failures import Failure, failure_of
-from zeropull.nodeagent.imageonnode import ImageOnNode
-from zeropull.nodeagent.launching import Launcher, StartedWithout
+from zeropull.nodeagent.images.image_on_node import ImageOnNode
 from zeropull.nodeagent.models import ModelOnNode
 from zeropull.nodeagent.plan import BACKOFF_FORGOTTEN_AFTER_S, backoff_s, first_start_given_up
 from zeropull.nodeagent.records import CopyRecord

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 
 from zeropull.errors import DiskFull
-from zeropull.imagecache.layout import TEMPORARY_PREFIX
+from zeropull.layers.layout import TEMPORARY_PREFIX
 from zeropull.resources.node import NodeConfig
 from zeropull.telemetry import get_logger
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from zeropull.errors import DiskFull
 from zeropull.modelstore import ArtifactPlan, fetch_artifact, plan_artifact
 from zeropull.nodeagent.disk import NodeDisk
-from zeropull.nodeagent.linkshare import MODEL_CONNECTIONS, LinkShare
+from zeropull.nodeagent.link_share import MODEL_CONNECTIONS, LinkShare
 from zeropull.resources.sources import ModelArtifact
 from zeropull.telemetry import get_logger
 

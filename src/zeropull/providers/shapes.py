@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zeropull.providers.protocol import MachineShape
-from zeropull.resources.instancetypes import InstanceType
+from zeropull.resources.instance_types import InstanceType
 
 
 def shape_of(instance_type: InstanceType) -> MachineShape:

@@ -20,16 +20,13 @@ from zeropull.errors import NotFound, ZeropullError
 from zeropull.oci.images import ResolvedImage
 from zeropull.placement.capacity import Shape
 from zeropull.providers.protocol import MachineShape, Provider
-from zeropull.reconcilers.alarming import rollback_alarms
-from zeropull.reconcilers.assignments import IMAGE_PATH_TAG, build_assignment
-from zeropull.reconcilers.cachecontroller import CacheController
-from zeropull.reconcilers.componentassignments import build_component_assignment
-from zeropull.reconcilers.componentplan import plan_component_endpoint
-from zeropull.reconcilers.componentslots import placing_shape
-from zeropull.reconcilers.draft import Draft
+from zeropull.reconcilers.components.planning import plan_component_endpoint
+from zeropull.reconcilers.components.slots import placing_shape
 from zeropull.reconcilers.effects import Effects
-from zeropull.reconcilers.endpointplan import plan_endpoint
-from zeropull.reconcilers.observations import (
+from zeropull.reconcilers.endpoint_view import View
+from zeropull.reconcilers.endpoints.planning import plan_endpoint
+from zeropull.reconcilers.imagecaches.controller import CacheController
+from zeropull.reconcilers.observing import (
     ended,
     fold_copy,
     fold_gateways,
@@ -37,9 +34,10 @@ from zeropull.reconcilers.observations import (
     lost_reason,
     surplus_timelines,
 )
-from zeropull.reconcilers.routing import MAX_CONCURRENCY_TAG, build_routes
-from zeropull.reconcilers.view import View
-from zeropull.reconcilers.waking import held_requests, wake_components
+from zeropull.reconcilers.plan import Draft
+from zeropull.reconcilers.publishing.assignments import IMAGE_PATH_TAG, build_assignment
+from zeropull.reconcilers.publishing.component_assignments import build_component_assignment
+from zeropull.reconcilers.publishing.routes import MAX_CONCURRENCY_TAG, build_routes
 from zeropull.resources.accounts import StoredKey
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.documents import Document
@@ -59,6 +57,8 @@ from zeropull.resources.scaling import (
 )
 from zeropull.resources.settings import Settings
 from zeropull.resources.tags import ResourceTags
+from zeropull.scaling.alarms import rollback_alarms
+from zeropull.scaling.waking import held_requests, wake_components
 from zeropull.statestore import Store
 from zeropull.telemetry import get_logger
 

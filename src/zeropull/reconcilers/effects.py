@@ -10,10 +10,10 @@ from zeropull.controlapi.exchange import Exchange
 from zeropull.errors import NoCapacity, Unavailable, ZeropullError
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.protocol import LaunchRequest, MachineShape, Provider, Volume
-from zeropull.reconcilers import failures
-from zeropull.reconcilers.componentimages import resolve_version
-from zeropull.reconcilers.draft import Action, Effect
-from zeropull.reconcilers.observations import ended
+from zeropull.reconcilers import failure_reasons
+from zeropull.reconcilers.components.images import resolve_version
+from zeropull.reconcilers.observing import ended
+from zeropull.reconcilers.plan import Action, Effect
 from zeropull.resources.endpoints import DeployedImage, Deployment, Endpoint
 from zeropull.resources.instances import (
     AttachedVolume,
@@ -209,7 +209,7 @@ class Effects:
                 try:
                     image = await self._resolve_once(container.image)
                 except ZeropullError as error:
-                    reason = failures.image_failure(variant.name, error.reason)
+                    reason = failure_reasons.image_failure(variant.name, error.reason)
                     self.resolve_failures[deployment_id] = reason
                     log.warning("image not resolved", image=container.image, reason=error.reason)
                     return

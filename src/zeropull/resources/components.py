@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from zeropull.errors import Conflict
 from zeropull.resources.documents import new_uid
-from zeropull.resources.endpointconfigs import UpdatePolicy
+from zeropull.resources.endpoint_configs import UpdatePolicy
 from zeropull.resources.endpoints import DeployedImage
 from zeropull.resources.models import ContainerSpec
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from zeropull.resources.documents import new_uid
-from zeropull.resources.endpointconfigs import UpdatePolicy, VariantSpec
+from zeropull.resources.endpoint_configs import UpdatePolicy, VariantSpec
 from zeropull.resources.models import ContainerSpec
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zeropull.errors import IntegrityError, InvalidInput, NotFound
-from zeropull.imagecache.layout import META_FILE, LayerIndex, layer_directory, read_layer_index
-from zeropull.imagecache.verify import verify_metadata
+from zeropull.layers.layout import META_FILE, LayerIndex, layer_directory, read_layer_index
+from zeropull.layers.verify import verify_metadata
 from zeropull.oci.digests import hex_of
 
 DROPPED_PREFIX = ".dropped-"

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from zeropull.errors import Unavailable
-from zeropull.imagecache.mount import mount_layer, unmount
+from zeropull.layers.mount import mount_layer, unmount
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 

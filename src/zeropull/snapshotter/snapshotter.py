@@ -32,7 +32,7 @@ from zeropull.snapshotter.catalog import Catalog
 from zeropull.snapshotter.counters import Count, Counters
 from zeropull.snapshotter.filters import parse_filters
 from zeropull.snapshotter.lowers import Lowers
-from zeropull.snapshotter.served import ServedLayers, shared_name
+from zeropull.snapshotter.served_layers import ServedLayers, shared_name
 from zeropull.snapshotter.state import SnapshotRecord, SnapshotState
 from zeropull.snapshotter.usage import measure_usage
 from zeropull.telemetry.logs import get_logger

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.awsapi import ACCOUNT, INSTANCE_TYPES, REGION, Served, serving
+from tests.fixtures.aws_api import ACCOUNT, INSTANCE_TYPES, REGION, Served, serving
 from tests.integration.api.scaling_clients import Clients, create_endpoint
 from zeropull.api import create_api_app
 from zeropull.api.applicationautoscaling import (

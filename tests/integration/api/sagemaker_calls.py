@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tests.fixtures.awsapi import ACCOUNT, REGION, Served
+from tests.fixtures.aws_api import ACCOUNT, REGION, Served
 from zeropull.resources.endpoints import Endpoint, EndpointStatus, endpoint_key
 
 ROLE = "arn:aws:iam::000000000000:role/service-role"

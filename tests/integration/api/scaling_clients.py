@@ -9,7 +9,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from tests.fixtures.awsapi import ACCOUNT, REGION, Served
+from tests.fixtures.aws_api import ACCOUNT, REGION, Served
 from zeropull.resources.endpoints import Endpoint, EndpointStatus, endpoint_key
 
 SESSION = boto3.session.Session()

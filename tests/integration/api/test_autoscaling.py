@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.awsapi import ACCOUNT, REGION, refusal
+from tests.fixtures.aws_api import ACCOUNT, REGION, refusal
 from tests.integration.api.scaling_clients import (
     RESOURCE,
     SERVICE,

@@ -18,13 +18,13 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from tests.fixtures.awsapi import ACCOUNT, INSTANCE_TYPES, REGION, Served, serving
+from tests.fixtures.aws_api import ACCOUNT, INSTANCE_TYPES, REGION, Served, serving
 from zeropull.api import create_api_app
 from zeropull.api.cloudwatch import cloudwatch_table
 from zeropull.api.keys import ensure_default_key
 from zeropull.controlapi.messages import CopyReading
 from zeropull.metricstore.store import MetricStore
-from zeropull.reconcilers.publishing import publish_readings
+from zeropull.scaling.metrics import publish_readings
 from zeropull.statestore import Store
 
 NOW = datetime.now(UTC).replace(second=0, microsecond=0)

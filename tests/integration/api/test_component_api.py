@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.fixtures.awsapi import ACCOUNT, INSTANCE_TYPES, REGION, Served, serving
+from tests.fixtures.aws_api import ACCOUNT, INSTANCE_TYPES, REGION, Served, serving
 from zeropull.api import create_api_app
 from zeropull.api.applicationautoscaling import autoscaling_table
 from zeropull.api.keys import ensure_default_key

@@ -22,7 +22,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from tests.fixtures.awsapi import ACCOUNT, INSTANCE_TYPES, REGION, Served, serving
+from tests.fixtures.aws_api import ACCOUNT, INSTANCE_TYPES, REGION, Served, serving
 from zeropull.api import Call, Operation, OperationTable, create_api_app
 from zeropull.api.keys import create_key, ensure_default_key, list_keys, write_credentials_file
 from zeropull.awsprotocol.faults import ApiFault

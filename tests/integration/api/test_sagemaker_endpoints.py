@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import WaiterError
 
-from tests.fixtures.awsapi import ACCOUNT, INSTANCE_TYPES, REGION, Served, refusal, serving
+from tests.fixtures.aws_api import ACCOUNT, INSTANCE_TYPES, REGION, Served, refusal, serving
 from tests.integration.api.sagemaker_calls import (
     IMAGE,
     arn,

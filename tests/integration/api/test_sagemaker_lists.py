@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from tests.fixtures.awsapi import ACCOUNT, Served, refusal
+from tests.fixtures.aws_api import ACCOUNT, Served, refusal
 from tests.integration.api.sagemaker_calls import (
     arn,
     make_config,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.awsapi import refusal
+from tests.fixtures.aws_api import refusal
 from tests.integration.api.sagemaker_calls import (
     IMAGE,
     ROLE,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, ParamValidationError
 
-from tests.fixtures.awsapi import ACCOUNT, REGION, refusal
+from tests.fixtures.aws_api import ACCOUNT, REGION, refusal
 from tests.integration.api.scaling_clients import (
     CONCURRENCY,
     RESOURCE,

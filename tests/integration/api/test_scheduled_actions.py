@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.fixtures.awsapi import refusal
+from tests.fixtures.aws_api import refusal
 from tests.integration.api.scaling_clients import RESOURCE, SERVICE, Clients
 
 

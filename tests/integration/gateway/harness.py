@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from zeropull.controlapi.messages import AccessKey, EndpointRoute, Routes, Target, VariantRoute
-from zeropull.gateway.gateway import Gateway
+from zeropull.gateway.server import Gateway
 from zeropull.resources.settings import GatewaySettings
 
 KEY = AccessKey("AKIDTEST", "secret", "123456789012")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
-from zeropull.awsprotocol.eventstream import EventDecoder
+from zeropull.awsprotocol.event_stream import EventDecoder
 from zeropull.controlapi.messages import EndpointRoute, Routes, VariantRoute
 
 from .harness import KEY, Client, Received, Writer, answer, container, copy, gateway, routes, until

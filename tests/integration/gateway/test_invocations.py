@@ -13,9 +13,9 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError
 
-from zeropull.awsprotocol.eventstream import EventDecoder
+from zeropull.awsprotocol.event_stream import EventDecoder
 from zeropull.controlapi.messages import AccessKey, EndpointRoute, Routes, VariantRoute
-from zeropull.gateway.signedrequest import SignedRequests
+from zeropull.gateway.signed_request import SignedRequests
 
 from .harness import KEY, Client, Received, Writer, answer, container, copy, gateway, routes
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from zeropull.gateway.connection import HEAD_S
-from zeropull.gateway.gateway import Gateway
+from zeropull.gateway.server import Gateway
 from zeropull.resources.settings import GatewaySettings
 
 from .harness import Client, container, copy, gateway, routes, until

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from zeropull.gateway.gateway import Gateway
+from zeropull.gateway.server import Gateway
 from zeropull.resources.settings import GatewaySettings
 
 from .harness import Client, Received, Writer, container, copy, routes, until

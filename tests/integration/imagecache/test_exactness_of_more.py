@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.layers import describe_tree, image_of, member, tar_of, write_oci_archive
-from tests.fixtures.serverimage import python_server_image
+from tests.fixtures.server_image import python_server_image
 from tests.integration.imagecache.test_layer_exactness import (
     mounted_layers,
     overlay,

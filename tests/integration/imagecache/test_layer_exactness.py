@@ -29,12 +29,12 @@ from tests.fixtures.layers import (
     write_oci_archive,
 )
 from tests.fixtures.servers import BUILD
-from zeropull.erofs.tarlayer import LayerReader
+from zeropull.erofs.tar_layer import LayerReader
 from zeropull.erofs.tree import Node
 from zeropull.errors import ImageError, IntegrityError, NotFound, Unavailable
-from zeropull.imagecache.convert import pull_layers
-from zeropull.imagecache.layout import layer_directory
-from zeropull.imagecache.mount import mount_layer, unmount
+from zeropull.layers.layout import layer_directory
+from zeropull.layers.mount import mount_layer, unmount
+from zeropull.layers.pull import pull_layers
 from zeropull.oci.images import ResolvedImage
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")

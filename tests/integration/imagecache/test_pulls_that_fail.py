@@ -22,10 +22,10 @@ from tests.fixtures.layers import digest, image_of, member, open_bytes, tar_of
 from tests.fixtures.plugin import wait_until
 from tests.fixtures.processes import layer_processes_of
 from zeropull.errors import DiskFull, ImageError, IntegrityError, Unavailable
-from zeropull.imagecache.convert import PullProgress, PullResult, clean_layer_store, pull_layers
-from zeropull.imagecache.layout import layer_directory
-from zeropull.imagecache.mount import unmount
-from zeropull.imagecache.verify import verify_blocks, verify_metadata
+from zeropull.layers.layout import layer_directory
+from zeropull.layers.mount import unmount
+from zeropull.layers.pull import PullProgress, PullResult, clean_layer_store, pull_layers
+from zeropull.layers.verify import verify_blocks, verify_metadata
 from zeropull.oci.images import Descriptor, ResolvedImage
 
 FILES = tar_of(*(member(f"d/f{i}", data=os.urandom(20_000)) for i in range(40)))
@@ -34,7 +34,7 @@ FILES = tar_of(*(member(f"d/f{i}", data=os.urandom(20_000)) for i in range(40)))
 @pytest.fixture(params=["threads", "processes"], autouse=True)
 def made_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     worth_it = 0 if request.param == "processes" else 1 << 40
-    monkeypatch.setattr("zeropull.imagecache.convert.PROCESSES_WORTH_BYTES", worth_it)
+    monkeypatch.setattr("zeropull.layers.pull.PROCESSES_WORTH_BYTES", worth_it)
 
 
 async def pull(image: ResolvedImage, sources: list[Any], store: Path, **options: Any) -> PullResult:
@@ -124,7 +124,7 @@ async def test_a_layer_with_another_diff_id_is_refused(tmp_path: Path) -> None:
 async def test_a_decompression_bomb_is_refused_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Callable[[bytes], bytes]
 ) -> None:
-    monkeypatch.setattr("zeropull.imagecache.inflate.BOMB_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr("zeropull.layers.tar_stream.BOMB_FREE_BYTES", 1 << 20)
     image, blobs = image_of([tar_of(member("zeros", data=bytes(64 << 20)))], compress)
     assert len(blobs[0]) < 100_000
     with pytest.raises(ImageError, match="inflates to more than"):

@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from tests.fixtures.layers import image_of, member, open_bytes, tar_of
-from zeropull.imagecache.convert import pull_layers
-from zeropull.imagecache.layout import DATA_FILE, layer_directory
-from zeropull.imagecache.mount import mount_layer, unmount
-from zeropull.imagecache.profile import PageRun, ProfileFile, StartProfile
-from zeropull.imagecache.recording import MountedLayer, StartRecorder, resident_pages
-from zeropull.imagecache.warming import read_ahead, verify_profile
-from zeropull.tracefs import remove_instances
+from zeropull.layers.layout import DATA_FILE, layer_directory
+from zeropull.layers.mount import mount_layer, unmount
+from zeropull.layers.pull import pull_layers
+from zeropull.linux.tracefs import remove_instances
+from zeropull.startprofiles.profile import PageRun, ProfileFile, StartProfile
+from zeropull.startprofiles.recording import MountedLayer, StartRecorder, resident_pages
+from zeropull.startprofiles.warming import read_ahead, verify_profile
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 

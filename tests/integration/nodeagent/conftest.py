@@ -22,9 +22,9 @@ import pytest
 from aiohttp import web
 
 from tests.fixtures.images import Entry, Image, make_image, make_layer, push_image
-from tests.fixtures.localfleet import left_behind
+from tests.fixtures.local_fleet import left_behind
 from tests.fixtures.registry import Registry, running_registry
-from tests.fixtures.serverimage import python_server_image
+from tests.fixtures.server_image import python_server_image
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.messages import (
     CopyAssignment,
@@ -36,7 +36,7 @@ from zeropull.controlapi.messages import (
     VolumeMount,
 )
 from zeropull.controlapi.server import ControlServer
-from zeropull.imagecache.layout import CachedImage, GenerationIndex, encode_index
+from zeropull.layers.layout import CachedImage, GenerationIndex, encode_index
 from zeropull.oci.digests import digest_of, hex_of
 from zeropull.providers.local import LocalProvider
 from zeropull.providers.local.names import FleetNames, InstanceNames

@@ -26,7 +26,7 @@ from zeropull.controlapi.messages import (
     ResourceLimits,
     StoreAccess,
 )
-from zeropull.nodeagent.ocispec import CAPABILITIES
+from zeropull.nodeagent.containers.oci_spec import CAPABILITIES
 
 # Bits of capability(7) that containerd grants by default.
 _DEFAULT_CAPABILITIES = 0xA80425FB

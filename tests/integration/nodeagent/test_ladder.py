@@ -30,9 +30,9 @@ from zeropull.controlapi.messages import (
     RegistryAccess,
 )
 from zeropull.errors import AccessDenied
-from zeropull.nodeagent import ctrpull
-from zeropull.nodeagent.imagedocuments import pinned_name, platform_here
-from zeropull.providers.local.mounts import read_mounts
+from zeropull.linux.mounts import read_mounts
+from zeropull.nodeagent.images import ctr_pull
+from zeropull.nodeagent.images.documents import pinned_name, platform_here
 from zeropull.resources.stages import Stage
 
 
@@ -186,7 +186,7 @@ async def test_credentials_too_long_for_a_terminal_go_by_a_file_that_is_gone_aft
     # With containerd 2 it is not ctr that pulls, but containerd, in the node's network namespace.
     await fleet.provider.allow_loopback_port(int(private_registry.address.rpartition(":")[2]))
     node = await fleet.launch()
-    monkeypatch.setattr(ctrpull, "_MAX_TERMINAL_LINE", 0)
+    monkeypatch.setattr(ctr_pull, "_MAX_TERMINAL_LINE", 0)
     scratch = fleet.root / "scratch"
     scratch.mkdir()
     namespace = node.names.containerd_namespace
@@ -197,7 +197,7 @@ async def test_credentials_too_long_for_a_terminal_go_by_a_file_that_is_gone_aft
     )
 
     async def pull(access: RegistryAccess) -> None:
-        await ctrpull.pull_with_ctr(
+        await ctr_pull.pull_with_ctr(
             pinned_name(image),
             socket=node.names.containerd_socket,
             namespace=namespace,

@@ -16,16 +16,16 @@ from tests.integration.nodeagent.conftest import (
     copy_of,
 )
 from zeropull.controlapi.messages import CopyState, ImageAssignment, VolumeMount
-from zeropull.imagecache.layout import (
+from zeropull.layers.layout import (
     BLOCK_BYTES,
     DATA_FILE,
     generation_layer,
     generation_profile,
 )
-from zeropull.imagecache.profile import StartProfile, decode_profile
 from zeropull.oci.digests import hex_of
 from zeropull.providers.local.processes import AGENT
 from zeropull.providers.protocol import Volume
+from zeropull.startprofiles.profile import StartProfile, decode_profile
 
 
 def profile_file(node: Node, image: ImageAssignment) -> Path:

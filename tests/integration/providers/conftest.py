@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.localfleet import Fleet, running_fleet
+from tests.fixtures.local_fleet import Fleet, running_fleet
 from zeropull.resources.settings import FleetSettings
 
 if os.geteuid() != 0:

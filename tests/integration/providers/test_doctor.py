@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from zeropull.cli.doctor import run_doctor, try_erofs_mount
-from zeropull.providers.local.mounts import mounts_below
+from zeropull.linux.mounts import mounts_below
 from zeropull.resources.settings import FleetSettings, ServeSettings, Settings
 
 

@@ -6,13 +6,13 @@ import asyncio
 import os
 from pathlib import Path
 
-from tests.fixtures.localfleet import Fleet, is_running, request
+from tests.fixtures.local_fleet import Fleet, is_running, request
 from tests.integration.serve.served import wait_until
 from zeropull.providers.local import LocalProvider
-from zeropull.providers.local.netns import netns_identity
+from zeropull.providers.local.network_namespaces import netns_identity
 from zeropull.providers.local.processes import daemon_pid
 
-ROLES = {"agent": "zeropull.daemons.nodeagent", "snapshotter": "zeropull.daemons.snapshotter"}
+ROLES = {"agent": "zeropull.daemons.node_agent", "snapshotter": "zeropull.daemons.snapshotter"}
 
 
 def words_of(pid: int) -> list[str]:

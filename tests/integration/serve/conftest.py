@@ -8,7 +8,7 @@ import pytest
 
 from tests.fixtures.images import push_image
 from tests.fixtures.registry import Registry, running_registry
-from tests.fixtures.serverimage import python_server_image
+from tests.fixtures.server_image import python_server_image
 from tests.integration.serve.served import Served, running_serve
 
 

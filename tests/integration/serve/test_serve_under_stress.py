@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.registry import Registry
-from tests.fixtures.serverimage import python_server_image
+from tests.fixtures.server_image import python_server_image
 from tests.integration.serve.served import ROLE, Served, image_stage, wait_until
 
 pytestmark = [
@@ -114,7 +114,7 @@ def test_a_control_plane_killed_during_a_launch_finishes_it_and_nobody_notices(
     served.wait_in_service("tough")
     with load(served, "tough") as failed:
         served.scale("tough", 2)
-        kill(served, "controlplane")
+        kill(served, "control_plane")
 
         def two_serve() -> bool:
             try:

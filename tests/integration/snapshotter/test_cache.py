@@ -22,7 +22,7 @@ from zeropull.containerd.snapshots import (
     SnapshotsClient,
 )
 from zeropull.errors import AccessDenied, AlreadyExists, Conflict, NotFound, Unavailable
-from zeropull.imagecache.layout import META_FILE
+from zeropull.layers.layout import META_FILE
 from zeropull.oci.digests import chain_ids, digest_of, hex_of
 from zeropull.resources.node import SNAPSHOTTER
 

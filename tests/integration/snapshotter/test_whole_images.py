@@ -24,7 +24,7 @@ from zeropull.containerd.snapshots import (
     chain_digest,
 )
 from zeropull.errors import AlreadyExists, Conflict, NotFound, Unavailable
-from zeropull.imagecache.layout import META_FILE
+from zeropull.layers.layout import META_FILE
 from zeropull.oci.digests import digest_of, hex_of
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.reconcilers.scaling_world import ACCOUNT, RESOURCE, ScalingWorld
+from tests.unit.scaling.scaling_world import ACCOUNT, RESOURCE, ScalingWorld
 from zeropull.api.applicationautoscaling import let_go_of_component, let_go_of_endpoint
 from zeropull.api.operations import Call
 from zeropull.api.sagemaker import sagemaker_table

@@ -15,7 +15,7 @@ from zeropull.api.sagemaker.deployments import deployment_of, policy_of
 from zeropull.awsprotocol.faults import ApiFault
 from zeropull.awsprotocol.members import MemberClass
 from zeropull.errors import InvalidInput
-from zeropull.resources.endpointconfigs import (
+from zeropull.resources.endpoint_configs import (
     CapacitySize,
     EndpointConfig,
     RollingPolicy,

@@ -9,14 +9,14 @@ import pytest
 from zeropull.autoscaler.alarms import AlarmState
 from zeropull.autoscaler.combining import LastScaling, combine
 from zeropull.autoscaler.readings import Decision, Limits, NotScaled
-from zeropull.autoscaler.stepscaling import (
+from zeropull.autoscaler.step_scaling import (
     AdjustmentType,
     Step,
     StepScaling,
     check_steps,
     propose_step,
 )
-from zeropull.autoscaler.targettracking import TargetTracking, high_alarm, low_alarm, propose
+from zeropull.autoscaler.target_tracking import TargetTracking, high_alarm, low_alarm, propose
 from zeropull.errors import InvalidInput
 
 POLICY = TargetTracking("p", target=5.0, period_s=10)

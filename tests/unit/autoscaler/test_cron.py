@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from zeropull.autoscaler.cron import cron_expression
-from zeropull.autoscaler.cronfields import HOUR, MINUTE, MONTH, WEEKDAY, YEAR, Field
+from zeropull.autoscaler.cron_fields import HOUR, MINUTE, MONTH, WEEKDAY, YEAR, Field
 from zeropull.errors import InvalidInput
 
 

@@ -6,7 +6,7 @@ import math
 
 from zeropull.autoscaler.combining import LastScaling
 from zeropull.autoscaler.fast import FastPolicy, Fleet, decide_fast
-from zeropull.autoscaler.loadwindow import LoadWindow
+from zeropull.autoscaler.load_window import LoadWindow
 from zeropull.autoscaler.readings import Decision, Limits, NotScaled
 
 POLICY = FastPolicy("f", target=4.0)

@@ -9,7 +9,7 @@ from botocore.eventstream import EventStreamBuffer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zeropull.awsprotocol.eventstream import (
+from zeropull.awsprotocol.event_stream import (
     EventDecoder,
     encode_event,
     encode_exception,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zeropull.awsprotocol import awsjson, query
+from zeropull.awsprotocol import aws_json, query
 from zeropull.awsprotocol.faults import ApiFault
 from zeropull.awsprotocol.services import load_service
 from zeropull.awsprotocol.validation import parse_members
@@ -58,7 +58,7 @@ def test_json_of_any_kind_is_parsed_or_refused(data: Any, operation: tuple[str, 
     raw = data.draw(shaped(model.input_shape))
     with contextlib.suppress(ApiFault):
         body = json.dumps(raw).encode()
-        members = parse_members(model.input_shape, awsjson.parse_body(body))
+        members = parse_members(model.input_shape, aws_json.parse_body(body))
         assert isinstance(members, dict)
 
 
@@ -88,15 +88,15 @@ def test_forms_of_any_kind_are_parsed_or_refused(fields: dict[str, str]) -> None
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=100))
 def test_bytes_of_any_kind_are_parsed_or_refused(body: bytes) -> None:
-    for parse in (awsjson.parse_body, query.parse_form):
+    for parse in (aws_json.parse_body, query.parse_form):
         with contextlib.suppress(ApiFault):
             parse(body)
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:
-    assert awsjson.parse_body(rb'"\ud83d\ude00"') == "😀"
+    assert aws_json.parse_body(rb'"\ud83d\ude00"') == "😀"
     with pytest.raises(ApiFault):
-        awsjson.parse_body(rb'{"a": "\ud83d"}')
+        aws_json.parse_body(rb'{"a": "\ud83d"}')
 
 
 def test_a_number_that_no_double_holds_is_refused() -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from zeropull.awsprotocol import awsjson
+from zeropull.awsprotocol import aws_json
 from zeropull.awsprotocol.arns import parse_arn, partition_of, sagemaker_arn
 from zeropull.awsprotocol.faults import ApiFault, fault_of
 from zeropull.awsprotocol.members import MemberClass, MemberRules, member_rows
 from zeropull.awsprotocol.patterns import compile_pattern
-from zeropull.awsprotocol.restjson import request_headers, response_headers
+from zeropull.awsprotocol.rest_json import request_headers, response_headers
 from zeropull.awsprotocol.services import load_service
 from zeropull.awsprotocol.validation import parse_members
 from zeropull.errors import Conflict, IntegrityError, InvalidInput, NotFound
@@ -115,10 +115,10 @@ def test_extra_enum_values_are_accepted() -> None:
 
 
 def test_json_bodies_that_are_none_are_refused() -> None:
-    assert awsjson.parse_body(b"") == {}
+    assert aws_json.parse_body(b"") == {}
     for body in (b"{", b"NaN", b'{"a":1,"a":2}', b"\xff", b"[" * 100_000):
         with pytest.raises(ApiFault) as caught:
-            awsjson.parse_body(body)
+            aws_json.parse_body(body)
         assert caught.value.code == "SerializationException"
 
 

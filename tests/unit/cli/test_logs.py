@@ -12,7 +12,7 @@ import pytest
 from zeropull.cli import logs
 from zeropull.cli.logs import LOOKS_AT_ODD_FILES, CopyLog, follow_logs
 from zeropull.errors import Unavailable
-from zeropull.nodeagent.logs import log_file, make_log_file, rotate
+from zeropull.nodeagent.containers.logs import log_file, make_log_file, rotate
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fixtures.layers import MemorySink, member, tar_of
-from zeropull.erofs import tarlayer
-from zeropull.erofs.tarlayer import LayerReader
+from zeropull.erofs import tar_layer
+from zeropull.erofs.tar_layer import LayerReader
 from zeropull.erofs.tree import LayerTree, Node
 from zeropull.errors import ImageError
 
@@ -56,7 +56,7 @@ def test_a_layer_reads_the_same_with_and_without_memory_of_headers(
     tar = tar_of(*members, format=kind)
     tree, content = read(tar)
     assert len(list(described(tree.root))) > 100
-    monkeypatch.setattr(tarlayer._Alike, "entry", lambda self, block: None)
+    monkeypatch.setattr(tar_layer._Alike, "entry", lambda self, block: None)
     plain_tree, plain_content = read(tar)
     assert list(described(tree.root)) == list(described(plain_tree.root))
     assert content == plain_content

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.fixtures.layers import MemorySink, member, tar_of
 from zeropull.erofs.lower import fill_implied, resolve_links
 from zeropull.erofs.reader import Inode, MetadataImage
-from zeropull.erofs.tarheaders import parse_header
-from zeropull.erofs.tarlayer import LayerLimits, LayerReader
+from zeropull.erofs.tar_headers import parse_header
+from zeropull.erofs.tar_layer import LayerLimits, LayerReader
 from zeropull.erofs.tree import Entry, LayerTree, clean_path
 from zeropull.erofs.writer import write_metadata
 from zeropull.erofs.xattrs import acl_after_chmod

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropull.gateway import upstream
-from zeropull.gateway.knownanswer import MAX_REMEMBERED, KnownAnswerHead, KnownAnswerHeads
+from zeropull.gateway.known_answer import MAX_REMEMBERED, KnownAnswerHead, KnownAnswerHeads
 from zeropull.gateway.upstream import UpstreamConnection
 
 HEAD = (

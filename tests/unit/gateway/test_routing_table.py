@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from zeropull.controlapi.messages import CopyReading, EndpointRoute, Routes, Target, VariantRoute
-from zeropull.gateway.answers import Refusal
+from zeropull.gateway.refusals import Refusal
 from zeropull.gateway.routing import RoutingTable
 
 NOW_S = 1000.0

@@ -21,8 +21,8 @@ from zeropull.awsprotocol.faults import SignatureError
 from zeropull.controlapi.messages import AccessKey
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.request import Request
-from zeropull.gateway.signedrequest import MAX_LAYOUTS, SignedRequests
-from zeropull.gateway.wholerequest import MAX_REMEMBERED, KnownHead
+from zeropull.gateway.signed_request import MAX_LAYOUTS, SignedRequests
+from zeropull.gateway.whole_request import MAX_REMEMBERED, KnownHead
 
 from .test_whole_requests import Peer as WholePeer
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropull.gateway.connection import ClientConnection
-from zeropull.gateway.invocationhead import InvocationHead
+from zeropull.gateway.invocation_head import InvocationHead
 from zeropull.gateway.request import Request
-from zeropull.gateway.wholerequest import MAX_REMEMBERED, KnownHead, Remembered, WholeRequests
+from zeropull.gateway.whole_request import MAX_REMEMBERED, KnownHead, Remembered, WholeRequests
 
 START = b"POST /endpoints/chat/invocations HTTP/1.1\r\nHost: x\r\n"
 HEAD = (

@@ -17,7 +17,7 @@ import zstandard
 
 from tests.integration.serve.served import wait_until
 from zeropull.errors import Unavailable
-from zeropull.inflating.here import InflatingHere
+from zeropull.inflating.in_thread import InflatingHere
 from zeropull.inflating.process import InflatingProcess
 from zeropull.inflating.readers import DamagedStream
 

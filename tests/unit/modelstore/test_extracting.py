@@ -10,7 +10,7 @@ import pytest
 
 from tests.fixtures.images import Entry, directory, layer_tar, symlink
 from zeropull.errors import ArtifactError, DiskFull
-from zeropull.inflating.here import InflatingHere
+from zeropull.inflating.in_thread import InflatingHere
 from zeropull.inflating.readers import GZIP_HEAD
 from zeropull.modelstore.extracting import extract_tar_gz
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from zeropull.errors import NoCapacity
+from zeropull.linux.mounts import parse_mountinfo
 from zeropull.providers.local.capacity import (
     HostSize,
     check_count,
@@ -23,9 +24,8 @@ from zeropull.providers.local.cgroups import (
     find_hierarchies,
 )
 from zeropull.providers.local.firewall import render_host_table, render_node_table
-from zeropull.providers.local.foreignrules import plan_rules
+from zeropull.providers.local.foreign_rules import plan_rules
 from zeropull.providers.local.machine import unusable_reason
-from zeropull.providers.local.mounts import parse_mountinfo
 from zeropull.providers.local.names import FleetNames
 from zeropull.providers.local.network import free_subnet
 from zeropull.providers.local.resolvers import Resolvers, read_resolvers

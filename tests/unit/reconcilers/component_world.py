@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from zeropull.placement.capacity import Shape, schedulable_memory_bytes
-from zeropull.reconcilers.componentplan import plan_component_endpoint
-from zeropull.reconcilers.draft import Draft, Effect
-from zeropull.reconcilers.view import Gateways, View
+from zeropull.reconcilers.components.planning import plan_component_endpoint
+from zeropull.reconcilers.endpoint_view import Gateways, View
+from zeropull.reconcilers.plan import Draft, Effect
 from zeropull.resources.components import (
     ComponentSpec,
     ComponentStatus,
     ComponentVersion,
     InferenceComponent,
 )
-from zeropull.resources.endpointconfigs import ManagedScaling, UpdatePolicy, VariantSpec
+from zeropull.resources.endpoint_configs import ManagedScaling, UpdatePolicy, VariantSpec
 from zeropull.resources.endpoints import (
     DeployedImage,
     Deployment,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from zeropull.reconcilers.draft import Draft, Effect
-from zeropull.reconcilers.endpointplan import plan_endpoint
-from zeropull.reconcilers.view import Gateways, View
-from zeropull.resources.endpointconfigs import UpdatePolicy, VariantSpec
+from zeropull.reconcilers.endpoint_view import Gateways, View
+from zeropull.reconcilers.endpoints.planning import plan_endpoint
+from zeropull.reconcilers.plan import Draft, Effect
+from zeropull.resources.endpoint_configs import UpdatePolicy, VariantSpec
 from zeropull.resources.endpoints import (
     DeployedImage,
     Deployment,

@@ -15,15 +15,15 @@ from tests.fixtures.layers import image_of, member, open_bytes, tar_of
 from tests.unit.reconcilers.endpoint_world import deployment, endpoint
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.messages import ImageReport, NodeReport
-from zeropull.imagecache.convert import pull_layers
 from zeropull.imagecache.generations import GenerationStore
+from zeropull.layers.pull import pull_layers
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.local.disk import collect_directory
-from zeropull.reconcilers.cachecontroller import CacheController
-from zeropull.reconcilers.cacheplan import RETRY_FIRST_S
-from zeropull.reconcilers.view import View
+from zeropull.reconcilers.endpoint_view import View
+from zeropull.reconcilers.imagecaches.controller import CacheController
+from zeropull.reconcilers.imagecaches.planning import RETRY_FIRST_S
 from zeropull.resources.endpoints import DeployedImage, Endpoint, EndpointStatus
-from zeropull.resources.imagecaches import CacheState, GenerationState, ImageCacheRecord
+from zeropull.resources.image_caches import CacheState, GenerationState, ImageCacheRecord
 from zeropull.resources.instances import Instance, InstanceState
 from zeropull.statestore import Store
 from zeropull.stopping import run_stoppable

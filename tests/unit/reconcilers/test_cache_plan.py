@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zeropull.reconcilers.cacheplan import (
+from zeropull.reconcilers.imagecaches.planning import (
     CacheView,
     begin_build,
     is_damage_of,
@@ -12,7 +12,7 @@ from zeropull.reconcilers.cacheplan import (
     plan_retry,
     with_generation,
 )
-from zeropull.resources.imagecaches import (
+from zeropull.resources.image_caches import (
     CacheState,
     GenerationRecord,
     GenerationState,

@@ -15,14 +15,14 @@ from tests.unit.reconcilers.component_world import (
     world,
 )
 from zeropull.controlapi.messages import GatewayReport, ImagePath, NodeAssignment
-from zeropull.reconcilers.activities import ActivityLog
-from zeropull.reconcilers.componentassignments import build_component_assignment
-from zeropull.reconcilers.componentrouting import component_endpoint_route
-from zeropull.reconcilers.componentslots import component_images
-from zeropull.reconcilers.scaled import ScaledComponent
-from zeropull.reconcilers.waking import held_requests, wake_components
+from zeropull.reconcilers.components.slots import component_images
+from zeropull.reconcilers.publishing.component_assignments import build_component_assignment
+from zeropull.reconcilers.publishing.component_routes import component_endpoint_route
 from zeropull.resources.components import ComponentStatus, InferenceComponent
 from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget, ScalingActivity
+from zeropull.scaling.activities import ActivityLog
+from zeropull.scaling.capacity import ScaledComponent
+from zeropull.scaling.waking import held_requests, wake_components
 from zeropull.statestore import Store
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.unit.reconcilers.component_world import deployment, version, world
 from zeropull.resources.components import ComponentStatus
-from zeropull.resources.endpointconfigs import CapacitySize, RollingPolicy, UpdatePolicy
+from zeropull.resources.endpoint_configs import CapacitySize, RollingPolicy, UpdatePolicy
 from zeropull.resources.endpoints import EndpointStatus
 from zeropull.resources.instances import InstanceState
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropull.reconcilers.copyindex import CopyIndex
+from zeropull.reconcilers.copy_index import CopyIndex
 from zeropull.resources.instances import CopyIntent, CopyRecord
 
 

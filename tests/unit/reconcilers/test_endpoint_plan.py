@@ -14,9 +14,9 @@ from tests.unit.reconcilers.endpoint_world import (
     endpoint,
     serving,
 )
-from zeropull.reconcilers.draft import Effect
-from zeropull.reconcilers.endpointplan import plan_endpoint
-from zeropull.resources.endpointconfigs import (
+from zeropull.reconcilers.endpoints.planning import plan_endpoint
+from zeropull.reconcilers.plan import Effect
+from zeropull.resources.endpoint_configs import (
     BlueGreenPolicy,
     CapacitySize,
     RollingPolicy,

@@ -14,11 +14,11 @@ from tests.unit.reconcilers.endpoint_world import deployment, endpoint
 from zeropull.controlapi.exchange import Exchange
 from zeropull.imagecache.generations import GenerationStore
 from zeropull.oci.images import ResolvedImage
+from zeropull.providers.local.loopback_ports import loopback_ports
 from zeropull.providers.protocol import MachineShape, ProvidedInstance
 from zeropull.reconcilers import controller as controlling
-from zeropull.reconcilers.cachecontroller import CacheController
 from zeropull.reconcilers.controller import Controller, Outside
-from zeropull.reconcilers.loopback import loopback_ports
+from zeropull.reconcilers.imagecaches.controller import CacheController
 from zeropull.resources.endpoints import Endpoint, EndpointStatus
 from zeropull.resources.instances import Instance, InstanceState
 from zeropull.resources.settings import EndpointSettings, Settings

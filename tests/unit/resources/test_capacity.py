@@ -8,7 +8,7 @@ import pytest
 
 from zeropull.errors import Conflict, NotFound
 from zeropull.resources.capacity import CapacityChange, with_capacity
-from zeropull.resources.endpointconfigs import VariantSpec
+from zeropull.resources.endpoint_configs import VariantSpec
 from zeropull.resources.endpoints import Deployment, Endpoint, EndpointStatus, Variant
 
 VARIANTS = tuple(Variant(VariantSpec(name, "t", model_name="m"), 2, 1.0) for name in "ab")

@@ -6,7 +6,7 @@ import botocore.session
 import pytest
 
 from zeropull.errors import InvalidInput
-from zeropull.resources.instancetypes import CATALOG, find_type, make_catalog
+from zeropull.resources.instance_types import CATALOG, find_type, make_catalog
 from zeropull.resources.settings import InstanceTypeSettings
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zeropull.resources.tags import ResourceTags
 from zeropull.statestore import Store
-from zeropull.statestore.cached import CachedKind
+from zeropull.statestore.cached_kind import CachedKind
 
 
 def test_answers_follow_the_store_and_are_kept_while_it_stands_still(tmp_path: Path) -> None:

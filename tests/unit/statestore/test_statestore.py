@@ -22,7 +22,7 @@ from zeropull.errors import (
     NotFound,
 )
 from zeropull.resources.accounts import Account
-from zeropull.resources.endpointconfigs import UpdatePolicy, VariantSpec
+from zeropull.resources.endpoint_configs import UpdatePolicy, VariantSpec
 from zeropull.resources.endpoints import Deployment, Endpoint, EndpointStatus, Variant
 from zeropull.resources.instances import TimelineRecord
 from zeropull.resources.stages import Stage, StageRecord

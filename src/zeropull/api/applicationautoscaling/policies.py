@@ -21,13 +21,13 @@ from zeropull.api.cloudwatch.metrics import query_of
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.autoscaler.alarms import AlarmRule
-from zeropull.autoscaler.stepscaling import check_steps
-from zeropull.autoscaler.targettracking import high_alarm, low_alarm
+from zeropull.autoscaler.step_scaling import check_steps
+from zeropull.autoscaler.target_tracking import high_alarm, low_alarm
 from zeropull.awsprotocol.members import MemberRules
 from zeropull.errors import InvalidInput, NotFound
-from zeropull.metricstore.alarmspecs import watched_id
+from zeropull.metricstore.alarm_specs import watched_id
 from zeropull.metricstore.queries import check_queries
-from zeropull.metricstore.scalingmetrics import metric_of, step_policy, tracking_policy
+from zeropull.metricstore.scaling_metrics import metric_of, step_policy, tracking_policy
 from zeropull.resources.alarms import MetricAlarm, alarm_key
 from zeropull.resources.scaling import NAMESPACE, ScalableTarget, ScalingPolicy
 from zeropull.statestore import Store

@@ -19,11 +19,11 @@ from zeropull.autoscaler.alarms import COMPARISONS
 from zeropull.awsprotocol.faults import ApiFault
 from zeropull.awsprotocol.members import MemberRules
 from zeropull.errors import InvalidInput
-from zeropull.metricstore.alarmspecs import watched_id
+from zeropull.metricstore.alarm_specs import watched_id
 from zeropull.metricstore.queries import check_queries, periods_of
 from zeropull.resources.alarms import AlarmHistory, MetricAlarm, alarm_key
 from zeropull.statestore import Store
-from zeropull.statestore.alarmhistory import ACTIONS_OF, record_configuration, record_transition
+from zeropull.statestore.alarm_history import ACTIONS_OF, record_configuration, record_transition
 
 MAX_NAMES = 100
 MAX_ACTIONS = 5

@@ -13,7 +13,7 @@ from typing import Any
 from zeropull.api.cloudwatch.faults import invalid_combination, invalid_value, missing
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
-from zeropull.metricstore.alarmspecs import query_from
+from zeropull.metricstore.alarm_specs import query_from
 from zeropull.metricstore.expressions import Series
 from zeropull.metricstore.points import PERCENTILE, Point
 from zeropull.metricstore.queries import Query, evaluate_queries, periods_of

@@ -13,7 +13,7 @@ from typing import Any
 
 from zeropull.api.listing import page_by_creation_or_name
 from zeropull.api.operations import Call, Members, Operation, Output
-from zeropull.api.sagemaker.componentspecs import RULES, policy_of, spec_of
+from zeropull.api.sagemaker.component_specs import RULES, policy_of, spec_of
 from zeropull.api.sagemaker.descriptions import describe_image, shortened
 from zeropull.api.sagemaker.models import require_model
 from zeropull.api.sagemaker.tags import set_initial_tags

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from zeropull.errors import InvalidInput
-from zeropull.resources.endpointconfigs import (
+from zeropull.resources.endpoint_configs import (
     BlueGreenPolicy,
     CapacitySize,
     EndpointConfig,

@@ -11,7 +11,7 @@ from zeropull.api.listing import page_by_creation_or_name
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.api.sagemaker.deployments import COUNT, WEIGHT, deployment_of, policy_of
 from zeropull.api.sagemaker.descriptions import describe_endpoint
-from zeropull.api.sagemaker.endpointconfigs import require_endpoint_config
+from zeropull.api.sagemaker.endpoint_configs import require_endpoint_config
 from zeropull.api.sagemaker.models import require_model
 from zeropull.api.sagemaker.tags import set_initial_tags
 from zeropull.awsprotocol.arns import sagemaker_arn
@@ -19,7 +19,7 @@ from zeropull.awsprotocol.members import MemberRules
 from zeropull.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from zeropull.resources.capacity import CapacityChange, with_capacity
 from zeropull.resources.documents import new_uid
-from zeropull.resources.endpointconfigs import EndpointConfig
+from zeropull.resources.endpoint_configs import EndpointConfig
 from zeropull.resources.endpoints import Deployment, Endpoint, EndpointStatus, endpoint_key
 from zeropull.resources.models import Model
 from zeropull.statestore import Store

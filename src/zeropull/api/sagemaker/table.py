@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from zeropull.api.operations import OperationTable
 from zeropull.api.sagemaker.components import ComponentOperations
-from zeropull.api.sagemaker.endpointconfigs import EndpointConfigOperations
+from zeropull.api.sagemaker.endpoint_configs import EndpointConfigOperations
 from zeropull.api.sagemaker.endpoints import EndpointHooks, EndpointOperations
 from zeropull.api.sagemaker.models import ModelOperations
 from zeropull.api.sagemaker.tags import TagOperations

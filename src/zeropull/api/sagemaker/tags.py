@@ -10,7 +10,7 @@ from zeropull.awsprotocol.arns import parse_arn
 from zeropull.errors import InvalidInput, NotFound
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.documents import Document
-from zeropull.resources.endpointconfigs import EndpointConfig
+from zeropull.resources.endpoint_configs import EndpointConfig
 from zeropull.resources.endpoints import Endpoint, endpoint_key
 from zeropull.resources.models import Model
 from zeropull.resources.tags import ResourceTags

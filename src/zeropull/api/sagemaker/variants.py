@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zeropull.errors import InvalidInput
-from zeropull.resources.endpointconfigs import ManagedScaling, VariantSpec
+from zeropull.resources.endpoint_configs import ManagedScaling, VariantSpec
 
 ROUTING_STRATEGIES = ("LEAST_OUTSTANDING_REQUESTS", "RANDOM")
 

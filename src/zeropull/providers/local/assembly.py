@@ -14,7 +14,7 @@ from pathlib import Path
 
 from zeropull.containerd.config import ContainerdConfig, render_config
 from zeropull.errors import ConfigurationError, Unavailable
-from zeropull.providers.local import cgroups, firewall, netns, network
+from zeropull.providers.local import cgroups, firewall, network, network_namespaces
 from zeropull.providers.local.names import InstanceNames
 from zeropull.providers.local.network import Subnet
 from zeropull.providers.local.processes import (
@@ -34,7 +34,7 @@ from zeropull.providers.local.volumes import attach_volume
 from zeropull.resources.node import NodeConfig, read_node_config, write_node_config
 from zeropull.resources.settings import FleetSettings
 
-AGENT_COMMAND = (sys.executable, "-m", "zeropull.daemons.nodeagent", "--config", "{config}")
+AGENT_COMMAND = (sys.executable, "-m", "zeropull.daemons.node_agent", "--config", "{config}")
 SNAPSHOTTER_COMMAND = (
     sys.executable, "-m", "zeropull.daemons.snapshotter", "--socket", "{socket}",
     "--state", "{state}", "--catalog", "{catalog}", "--mounts", "{mounts}",
@@ -67,7 +67,7 @@ def connect_node(
     """
     resolvers = read_resolvers()
     subnet = network.subnet_of_link(names.link)
-    if subnet is not None and not netns.netns_exists(names.netns):
+    if subnet is not None and not network_namespaces.netns_exists(names.netns):
         network.delete_link(names.link)  # its other end hangs in a namespace without a name
         subnet = None
     if subnet is None:
@@ -77,7 +77,7 @@ def connect_node(
             # A running one gives out addresses of the old; the next reads which one it is now.
             kill_daemon(names, AGENT)
     firewall.open_host(names.fleet, base_network, ports, resolvers)
-    netns.create_netns(names.netns)
+    network_namespaces.create_netns(names.netns)
     network.connect(
         names.link, names.netns, subnet, rate_bits_per_s=rate_bits_per_s, mtu=network.uplink_mtu()
     )
@@ -125,7 +125,7 @@ def is_whole(names: InstanceNames) -> bool:
     """Nothing of the instance has to be repaired."""
     return (
         all(daemon_pid(names, role) is not None for role in (SNAPSHOTTER, CONTAINERD, AGENT))
-        and netns.netns_exists(names.netns)
+        and network_namespaces.netns_exists(names.netns)
         and network.subnet_of_link(names.link) is not None
     )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zeropull.errors import Unavailable
-from zeropull.providers.local.mounts import Mount, read_mounts
+from zeropull.linux.mounts import Mount, read_mounts
 
 NODE, COPIES = "node", "copies"
 _CPU_PERIOD_US = 100_000

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from zeropull.errors import Conflict, DiskFull, NotFound, Unavailable
-from zeropull.providers.local.mounts import mounts_below
+from zeropull.linux.mounts import mounts_below
 from zeropull.stopping import check_stop, copy_file
 
 _FICLONE = 0x40049409

@@ -15,9 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from zeropull.errors import Unavailable
-from zeropull.providers.local import cgroups, firewall, netns, network
+from zeropull.linux.mounts import unmount_below
+from zeropull.linux.tracefs import remove_instances
+from zeropull.providers.local import cgroups, firewall, network, network_namespaces
 from zeropull.providers.local.disk import remove_folder
-from zeropull.providers.local.mounts import unmount_below
 from zeropull.providers.local.names import (
     INSTANCE_ID,
     RUNC_DIR,
@@ -33,7 +34,6 @@ from zeropull.providers.local.processes import (
     unix_sockets_in_netns,
 )
 from zeropull.providers.local.records import instance_folders, run_folders
-from zeropull.tracefs import remove_instances
 
 _KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.02
@@ -59,10 +59,10 @@ def dismantle(names: InstanceNames) -> None:
         unmount_below(folder)
     cgroups.remove(hierarchies, names.cgroup)
     shutil.rmtree(RUNC_DIR / names.containerd_namespace, ignore_errors=True)
-    for namespace in netns.list_netns(names.copy_netns_prefix):
-        netns.delete_netns(namespace)
+    for namespace in network_namespaces.list_netns(names.copy_netns_prefix):
+        network_namespaces.delete_netns(namespace)
     network.delete_link(names.link)
-    netns.delete_netns(names.netns)
+    network_namespaces.delete_netns(names.netns)
     remove_instances(names.trace_prefix)
     remove_folder(names.run_dir)
     remove_folder(names.disk_dir)
@@ -74,7 +74,7 @@ def find_instances(names: FleetNames) -> set[str]:
     spaces = (
         # A copy's namespace carries a further part behind the instance's id.
         "-".join(name.removeprefix(names.netns_prefix).split("-")[:2])
-        for name in netns.list_netns(names.netns_prefix)
+        for name in network_namespaces.list_netns(names.netns_prefix)
     )
     found = {*instance_folders(names), *run_folders(names), *groups, *spaces}
     return {instance_id for instance_id in found if INSTANCE_ID.match(instance_id)}
@@ -86,7 +86,7 @@ def close_fleet(names: FleetNames) -> None:
         network.delete_link(link)
     firewall.close_host(names)
     cgroups.remove_if_empty(cgroups.find_hierarchies(), names.cgroup)
-    netns.release_directory()
+    network_namespaces.release_directory()
 
 
 def _shim_sockets(names: InstanceNames) -> set[Path]:
@@ -103,7 +103,7 @@ def _shim_sockets(names: InstanceNames) -> set[Path]:
 def _kill_in_netns(names: InstanceNames) -> None:
     """Whatever entered a namespace without being in the cgroup, for example a debugging shell."""
     deadline = time.monotonic() + _KILL_TIMEOUT_S
-    spaces = [names.netns, *netns.list_netns(names.copy_netns_prefix)]
+    spaces = [names.netns, *network_namespaces.list_netns(names.copy_netns_prefix)]
     while pids := set().union(*map(processes_in_netns, spaces)) - {os.getpid()}:
         for pid in pids:
             with suppress(ProcessLookupError):

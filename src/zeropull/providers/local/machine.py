@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from zeropull.linux.mounts import read_mounts
 from zeropull.providers.local.cgroups import cgroup_version, find_hierarchies
-from zeropull.providers.local.mounts import read_mounts
 from zeropull.providers.local.processes import find_program
 from zeropull.resources.cdi import device_names, scan_specs
 from zeropull.resources.settings import FleetSettings

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from zeropull.containerd.config import detect_version
 from zeropull.errors import InvalidInput, NoCapacity, NotFound
-from zeropull.providers.local import assembly, dismantling, firewall, netns, network
+from zeropull.providers.local import assembly, dismantling, firewall, network, network_namespaces
 from zeropull.providers.local.capacity import (
     HostSize,
     check_count,
@@ -320,7 +320,9 @@ class LocalProvider:
             present = [
                 names
                 for instance_id in instance_folders(self._names)
-                if netns.netns_exists((names := self._names.instance(instance_id)).netns)
+                if network_namespaces.netns_exists(
+                    (names := self._names.instance(instance_id)).netns
+                )
             ]
             if present and port not in firewall.allowed_ports(self._names):
                 firewall.allow_port(self._names, present, port)

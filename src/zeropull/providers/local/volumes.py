@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 from zeropull.errors import Conflict, NotFound
-from zeropull.providers.local.mounts import bind_read_only, mounts_below, unmount
+from zeropull.linux.mounts import bind_read_only, mounts_below, unmount
 from zeropull.providers.local.names import InstanceNames
 
 

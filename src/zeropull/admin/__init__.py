@@ -1,0 +1,1 @@
+"""What the command line asks of a running control plane, and its figures for Prometheus."""

@@ -1,0 +1,150 @@
+"""The control plane's figures for Prometheus; the gateway adds its own and serves both."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from zeropull.controlapi.exchange import Exchange
+from zeropull.resources.endpoints import Endpoint
+from zeropull.resources.image_caches import ImageCacheRecord
+from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
+from zeropull.resources.stages import Stage
+from zeropull.statestore import Store
+
+LABELS = ("account", "endpoint")
+_COUNTER = re.compile(r'(?P<name>\w+)(\{(?P<label>\w+)="(?P<value>[^"\\\n]*)"\})?')
+
+
+class ControlPlaneMetrics(Collector):
+    """Read from the store at every scrape: nothing is counted twice or lost over a restart.
+
+    Launch figures cover the launches that the store remembers.
+    """
+
+    def __init__(self, store: Store, exchange: Exchange) -> None:
+        self._store = store
+        self._exchange = exchange
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def render(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._states()
+        yield from self._caches()
+        yield from self._launches()
+        yield from self._nodes()
+
+    def _states(self) -> Iterator[Metric]:
+        endpoints = GaugeMetricFamily(
+            "zeropull_endpoint_status",
+            "1 for the status of each endpoint",
+            labels=(*LABELS, "status"),
+        )
+        for endpoint in (s.document for s in self._store.select(Endpoint)):
+            endpoints.add_metric([endpoint.account, endpoint.name, endpoint.status.value], 1)
+        yield endpoints
+        instances: Counter[tuple[str, ...]] = Counter(
+            (i.account, i.endpoint, i.variant, i.state.value)
+            for i in (s.document for s in self._store.select(Instance))
+        )
+        yield _gauge(
+            "zeropull_instances", "Instances by state", (*LABELS, "variant", "state"), instances
+        )
+        copies: Counter[tuple[str, ...]] = Counter(
+            (c.account, c.endpoint, c.variant, c.state)
+            for c in (s.document for s in self._store.select(CopyRecord))
+        )
+        yield _gauge("zeropull_copies", "Copies by state", (*LABELS, "variant", "state"), copies)
+        restarts: Counter[tuple[str, ...]] = Counter()
+        for copy in (s.document for s in self._store.select(CopyRecord)):
+            restarts[copy.account, copy.endpoint, copy.variant] += copy.restarts
+        yield _gauge(
+            "zeropull_copy_restarts",
+            "Restarts of the copies there are",
+            (*LABELS, "variant"),
+            restarts,
+        )
+
+    def _caches(self) -> Iterator[Metric]:
+        newest = GaugeMetricFamily(
+            "zeropull_image_cache_generation",
+            "Newest published generation, 0 = none",
+            labels=LABELS,
+        )
+        size = GaugeMetricFamily(
+            "zeropull_image_cache_bytes", "Size of the newest generation", labels=LABELS
+        )
+        for record in (s.document for s in self._store.select(ImageCacheRecord)):
+            generation = record.newest_published
+            labels = [record.account, record.endpoint]
+            newest.add_metric(labels, generation.number if generation else 0)
+            size.add_metric(labels, generation.size_bytes if generation else 0)
+        yield newest
+        yield size
+
+    def _launches(self) -> Iterator[Metric]:
+        launches: Counter[tuple[str, ...]] = Counter()
+        received: Counter[tuple[str, ...]] = Counter()
+        seconds: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        for record in (s.document for s in self._store.select(TimelineRecord)):
+            labels = (record.account, record.endpoint)
+            for stage in record.stages:
+                if stage.ended_s is not None:
+                    seconds[(*labels, stage.stage.value)] += max(0.0, stage.ended_s - stage.began_s)
+                for source, count in stage.bytes_by_source.items():
+                    received[(*labels, source)] += count
+                if stage.stage is Stage.IMAGE and stage.path:
+                    launches[(*labels, stage.path)] += 1
+        yield _gauge(
+            "zeropull_launches", "Remembered launches by image path", (*LABELS, "path"), launches
+        )
+        yield _gauge(
+            "zeropull_launch_bytes",
+            "Bytes of those launches by source",
+            (*LABELS, "source"),
+            received,
+        )
+        yield _gauge(
+            "zeropull_launch_stage_seconds",
+            "Seconds of those launches",
+            (*LABELS, "stage"),
+            seconds,
+        )
+
+    def _nodes(self) -> Iterator[Metric]:
+        """Counters that the node agents report, by instance and, where they have one, a label of
+        their own: `zeropull_node_image_fallbacks_total{reason="plugin"}`."""
+        families: dict[tuple[str, str], CounterMetricFamily] = {}
+        for instance_id, received in sorted(self._exchange.nodes.items()):
+            for counter, value in sorted(received.report.counters.items()):
+                found = _COUNTER.fullmatch(counter)
+                if found is None:
+                    continue
+                name, label, of_label = found["name"], found["label"] or "", found["value"]
+                if (name, label) not in families:
+                    full = name if name.startswith("zeropull_") else f"zeropull_node_{name}"
+                    labels = ("instance", label) if label else ("instance",)
+                    families[name, label] = CounterMetricFamily(
+                        full, "As the node agents report it", labels=labels
+                    )
+                values = [instance_id, of_label] if label else [instance_id]
+                families[name, label].add_metric(values, value)
+        yield from families.values()
+
+
+def _gauge(
+    name: str, text: str, labels: tuple[str, ...], counts: Mapping[tuple[str, ...], float]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, count in sorted(counts.items()):
+        family.add_metric(list(values), count)
+    return family

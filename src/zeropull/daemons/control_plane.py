@@ -1,0 +1,283 @@
+"""The control plane's process: store, AWS API, private API, reconcilers and the provider.
+
+`python -m zeropull.daemons.control_plane --settings R/settings.json`. SIGTERM and SIGINT let go of
+everything without ending it; POST /v1/admin/teardown, or --teardown, ends every instance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from zeropull.admin.metrics import ControlPlaneMetrics
+from zeropull.admin.server import AdminApi
+from zeropull.api import create_api_app, create_api_runner
+from zeropull.api.applicationautoscaling import (
+    autoscaling_table,
+    let_go_of_component,
+    let_go_of_endpoint,
+    refuse_lost_targets,
+)
+from zeropull.api.cloudwatch import cloudwatch_table
+from zeropull.api.keys import ensure_default_key, write_credentials_file
+from zeropull.api.sagemaker import EndpointHooks
+from zeropull.api.sagemaker.components import refuse_unfit_update
+from zeropull.controlapi.exchange import Exchange
+from zeropull.controlapi.server import ControlServer
+from zeropull.daemons.registries import Registries
+from zeropull.daemons.supervisor import REFUSAL_FILE
+from zeropull.errors import ConfigurationError, DiskFull, IntegrityError, InvalidInput
+from zeropull.imagecache.generations import GenerationStore
+from zeropull.metricstore.store import MetricStore
+from zeropull.placement.capacity import Shape
+from zeropull.providers.local.loopback_ports import loopback_ports
+from zeropull.providers.local.provider import LocalProvider
+from zeropull.providers.shapes import shape_of
+from zeropull.reconcilers.components.slots import placing_shape
+from zeropull.reconcilers.controller import Controller, Outside
+from zeropull.reconcilers.imagecaches.controller import CacheController
+from zeropull.resources.components import InferenceComponent
+from zeropull.resources.endpoints import Deployment, Endpoint
+from zeropull.resources.instance_types import find_type, make_catalog
+from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
+from zeropull.resources.settings import Settings
+from zeropull.scaling.controller import ScalingController
+from zeropull.statestore import Store
+from zeropull.telemetry import configure_logging, get_logger
+
+SHUTDOWN_S = 0.5  # long polls never end by themselves; their callers ask again
+
+log = get_logger(__name__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="zeropull-controlplane")
+    parser.add_argument("--settings", type=Path, required=True, help="merged settings, JSON")
+    parser.add_argument("--teardown", action="store_true", help="end every instance and exit")
+    arguments = parser.parse_args(argv)
+    settings = msgspec.json.decode(arguments.settings.read_bytes(), type=Settings)
+    configure_logging("controlplane", level=settings.serve.log_level)
+    if arguments.teardown:
+        asyncio.run(_tear_down_only(settings))
+        return 0
+    try:
+        asyncio.run(run(settings))
+    except (ConfigurationError, DiskFull, IntegrityError, InvalidInput) as error:
+        # Started again it would be the same: whoever waits for the start is told.
+        log.error("cannot serve", reason=error.reason)
+        (settings.run_dir / REFUSAL_FILE).write_text(error.reason, encoding="utf-8")
+        return 1
+    return 0
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, or until torn down."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    plane = ControlPlane(settings)
+    async with plane.serving():
+        stopping: asyncio.Future[object] = asyncio.ensure_future(stop.wait())
+        ended: asyncio.Future[object] = asyncio.ensure_future(plane.ended.wait())
+        await asyncio.wait({stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        ended.cancel()
+        if plane.failure is not None:
+            raise plane.failure
+
+
+class ControlPlane:
+    """Everything put together; `serving` is entered once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store.open(settings.database)
+        self.metrics = MetricStore(settings.metrics_database)
+        self.exchange = Exchange()
+        self.scaling = ScalingController(
+            self.store, self.metrics, self.exchange, settings.scaling, time.time
+        )
+        self.types = make_catalog(settings.instance_types)
+        self.provider = LocalProvider(
+            settings.fleet,
+            settings.state_dir,
+            settings.run_dir,
+            log_level=settings.serve.log_level,
+        )
+        self.registries = Registries(settings)
+        self.generations = GenerationStore(
+            settings.state_dir / "caches", budget_bytes=settings.image_cache.budget_bytes
+        )
+        self.ended = asyncio.Event()  # a reconciler has ended by itself: `failure` says why
+        self.failure: BaseException | None = None
+        self._allowed: set[int] = set()
+        self._work: asyncio.Task[None] | None = None
+        self._torn_down = False
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Entered = both sockets answer and the reconcilers run; left = all let go."""
+        settings = self.settings
+        key, is_new = ensure_default_key(self.store, settings.serve.account, time.time())
+        write_credentials_file(settings.state_dir / "credentials", key, settings.serve.region)
+        log.info("default key", access_key_id=key.access_key_id, is_new=is_new)
+        await asyncio.to_thread(self.generations.sweep)  # before anything is built
+        try:
+            async with self.registries.client, contextlib.AsyncExitStack() as servers:
+                await self._serve_control(servers)
+                await self._serve_api(servers)
+                self.provider.prepare()
+                self._work = asyncio.create_task(self._reconcile(), name="reconcilers")
+                self._work.add_done_callback(self._work_ended)
+                log.info("control plane serves", state=str(settings.state_dir))
+                try:
+                    yield
+                finally:
+                    await self._stop_work()
+        finally:
+            await self.provider.close()
+            self.metrics.close()
+            self.store.close()
+
+    async def tear_down(self) -> None:
+        """End every instance; endpoints stay in the store and come back at the next start."""
+        self._torn_down = True
+        await self._stop_work()
+        known = [s.document for s in self.store.select(Instance)]
+        log.info("tearing down", instances=len(known))
+        # One that cannot be ended yet must not keep the others from it.
+        ends = (self.provider.terminate(instance.instance_id) for instance in known)
+        for outcome in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        await self.provider.sweep(())
+        now_s = time.time()
+        with self.store.transaction():
+            for instance in known:
+                for stored in self.store.select(CopyRecord, instance_id=instance.instance_id):
+                    self.store.delete(CopyRecord, stored.document.copy_id)
+                self.store.delete(Instance, instance.instance_id)
+            for timeline in (s.document for s in self.store.select(TimelineRecord)):
+                if timeline.ended_s is None:
+                    self.store.put(replace(timeline, ended_s=now_s))
+
+    async def _reconcile(self) -> None:
+        """Every loop of the control plane; the end of one is the end of all."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._controller().run(), name="controller")
+            tasks.create_task(self.scaling.run(), name="scaling")
+
+    def _controller(self) -> Controller:
+        settings = self.settings
+        caches = CacheController(
+            self.store,
+            self.exchange,
+            self.provider,
+            self.generations,
+            image=self.registries.image,
+            has_accelerators=lambda name: name in self.types and self.types[name].accelerators > 0,
+            enabled=settings.image_cache.enabled,
+            all_instance_types=settings.image_cache.all_instance_types,
+            clock=time.time,
+        )
+        outside = Outside(
+            resolve=self.registries.resolve,
+            shape=lambda name: shape_of(find_type(self.types, name)),
+            registry_access=self.registries.access_for,
+            prepare=self._open_loopback,
+        )
+        return Controller(self.store, self.exchange, self.provider, caches, settings, outside)
+
+    async def _open_loopback(self, endpoint: Endpoint) -> None:
+        """Registries and model stores on this host's loopback are within the nodes' reach."""
+        stored = self.store.select(InferenceComponent, endpoint_uid=endpoint.uid)
+        components = [each.document for each in stored]
+        ports = loopback_ports(endpoint, self.settings.buckets, components)
+        for port in ports - self._allowed:
+            await self.provider.allow_loopback_port(port)
+            self._allowed.add(port)
+
+    def _check_update(self, endpoint: Endpoint, deployment: Deployment) -> None:
+        refuse_lost_targets(self.store, endpoint, deployment)
+        refuse_unfit_update(self.store, self._component_shape, endpoint, deployment)
+
+    def _component_shape(self, instance_type: str) -> Shape | None:
+        found = self.types.get(instance_type)
+        return placing_shape(shape_of(found)) if found is not None else None
+
+    def _node_token(self, instance_id: str) -> str | None:
+        stored = self.store.get(Instance, instance_id)
+        return stored.document.node_token if stored else None
+
+    async def _serve_control(self, servers: contextlib.AsyncExitStack) -> None:
+        control = ControlServer(
+            self.exchange,
+            node_token=self._node_token,
+            gateway_token=self.settings.gateway_token,
+        )
+        app = control.app()
+        admin = AdminApi(
+            self.store, self.exchange, self.settings, self.tear_down, self.scaling.decisions
+        )
+        admin.add_routes(app)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        await _listen(servers, runner, self.settings.control_socket)
+
+    async def _serve_api(self, servers: contextlib.AsyncExitStack) -> None:
+        app = create_api_app(
+            self.store,
+            region=self.settings.serve.region,
+            instance_types=self.types,
+            tables=[autoscaling_table(self.store), cloudwatch_table(self.store, self.metrics)],
+            metrics=ControlPlaneMetrics(self.store, self.exchange).render,
+            with_components=True,
+            component_shape=self._component_shape,
+            on_component_delete=partial(let_go_of_component, self.store),
+            hooks=EndpointHooks(
+                before_update=self._check_update,
+                on_delete=partial(let_go_of_endpoint, self.store),
+            ),
+        )
+        await _listen(servers, create_api_runner(app), self.settings.api_socket)
+
+    async def _stop_work(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.gather(self._work, return_exceptions=True)
+
+    def _work_ended(self, work: asyncio.Task[None]) -> None:
+        if not work.cancelled():
+            self.failure = work.exception()
+            self.ended.set()
+
+
+async def _listen(servers: contextlib.AsyncExitStack, runner: web.AppRunner, path: Path) -> None:
+    await runner.setup()
+    servers.push_async_callback(runner.cleanup)
+    path.unlink(missing_ok=True)  # left by a process that was killed; the store's lock is ours
+    await web.UnixSite(runner, str(path)).start()
+
+
+async def _tear_down_only(settings: Settings) -> None:
+    plane = ControlPlane(settings)
+    try:
+        await plane.tear_down()
+    finally:
+        await plane.provider.close()
+        plane.metrics.close()
+        plane.store.close()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,136 @@
+"""What connects the gateway with the control plane: routes come in, reports go out.
+
+The newest routes are also kept in a file, so that a gateway that was killed serves again at once,
+control plane or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import msgspec
+
+from zeropull.controlapi.client import ControlClient
+from zeropull.controlapi.messages import GatewayReport, Routes
+from zeropull.errors import AccessDenied, Unavailable
+from zeropull.gateway.server import MAX_REPORTED, Gateway
+from zeropull.telemetry import get_logger
+
+RETRY_S = 0.2  # first pause after a failed call; doubles up to RETRY_MAX_S
+RETRY_MAX_S = 2.0
+REPORT_LAG_S = 0.01  # after each whole and half second, so that it is over
+HALF_S = 0.5
+TRIED = 20  # readings in a report after one that did not arrive
+
+log = get_logger(__name__)
+
+
+class ControlLink:
+    """Keeps one gateway's routes current and reports for it, until cancelled."""
+
+    def __init__(
+        self, gateway: Gateway, client: ControlClient, *, gateway_id: str, routes_file: Path
+    ) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._gateway_id = gateway_id
+        self._routes_file = routes_file
+        self._delivers = True  # the last report arrived
+        self._urgent = asyncio.Event()  # routes were applied, or a request waits for a first copy
+        gateway.first_held = self._urgent.set
+
+    def load_routes(self) -> bool:
+        """Serve from the routes that the last gateway kept; False when there are none to use."""
+        try:
+            routes = msgspec.json.decode(self._routes_file.read_bytes(), type=Routes)
+        except FileNotFoundError:
+            return False
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning(
+                "kept routes cannot be read", path=str(self._routes_file), reason=str(error)
+            )
+            return False
+        self._gateway.apply(routes)
+        return True
+
+    async def run(self) -> None:
+        """Watch and report until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            tasks.create_task(self._report_always())
+
+    async def report(self, *, only_if_busy: bool = False) -> bool:
+        """One report with the readings since the last one; False = not delivered, kept.
+
+        `only_if_busy` saves the report of half a second without requests.
+        """
+        gateway = self._gateway
+        # Nobody may be there to read it: then a long outage's readings are not encoded in vain.
+        readings = gateway.take_readings(MAX_REPORTED if self._delivers else TRIED)
+        halves = gateway.take_halves()
+        if only_if_busy and not readings and not halves:
+            return True
+        targets = gateway.table.targets.values()
+        report = GatewayReport(
+            gateway_id=self._gateway_id,
+            routes_version=gateway.table.version,
+            sent_at_s=gateway.clock(),
+            in_flight={target.copy_id: target.meter.in_flight for target in targets},
+            queued={group.name: len(group.waiting) for group in gateway.table.groups.values()},
+            routed_at_s={t.copy_id: t.routed_at_s for t in targets if t.routed_at_s},
+            first_response_s={t.copy_id: t.first_response_s for t in targets if t.first_response_s},
+            readings=tuple(readings),
+            halves=tuple(halves),
+        )
+        try:
+            await self._client.report_gateway(report)
+        except (Unavailable, AccessDenied) as error:
+            self._delivers = False
+            gateway.readings.give_back(readings)
+            log.debug("report not delivered", reason=error.reason)
+            return False
+        self._delivers = True
+        return True
+
+    async def _watch(self) -> None:
+        pause_s = RETRY_S
+        while True:
+            try:
+                routes = await self._client.watch_routes(self._gateway.table.version)
+            except (Unavailable, AccessDenied) as error:
+                log.warning("no routes from the control plane", reason=error.reason)
+                await asyncio.sleep(pause_s)
+                pause_s = min(RETRY_MAX_S, pause_s * 2)
+                continue
+            pause_s = RETRY_S
+            if routes is not None and routes.version > self._gateway.table.version:
+                self._gateway.apply(routes)
+                self._urgent.set()
+                await asyncio.to_thread(self._keep, routes)
+
+    async def _report_always(self) -> None:
+        while True:
+            now_s = self._gateway.clock()
+            until_s = HALF_S - now_s % HALF_S + REPORT_LAG_S
+            urgent = True
+            try:
+                async with asyncio.timeout(until_s):
+                    await self._urgent.wait()
+            except TimeoutError:
+                urgent = False  # the second, or its half, is over
+            self._urgent.clear()
+            await self.report(only_if_busy=not urgent)
+
+    def _keep(self, routes: Routes) -> None:
+        # It holds the keys: nobody else may read it.
+        temporary = self._routes_file.with_suffix(".tmp")
+        try:
+            temporary.unlink(missing_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(routes))
+            temporary.rename(self._routes_file)
+        except OSError as error:
+            log.warning("routes are not kept", path=str(self._routes_file), reason=str(error))

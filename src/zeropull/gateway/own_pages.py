@@ -1,0 +1,139 @@
+"""The gateway's own pages: /healthz, and /metrics in Prometheus' text format 0.0.4."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from zeropull.gateway import refusals
+from zeropull.gateway.connection import ClientConnection
+from zeropull.gateway.request import Request
+from zeropull.gateway.routing import Group
+
+if TYPE_CHECKING:
+    from zeropull.gateway.server import Gateway
+
+CONTROL_PLANE_TIMEOUT_S = 2.0
+METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class LocalAnswer:
+    """Handler of one request to a page of the gateway itself."""
+
+    __slots__ = ("_client", "_gateway", "_gone", "_request")
+
+    def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._request = request
+        self._gone = False
+
+    def start(self) -> None:
+        """The answer waits for the end of the request, so that the next one follows cleanly."""
+
+    def on_chunk(self, data: bytes) -> None:
+        """A body means nothing here."""
+
+    def on_complete(self) -> None:
+        if self._request.path == b"/metrics":
+            self._gateway.run(self)
+        else:
+            version = self._gateway.table.version
+            self._answer(b'{"status":"ok","routes_version":%d}' % version, b"application/json")
+
+    def on_client_gone(self) -> None:
+        self._gone = True
+
+    def on_client_writable(self, writable: bool) -> None:
+        """A page is small."""
+
+    async def collect(self) -> None:
+        """The gateway's metrics, and the control plane's behind them when it answers."""
+        page = "\n".join(metrics_lines(self._gateway)).encode() + b"\n"
+        timeout = aiohttp.ClientTimeout(total=CONTROL_PLANE_TIMEOUT_S)
+        try:
+            connector = aiohttp.UnixConnector(self._gateway.api_socket)
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+                session.get("http://control/metrics") as answer,
+            ):
+                if answer.status == 200:
+                    page += await answer.read()
+        except (aiohttp.ClientError, OSError):
+            pass  # these are the gateway's metrics: they are there without the control plane too
+        self._answer(page, METRICS_TYPE)
+
+    def _answer(self, body: bytes, content_type: bytes) -> None:
+        if self._gone:
+            return
+        self._client.write(
+            refusals.response(
+                200,
+                body,
+                request_id=self._gateway.next_request_id(),
+                content_type=content_type,
+                close=not self._request.keep_alive,
+            )
+        )
+        self._client.finished()
+
+
+def metrics_lines(gateway: Gateway) -> Iterator[str]:
+    groups = list(gateway.table.groups.values())
+    yield from _family("requests_total", "counter", "Answered requests by status and error code.")
+    for (status, code), count in gateway.refusals.items():
+        yield _sample("requests_total", {"status": str(status), "code": code}, count)
+    for group in groups:
+        for (status, code), count in group.results.items():
+            labels = {**_labels(group), "status": str(status), "code": code}
+            yield _sample("requests_total", labels, count)
+    yield from _family("in_flight_requests", "gauge", "Requests at the copies now.")
+    for target in gateway.table.targets.values():
+        labels = {**_labels(target.group), "copy": target.copy_id}
+        yield _sample("in_flight_requests", labels, target.meter.in_flight)
+    yield from _family("queued_requests", "gauge", "Requests that wait for a slot now.")
+    for group in groups:
+        yield _sample("queued_requests", _labels(group), len(group.waiting))
+    yield from _family("request_seconds", "histogram", "From receipt to the last byte.")
+    for group in groups:
+        yield from _histogram(group)
+    yield from _family("client_connections", "gauge", "Open connections of clients.")
+    yield _sample("client_connections", {}, len(gateway.connections))
+    yield from _family("refused_connections_total", "counter", "Connections beyond the limit.")
+    yield _sample("refused_connections_total", {}, gateway.connections_refused)
+    yield from _family("request_body_bytes", "gauge", "Request bodies in memory.")
+    yield _sample("request_body_bytes", {}, gateway.body_bytes)
+    yield from _family("cancelled_requests_total", "counter", "Clients that went away early.")
+    yield _sample("cancelled_requests_total", {}, gateway.cancelled)
+    yield from _family("routes_version", "gauge", "Version of the routes in force.")
+    yield _sample("routes_version", {}, gateway.table.version)
+
+
+def _histogram(group: Group) -> Iterable[str]:
+    labels = _labels(group)
+    buckets = group.latency.cumulative()
+    for bound, count in buckets:
+        yield _sample("request_seconds_bucket", {**labels, "le": bound}, count)
+    yield _sample("request_seconds_sum", labels, group.latency.sum_s)
+    yield _sample("request_seconds_count", labels, buckets[-1][1])
+
+
+def _labels(group: Group) -> dict[str, str]:
+    labels = {"account": group.account, "endpoint": group.endpoint, "variant": group.variant}
+    return {**labels, "component": group.component} if group.component else labels
+
+
+def _family(name: str, kind: str, description: str) -> tuple[str, str]:
+    name = f"zeropull_gateway_{name}"
+    return f"# HELP {name} {description}", f"# TYPE {name} {kind}"
+
+
+def _sample(name: str, labels: dict[str, str], value: float) -> str:
+    inner = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
+    return f"zeropull_gateway_{name}{{{inner}}} {value}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

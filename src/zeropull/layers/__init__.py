@@ -1,0 +1,1 @@
+"""Layers on disk: pulled and converted in one pass, verified, mounted."""

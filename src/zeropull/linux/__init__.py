@@ -1,0 +1,1 @@
+"""What the kernel offers and Python's standard library does not: mounts, nftables, tracing."""

@@ -1,0 +1,1 @@
+"""Containers on a node: OCI specs, networks, logs, health, start and end."""

@@ -1,0 +1,1 @@
+"""Endpoints with inference components: copies of several models on shared instances."""

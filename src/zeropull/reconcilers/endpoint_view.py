@@ -1,0 +1,97 @@
+"""What a plan looks at: the documents of one endpoint, and what nodes and gateways said last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from zeropull.controlapi.messages import CopyState
+from zeropull.reconcilers.copy_index import CopyIndex
+from zeropull.resources.components import InferenceComponent
+from zeropull.resources.endpoints import Deployment, Endpoint, Variant
+from zeropull.resources.instances import (
+    CopyIntent,
+    CopyRecord,
+    Instance,
+    InstanceState,
+    TimelineRecord,
+)
+
+LIVE_STATES = frozenset({InstanceState.WANTED, InstanceState.LAUNCHING, InstanceState.RUNNING})
+
+
+@dataclass(frozen=True, slots=True)
+class Gateways:
+    """All gateways together. `up`: at least one has reported lately, so that its word counts.
+
+    `acknowledged`: every one that is up has applied the routes published last.
+    """
+
+    up: bool = False
+    acknowledged: bool = True
+    in_flight: dict[str, int] = field(default_factory=dict)
+    routed_s: dict[str, float] = field(default_factory=dict)
+    first_response_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything that concerns one endpoint, at one moment.
+
+    `lost` names instances whose node is gone or silent, with the sentence that says so;
+    `unhealthy_since_s` copies that were healthy once and are not now; `resolve_failures` the
+    sentence by deployment ID; `stopped` copies that their node no longer knows.
+    """
+
+    endpoint: Endpoint
+    instances: tuple[Instance, ...] = ()
+    copies: tuple[CopyRecord, ...] = ()
+    timelines: tuple[TimelineRecord, ...] = ()
+    gateways: Gateways = field(default_factory=Gateways)
+    lost: dict[str, str] = field(default_factory=dict)
+    unhealthy_since_s: dict[str, float] = field(default_factory=dict)
+    resolve_failures: dict[str, str] = field(default_factory=dict)
+    stopped: frozenset[str] = frozenset()
+    alarms: frozenset[str] = frozenset()  # names of alarms in ALARM
+    has_cache: bool = False  # files of its image cache are still there
+    components: tuple[InferenceComponent, ...] = ()
+    cached: dict[str, frozenset[str]] = field(default_factory=dict)  # image digests by instance
+    _by_instance: CopyIndex = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_instance", CopyIndex(self.copies))
+
+    def copies_on(self, instance: Instance) -> list[CopyRecord]:
+        return self._by_instance.on_instance(instance.instance_id)
+
+    def fleet(self, deployment: Deployment, variant: Variant) -> list[Instance]:
+        """Instances that count for the variant's capacity, oldest first."""
+        found = [
+            i
+            for i in self.instances
+            if i.deployment_id == deployment.deployment_id
+            and i.variant == variant.name
+            and i.state in LIVE_STATES
+        ]
+        return sorted(found, key=lambda i: (i.created_s, i.instance_id))
+
+    def is_healthy(self, instance: Instance) -> bool:
+        """Runs, and every copy on it answers /ping; without copies, running is enough."""
+        return (
+            instance.state is InstanceState.RUNNING
+            and instance.instance_id not in self.lost
+            and all(c.state == CopyState.HEALTHY for c in self.copies_on(instance))
+        )
+
+    def is_ready(self, instance: Instance) -> bool:
+        """Healthy and in rotation; a gateway that is down cannot hold an endpoint up."""
+        return self.is_healthy(instance) and (
+            not self.gateways.up
+            or all(
+                c.routed_s is not None or c.copy_id in self.gateways.routed_s
+                for c in self.copies_on(instance)
+                if c.intent is CopyIntent.RUN and c.container == 0
+            )
+        )
+
+    def in_flight(self, instance: Instance) -> int:
+        return sum(self.gateways.in_flight.get(c.copy_id, 0) for c in self.copies_on(instance))

@@ -1,0 +1,1 @@
+"""Endpoints whose variants have a model of their own: one copy on each instance."""

@@ -1,0 +1,1 @@
+"""What nodes and gateways are told: assignments and routes, built from the stored documents."""

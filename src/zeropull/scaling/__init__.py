@@ -1,0 +1,1 @@
+"""Application Auto Scaling's own loop: readings become metrics, alarms, decisions, capacity."""

@@ -1,0 +1,176 @@
+"""Turns what gateways and nodes report into SageMaker's metrics.
+
+Source: "Metrics for monitoring Amazon SageMaker AI with CloudWatch". Concurrency has one-second
+points here, from which 10-second ones are read; everything else is kept by the minute. A variant
+without traffic publishes zeros, which is what lets target tracking scale in.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from zeropull.controlapi.messages import CopyReading, NodeReport
+from zeropull.metricstore.points import Point
+from zeropull.metricstore.scaling_metrics import SAGEMAKER
+from zeropull.metricstore.store import MetricKey, MetricStore
+
+UTILIZATION = "/aws/sagemaker/Endpoints"
+COUNT, MICROSECONDS, PERCENT = "None", "Microseconds", "Percent"
+
+
+@dataclass(slots=True)
+class LoadSecond:
+    """One second of one variant (or component): what the fast mode decides from.
+
+    `load`: mean requests in flight, those that wait in the queue included.
+    """
+
+    load: float = 0.0
+    queue_age_s: float = 0.0
+    copies: int = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Resource:
+    """A variant of an endpoint, or a component of one."""
+
+    account: str
+    endpoint: str
+    variant: str
+    component: str | None = None
+
+    @property
+    def dimensions(self) -> dict[str, str]:
+        if self.component is not None:
+            return {"InferenceComponentName": self.component}
+        return {"EndpointName": self.endpoint, "VariantName": self.variant}
+
+
+@dataclass(slots=True)
+class Gathered:
+    """All readings of one second of one resource."""
+
+    copies: list[CopyReading] = field(default_factory=list)
+    queues: list[CopyReading] = field(default_factory=list)
+
+
+def publish_readings(
+    store: MetricStore, readings: Iterable[CopyReading]
+) -> dict[tuple[Resource, int], LoadSecond]:
+    """Add the readings to the store; returns the load by resource and second."""
+    seconds: dict[tuple[Resource, int], Gathered] = defaultdict(Gathered)
+    for reading in readings:
+        resource = Resource(reading.account, reading.endpoint, reading.variant, reading.component)
+        gathered = seconds[resource, reading.second]
+        (gathered.copies if reading.copy_id else gathered.queues).append(reading)
+    loads: dict[tuple[Resource, int], LoadSecond] = {}
+    for (resource, second), gathered in seconds.items():
+        _publish_concurrency(store, resource, second, gathered)
+        _publish_invocations(store, resource, second, gathered)
+        everything = gathered.copies + gathered.queues
+        loads[resource, second] = LoadSecond(
+            load=sum(reading.in_flight_integral for reading in everything),
+            queue_age_s=max(reading.queue_age_max_s for reading in everything),
+            copies=len(gathered.copies),
+        )
+    return loads
+
+
+def half_loads(halves: Iterable[CopyReading]) -> dict[tuple[Resource, int], LoadSecond]:
+    """The load by resource of seconds that have not ended; nothing of it is a metric."""
+    loads: dict[tuple[Resource, int], LoadSecond] = defaultdict(LoadSecond)
+    for half in halves:
+        resource = Resource(half.account, half.endpoint, half.variant, half.component)
+        load = loads[resource, half.second]
+        load.load += half.in_flight_integral
+        load.queue_age_s = max(load.queue_age_s, half.queue_age_max_s)
+    return dict(loads)
+
+
+def publish_utilization(
+    store: MetricStore, report: NodeReport, account: str, endpoint: str, variant: str
+) -> None:
+    """The node's own figures, in percent, by the minute."""
+    dimensions = Resource(account, endpoint, variant).dimensions
+    for name, value in report.utilization.items():
+        key = MetricKey.of(account, UTILIZATION, name, dimensions, PERCENT)
+        store.observe(key, report.sent_at_s, value)
+
+
+def _publish_concurrency(
+    store: MetricStore, resource: Resource, second: int, gathered: Gathered
+) -> None:
+    """One sample per copy. Requests that wait at the gateway have no copy yet: they count for all
+    copies alike, as they would if each copy had its own queue."""
+    name = "ConcurrentRequestsPerCopy" if resource.component else "ConcurrentRequestsPerModel"
+    key = _key(resource, name, COUNT)
+    share = max(1, len(gathered.copies))
+    waiting_most = sum(queue.in_flight_max for queue in gathered.queues) / share
+    waiting_least = sum(queue.in_flight_min for queue in gathered.queues) / share
+    waiting_mean = sum(queue.in_flight_integral for queue in gathered.queues) / share
+    for copy in gathered.copies:
+        point = Point(
+            count=1,
+            total=copy.in_flight_integral + waiting_mean,
+            least=copy.in_flight_min + waiting_least,
+            most=copy.in_flight_max + waiting_most,
+        )
+        store.add(key, second, point, resolution=1)
+
+
+def _publish_invocations(
+    store: MetricStore, resource: Resource, second: int, gathered: Gathered
+) -> None:
+    everything = gathered.copies + gathered.queues
+    invocations = sum(reading.invocations for reading in everything)
+    copies = max(1, len({reading.copy_id for reading in gathered.copies}))
+    per_unit = "InvocationsPerCopy" if resource.component else "InvocationsPerInstance"
+    _add_counts(store, resource, second, "Invocations", invocations, 1.0)
+    _add_counts(store, resource, second, per_unit, invocations, 1.0 / copies)
+    no_capacity = sum(reading.no_capacity for reading in everything)
+    if no_capacity and resource.component:
+        _add_counts(store, resource, second, "NoCapacityInvocationFailures", no_capacity, 1.0)
+    if not invocations:
+        return
+    errors: Mapping[str, int] = {
+        "Invocation4XXErrors": sum(reading.errors_4xx for reading in everything),
+        "Invocation5XXErrors": sum(reading.errors_5xx for reading in everything),
+        "InvocationModelErrors": sum(reading.model_errors for reading in everything),
+    }
+    for name, failed in errors.items():
+        # 1 for every failed invocation and 0 for every other: the average is the share that failed.
+        point = Point(invocations, failed, 1.0 if failed == invocations else 0.0, min(failed, 1))
+        key = _key(resource, name, COUNT)
+        store.add(key, second, point)
+    _publish_latency(store, resource, second, everything)
+
+
+def _publish_latency(
+    store: MetricStore, resource: Resource, second: int, readings: list[CopyReading]
+) -> None:
+    samples = {
+        "ModelLatency": [value for each in readings for value in each.model_latency_us],
+        "OverheadLatency": [value for each in readings for value in each.overhead_latency_us],
+    }
+    for name, values in samples.items():
+        point = Point()
+        point.add_all(values)
+        if values:
+            key = _key(resource, name, MICROSECONDS)
+            store.add(key, second, point)
+
+
+@lru_cache(maxsize=8192)
+def _key(resource: Resource, name: str, unit: str) -> MetricKey:
+    return MetricKey.of(resource.account, SAGEMAKER, name, resource.dimensions, unit)
+
+
+def _add_counts(
+    store: MetricStore, resource: Resource, second: int, name: str, count: int, each: float
+) -> None:
+    key = _key(resource, name, COUNT)
+    point = Point(max(count, 1), count * each, each if count else 0.0, each if count else 0.0)
+    store.add(key, second, point)
