@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from zeropull.linux.files import EVERYBODY_READS, replace_file, sync_folder
+
+
+def test_the_content_replaces_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    replace_file(path, b"a long first version")
+    replace_file(path, "zweite, größer")
+    assert path.read_text(encoding="utf-8") == "zweite, größer"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_readable_by_its_owner_only_unless_told_otherwise(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        replace_file(tmp_path / "secret", b"")
+        replace_file(tmp_path / "public", b"", mode=EVERYBODY_READS)
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("secret", "public")]
+    assert modes == [0o600, 0o644]
+
+
+def test_what_a_killed_writer_left_is_used_and_gone(tmp_path: Path) -> None:
+    left = tmp_path / ".state.tmp"
+    left.write_bytes(b"half of what was to be written, and more than what comes now")
+    left.chmod(0o644)
+    replace_file(tmp_path / "state", b"whole")
+    assert (tmp_path / "state").read_bytes() == b"whole"
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o600
+    assert not left.exists()
+
+
+def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.mkdir()  # rename cannot put a file in its place
+    with pytest.raises(IsADirectoryError):
+        replace_file(path, b"new")
+    assert [each.name for each in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / ".state.tmp").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        replace_file(tmp_path / "state", b"new")
+    assert victim.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("is_durable", [True, False])
+def test_writers_at_the_same_time_leave_one_whole_version(tmp_path: Path, is_durable: bool) -> None:
+    path = tmp_path / "state"
+    versions = [bytes([letter]) * 50_000 for letter in b"abcd"]
+    seen: set[bytes] = set()
+
+    def write(content: bytes) -> None:
+        for _ in range(30):
+            replace_file(path, content, is_durable=is_durable)
+            seen.add(path.read_bytes())
+
+    threads = [threading.Thread(target=write, args=[each]) for each in versions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen <= set(versions)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_a_folder_can_be_synced_as_one(tmp_path: Path) -> None:
+    sync_folder(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        sync_folder(tmp_path / "file")
