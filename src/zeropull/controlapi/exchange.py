@@ -51,6 +51,7 @@ class Exchange:
         self.nodes: dict[str, Received[NodeReport]] = {}
         self.gateways: dict[str, Received[GatewayReport]] = {}
         self.reported = asyncio.Event()  # set by a report that changes something
+        self.held = asyncio.Event()  # set when requests begin to wait in another queue
         self._readings: list[CopyReading] = []
         self._halves: dict[str, tuple[CopyReading, ...]] = {}
 
@@ -89,6 +90,8 @@ class Exchange:
         counts = bool(report.readings)
         if before is None or _gateway_state(before.report, counts) != _gateway_state(kept, counts):
             self.reported.set()
+        if _waiting_queues(kept) - (_waiting_queues(before.report) if before else set()):
+            self.held.set()
 
     def take_readings(self) -> list[CopyReading]:
         """Every reading since the last call; each is handed out once."""
@@ -142,11 +145,14 @@ def _state_of(report: NodeReport) -> NodeReport:
 
 
 def _gateway_state(report: GatewayReport, counts: bool) -> tuple[object, ...]:
-    waiting = {name for name, count in report.queued.items() if count}
     return (
         report.routes_version,
         report.in_flight if counts else None,
         report.routed_at_s,
         report.first_response_s,
-        waiting,
     )
+
+
+def _waiting_queues(report: GatewayReport) -> set[tuple[str | None, ...]]:
+    named = {(each.account, each.endpoint, each.variant, each.component) for each in report.waiting}
+    return named | {(name,) for name, count in report.queued.items() if count}

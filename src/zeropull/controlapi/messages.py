@@ -283,6 +283,20 @@ class CopyReading:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingRequests:
+    """Requests that wait now at one gateway for a slot of one variant, or of one component.
+
+    `count` is at least 1. `component` None: the requests are the variant's own.
+    """
+
+    account: str
+    endpoint: str
+    variant: str
+    component: str | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayReport:
     """Every half second while requests run, else every second; at once after new routes."""
 
@@ -292,12 +306,13 @@ class GatewayReport:
     in_flight: dict[str, int] = field(
         default_factory=dict
     )  # copy_id -> requests now (draining too)
-    queued: dict[str, int] = field(
-        default_factory=dict
-    )  # "endpoint/variant[/component]" -> waiting
+    # "endpoint/variant[/component]" -> waiting. Only gateways of 0.1.0 send it, in place of
+    # `waiting`: during an upgrade, one of them may still report.
+    queued: dict[str, int] = field(default_factory=dict)
     routed_at_s: dict[str, float] = field(default_factory=dict)  # copy_id -> entered rotation
     first_response_s: dict[str, float] = field(default_factory=dict)  # copy_id -> first 2xx answer
     readings: tuple[CopyReading, ...] = ()
     # The first half of the second that has not ended yet, of copies and queues with requests:
     # `in_flight_integral` and the extremes alone, scaled to a whole second.
     halves: tuple[CopyReading, ...] = ()
+    waiting: tuple[WaitingRequests, ...] = ()  # queues in which somebody waits

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from zeropull.controlapi.client import ControlClient
-from zeropull.controlapi.messages import GatewayReport, Routes
+from zeropull.controlapi.messages import GatewayReport, Routes, WaitingRequests
 from zeropull.errors import AccessDenied, Unavailable
 from zeropull.gateway.server import MAX_REPORTED, Gateway
 from zeropull.telemetry import get_logger
@@ -78,7 +78,17 @@ class ControlLink:
             routes_version=gateway.table.version,
             sent_at_s=gateway.clock(),
             in_flight={target.copy_id: target.meter.in_flight for target in targets},
-            queued={group.name: len(group.waiting) for group in gateway.table.groups.values()},
+            waiting=tuple(
+                WaitingRequests(
+                    group.account,
+                    group.endpoint,
+                    group.variant,
+                    group.component,
+                    len(group.waiting),
+                )
+                for group in gateway.table.groups.values()
+                if group.waiting
+            ),
             routed_at_s={t.copy_id: t.routed_at_s for t in targets if t.routed_at_s},
             first_response_s={t.copy_id: t.first_response_s for t in targets if t.first_response_s},
             readings=tuple(readings),

@@ -38,6 +38,7 @@ from zeropull.reconcilers.plan import Draft
 from zeropull.reconcilers.publishing.assignments import IMAGE_PATH_TAG, build_assignment
 from zeropull.reconcilers.publishing.component_assignments import build_component_assignment
 from zeropull.reconcilers.publishing.routes import MAX_CONCURRENCY_TAG, build_routes
+from zeropull.reconcilers.rollback_alarms import rollback_alarms
 from zeropull.resources.accounts import StoredKey
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.documents import Document
@@ -51,14 +52,12 @@ from zeropull.resources.instances import (
 )
 from zeropull.resources.scaling import (
     COMPONENT_DIMENSION,
-    SCALING_TAG,
     ScalableTarget,
     component_of,
+    mode_of,
 )
 from zeropull.resources.settings import Settings
 from zeropull.resources.tags import ResourceTags
-from zeropull.scaling.alarms import rollback_alarms
-from zeropull.scaling.waking import held_requests, wake_components
 from zeropull.statestore import Store
 from zeropull.telemetry import get_logger
 
@@ -227,8 +226,6 @@ class Controller:
             self._settings.endpoints.route_ack_s,
         )
         held = self._held_components()
-        waiting = held_requests(received.report for received in self._exchange.gateways.values())
-        wake_components(self._store, held, waiting, now_s)
         views = []
         for stored in self._store.select(Endpoint):
             view = self._observe(View(stored.document, gateways=gateways), now_s)
@@ -537,8 +534,7 @@ class Controller:
         held: dict[str, set[str]] = {}
         for stored in self._store.select(ScalableTarget, dimension=COMPONENT_DIMENSION):
             target = stored.document
-            mode = self._tags(target.arn).get(SCALING_TAG, self._settings.scaling.mode)
-            if mode == "fast" and target.maximum > 0 and not target.scale_out_suspended:
+            if target.holds(mode_of(self._tags(target.arn), self._settings.scaling.mode)):
                 held.setdefault(target.account, set()).add(component_of(target.resource_id))
         return {account: frozenset(names) for account, names in held.items()}
 

@@ -37,6 +37,10 @@ class MetricAlarm:
     def key(self) -> str:
         return alarm_key(self.account, self.name)
 
+    @property
+    def is_alarm(self) -> bool:
+        return self.state == "ALARM"
+
 
 @dataclass(frozen=True, slots=True)
 class AlarmEvent:

@@ -3,6 +3,7 @@ objects for the sagemaker namespace."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -46,6 +47,13 @@ class ScalableTarget:
     def endpoint_and_variant(self) -> tuple[str, str]:
         """("", "") for inference components."""
         return variant_of(self.resource_id)
+
+    def holds(self, mode: str) -> bool:
+        """Whether requests for its component may wait until the first copy has been started.
+
+        `mode`: "aws" or "fast", as `mode_of` gives it.
+        """
+        return mode == "fast" and self.maximum > 0 and not self.scale_out_suspended
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,12 @@ class ScalingActivity:
 def target_key(account: str, resource_id: str, dimension: str) -> str:
     """A target is one dimension of one resource."""
     return f"{account}/{dimension}/{resource_id}"
+
+
+def mode_of(tags: Mapping[str, str], default: str) -> str:
+    """How a scalable target with these tags is decided for: "aws" or "fast"."""
+    tag = tags.get(SCALING_TAG)
+    return tag if tag in ("aws", "fast") else default
 
 
 def component_of(resource_id: str) -> str:

@@ -33,19 +33,16 @@ _RECORDED = frozenset(
 
 
 class ActivityLog:
-    """The activities of one target, newest last. Only this class writes them; what another log of
-    the same target has written (who wakes a component has its own) is read by `begin`, and by
-    `follow` when the desired count is another one."""
+    """The activities of one target, newest last. Nothing else writes them, and a target has one
+    log at a time."""
 
     def __init__(self, store: Store, target: ScalableTarget) -> None:
         self._store = store
         self._prefix = f"{target.key}/"
-        self._desired: int | None = None  # when `follow` last looked
         self._all = self._read()
 
     def begin(self, target: ScalableTarget, desired: int, cause: str, now_s: float) -> None:
         """A change has been accepted; one that was still in progress has been overtaken."""
-        self._all = self._read()
         what = "copy count" if target.dimension == COMPONENT_DIMENSION else "instance count"
         with self._store.transaction():
             for number, activity in enumerate(self._all):
@@ -67,8 +64,6 @@ class ActivityLog:
     def follow(self, scaled: Scaled, lacking: str, now_s: float) -> None:
         """Give what is in progress its end, as the endpoint or the component shows it; `lacking`
         says meanwhile why instances cannot be had, empty when they can."""
-        if scaled.desired != self._desired:
-            self._all, self._desired = self._read(), scaled.desired
         for number, activity in enumerate(self._all):
             if activity.status != "InProgress":
                 continue

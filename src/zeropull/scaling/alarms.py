@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,9 +11,7 @@ from zeropull.autoscaler.alarms import AlarmState, Evaluation, evaluate
 from zeropull.errors import ZeropullError
 from zeropull.metricstore.alarm_specs import AlarmSpec, alarm_spec
 from zeropull.metricstore.store import MetricStore
-from zeropull.resources.alarms import MetricAlarm, alarm_key
-from zeropull.resources.components import InferenceComponent
-from zeropull.resources.endpoints import Endpoint
+from zeropull.resources.alarms import MetricAlarm
 from zeropull.statestore import Store
 from zeropull.statestore.alarm_history import record_transition
 from zeropull.telemetry import get_logger
@@ -21,22 +19,14 @@ from zeropull.telemetry import get_logger
 log = get_logger(__name__)
 
 
-def evaluate_alarms(store: Store, metrics: MetricStore, now_s: float) -> set[str]:
-    """Evaluate every alarm that is due at `now_s`, a multiple of 10 s; returns their keys.
-
-    The caller chooses `now_s` a little in the past, so that the readings have arrived.
-    """
-    due: set[str] = set()
-    for _ in alarms_evaluated(store, metrics, now_s, due):
-        pass
-    return due
-
-
 def alarms_evaluated(
     store: Store, metrics: MetricStore, now_s: float, due: set[str]
 ) -> Iterator[None]:
-    """As `evaluate_alarms`, one alarm a step, so that a caller may do something else between. What
-    is in `due` already is left as it is."""
+    """Evaluate every alarm that is due at `now_s`, one a step: a caller may do something else
+    between. Their keys are added to `due`; an alarm that is in it already is left as it is.
+
+    `now_s`: a multiple of 10 s, a little in the past, so that the readings have arrived.
+    """
     for stored in store.select(MetricAlarm):
         alarm = stored.document
         if alarm.key in due:
@@ -55,21 +45,6 @@ def alarms_evaluated(
         if verdict.state != alarm.state and not says_little:
             _keep(store, alarm, spec, verdict, now_s)
         yield
-
-
-def rollback_alarms(
-    store: Store, endpoint: Endpoint, components: Iterable[InferenceComponent] = ()
-) -> frozenset[str]:
-    """Names of the alarms in ALARM that an update of the endpoint, or of one of its components, is
-    to be rolled back for."""
-    under_way = (endpoint.pending, *(component.pending for component in components))
-    names = {name for each in under_way if each is not None for name in each.policy.rollback_alarms}
-    found = (store.get(MetricAlarm, alarm_key(endpoint.account, name)) for name in names)
-    return frozenset(
-        stored.document.name
-        for stored in found
-        if stored is not None and stored.document.state == AlarmState.ALARM
-    )
 
 
 def _keep(

@@ -21,7 +21,7 @@ from zeropull.errors import ZeropullError
 from zeropull.metricstore.scaling_metrics import concurrency_target, tracking_policy
 from zeropull.metricstore.store import MetricStore
 from zeropull.resources.alarms import MetricAlarm
-from zeropull.resources.scaling import SCALING_TAG, ScalableTarget, ScalingPolicy
+from zeropull.resources.scaling import ScalableTarget, ScalingPolicy
 from zeropull.resources.settings import ScalingSettings
 from zeropull.scaling.alarms import alarms_evaluated
 from zeropull.scaling.capacity import Scaled, scaled_by
@@ -37,6 +37,7 @@ from zeropull.scaling.targets import (
     limits_of,
     source_of,
 )
+from zeropull.scaling.waking import ComponentWaker, waiting_requests
 from zeropull.statestore import Store
 from zeropull.telemetry import get_logger
 
@@ -67,22 +68,39 @@ class ScalingController:
         self._store = store
         self._metrics = metrics
         self._exchange = exchange
-        self._settings = settings
         self._clock = clock
-        self._view = ScalingView(store, metrics)
+        self._view = ScalingView(store, metrics, settings.mode)
         self._proposals = PolicyProposals(self._view, metrics)
         self._changes = CapacityChanges(store, self._view)
+        self._waker = ComponentWaker(store, self._view)
         self._looked_s = clock()
         self._evaluated_s = 0
         self._utilized_s = 0.0
         self._rolled_up_s = 0.0
 
     async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tick_forever())
+            tasks.create_task(self._wake_forever())
+
+    async def _wake_forever(self) -> None:
+        """A request that begins to wait for a component without copies is not left until the next
+        half second."""
+        while True:
+            await self._exchange.held.wait()
+            self._exchange.held.clear()
+            try:
+                self.wake_components()
+            except ZeropullError as error:
+                log.error("components not woken", error=error.reason)
+
+    async def _tick_forever(self) -> None:
         while True:
             now_s = self._clock()
             next_s = (int((now_s - REPORT_LAG_S) // TICK_S) + 1) * TICK_S
             await asyncio.sleep(next_s + REPORT_LAG_S - now_s)
             try:
+                self.wake_components()
                 if next_s % 1.0:
                     self.half_tick()
                 else:
@@ -96,9 +114,14 @@ class ScalingController:
         for stored in self._store.select(ScalableTarget):
             state = self._view.known_state(stored.document)
             if state is not None and state.decision is not None:
-                mode = self._mode(stored.document)
+                mode = self._view.mode(stored.document)
                 found[stored.document.key] = (mode, state.decided_s, state.decision)
         return found
+
+    def wake_components(self) -> None:
+        """Start the first copy of the components for which requests wait."""
+        reports = (received.report for received in self._exchange.gateways.values())
+        self._waker.wake(waiting_requests(reports), self._clock())
 
     def tick(self) -> None:
         """One second."""
@@ -164,7 +187,7 @@ class ScalingController:
         for target in self._view.targets.all() if loads else ():
             state = self._view.known_state(target)
             seen = loads.get(source_of(target))
-            if state is None or not seen or self._mode(target) != "fast":
+            if state is None or not seen or self._view.mode(target) != "fast":
                 continue
             second, load = seen[-1]
             state.window.add_half(second, load.load)
@@ -194,7 +217,7 @@ class ScalingController:
         if self._changes.keep_bounds(target, state, scaled, now_s):
             return
         policies = self._view.policies.under(f"{target.key}/")
-        if self._mode(target) == "fast":
+        if self._view.mode(target) == "fast":
             self._decide_fast(target, state, scaled, policies, now_s, state.newest.queue_age_s)
         else:
             self._decide_as_aws(target, state, scaled, policies, due, now_s)
@@ -293,11 +316,6 @@ class ScalingController:
             return
         cause = f"policy {policy.name} in the fast mode: {decision.reason}"
         self._changes.carry_out(target, state, scaled, decision, cause, policy, now_s, is_fast=True)
-
-    def _mode(self, target: ScalableTarget) -> str:
-        tags = self._view.tags.get(target.arn)
-        tag = tags.tags.get(SCALING_TAG) if tags is not None else None
-        return tag if tag in ("aws", "fast") else self._settings.mode
 
     def _publish_utilization(self, now_s: float) -> None:
         if now_s - self._utilized_s < UTILIZATION_S:

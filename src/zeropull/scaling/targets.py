@@ -22,6 +22,7 @@ from zeropull.resources.scaling import (
     ScalingPolicy,
     ScheduledAction,
     component_of,
+    mode_of,
 )
 from zeropull.resources.tags import ResourceTags
 from zeropull.scaling.activities import ActivityLog
@@ -65,9 +66,11 @@ class TargetState:
 class ScalingView:
     """The documents that every second is decided from, and what is remembered of each target."""
 
-    def __init__(self, store: Store, metrics: MetricStore) -> None:
+    def __init__(self, store: Store, metrics: MetricStore, mode: str) -> None:
+        """`mode`: of targets whose tags do not say it."""
         self._store = store
         self._metrics = metrics
+        self._mode = mode
         self._states: dict[str, TargetState] = {}
         self.targets = CachedKind(store, ScalableTarget)
         self.policies = CachedKind(store, ScalingPolicy)
@@ -86,6 +89,11 @@ class ScalingView:
 
     def known_state(self, target: ScalableTarget) -> TargetState | None:
         return self._states.get(target.key)
+
+    def mode(self, target: ScalableTarget) -> str:
+        """How it is decided for: "aws" or "fast"."""
+        tags = self.tags.get(target.arn)
+        return mode_of(tags.tags if tags is not None else {}, self._mode)
 
     def forget_others(self, known: set[str]) -> None:
         for key in self._states.keys() - known:

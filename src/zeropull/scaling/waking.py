@@ -6,65 +6,97 @@ already is left alone, whatever waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from zeropull.controlapi.messages import GatewayReport
 from zeropull.errors import Conflict
-from zeropull.resources.components import ComponentStatus, InferenceComponent, with_copies
-from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget, target_key
-from zeropull.scaling.activities import ActivityLog
+from zeropull.resources.components import (
+    ComponentStatus,
+    InferenceComponent,
+    component_key,
+    with_copies,
+)
+from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget, component_of
+from zeropull.scaling.targets import ScalingView
 from zeropull.statestore import Store
 from zeropull.telemetry import get_logger
 
 log = get_logger(__name__)
 
 
-def held_requests(reports: Iterable[GatewayReport]) -> dict[tuple[str, str], int]:
-    """Requests that wait now, by (endpoint, component), over all gateways."""
-    found: dict[tuple[str, str], int] = {}
+class WaitedFor(NamedTuple):
+    """A component for which requests wait. `account` "": a gateway of 0.1.0 does not say it."""
+
+    account: str
+    endpoint: str
+    component: str
+
+
+def waiting_requests(reports: Iterable[GatewayReport]) -> Counter[WaitedFor]:
+    """Requests that wait now for a component, over all gateways."""
+    found: Counter[WaitedFor] = Counter()
     for report in reports:
+        for each in report.waiting:
+            if each.component is not None:
+                found[WaitedFor(each.account, each.endpoint, each.component)] += each.count
         for name, count in report.queued.items():
             parts = name.split("/")  # endpoint/variant/component
             if len(parts) == 3 and count:
-                key = (parts[0], parts[2])
-                found[key] = found.get(key, 0) + count
+                found[WaitedFor("", parts[0], parts[2])] += count
     return found
 
 
-def wake_components(
-    store: Store,
-    held: Mapping[str, frozenset[str]],
-    waiting: Mapping[tuple[str, str], int],
-    now_s: float,
-) -> None:
-    """Raise the desired copies of components without any for which requests wait. `held`: names of
-    components in the fast mode, by account."""
-    if not waiting:
-        return
-    for stored in store.select(InferenceComponent, desired_copies=0):
-        component = stored.document
-        count = waiting.get((component.endpoint, component.name), 0)
-        is_held = component.name in held.get(component.account, frozenset())
-        if count and is_held and component.status is not ComponentStatus.DELETING:
-            _wake(store, component, count, now_s)
+class ComponentWaker:
+    """Raises the desired copies of components in the fast mode that have none."""
 
+    def __init__(self, store: Store, view: ScalingView) -> None:
+        self._store = store
+        self._view = view
 
-def _wake(store: Store, component: InferenceComponent, count: int, now_s: float) -> None:
-    resource_id = f"inference-component/{component.name}"
-    target = store.get(
-        ScalableTarget, target_key(component.account, resource_id, COMPONENT_DIMENSION)
-    )
-    copies = max(1, target.document.minimum if target else 1)
-    reason = f"{count} request(s) wait, and there is no copy"
-    try:
-        changed = with_copies(
-            component, copies, now_s, reason=reason, cause_s=now_s, while_scaling=True
-        )
-    except Conflict:
-        return
-    with store.transaction():
-        store.put(changed)
-        if target is not None:
-            activities = ActivityLog(store, target.document)
-            activities.begin(target.document, copies, f"the fast mode: {reason}", now_s)
-    log.info("inference component woken", component=component.name, reason=reason)
+    def wake(self, waiting: Counter[WaitedFor], now_s: float) -> None:
+        """Wake every component for which requests wait."""
+        if not waiting:
+            return
+        for target in self._view.targets.all():
+            if target.dimension != COMPONENT_DIMENSION or not target.holds(self._view.mode(target)):
+                continue
+            key = component_key(target.account, component_of(target.resource_id))
+            stored = self._store.get(InferenceComponent, key)
+            if stored is None or stored.document.desired_copies:
+                continue
+            component = stored.document
+            if component.status is ComponentStatus.DELETING:
+                continue
+            if count := self._count_of(component, waiting):
+                self._raise_copies(target, component, count, now_s)
+
+    def _count_of(self, component: InferenceComponent, waiting: Counter[WaitedFor]) -> int:
+        count = waiting[WaitedFor(component.account, component.endpoint, component.name)]
+        without_account = waiting[WaitedFor("", component.endpoint, component.name)]
+        if without_account and self._is_only_of_its_name(component):
+            count += without_account
+        return count
+
+    def _is_only_of_its_name(self, component: InferenceComponent) -> bool:
+        """No other account has one: a request without an account can wait for this one only."""
+        named = self._store.select(InferenceComponent, name=component.name)
+        return sum(each.document.endpoint == component.endpoint for each in named) == 1
+
+    def _raise_copies(
+        self, target: ScalableTarget, component: InferenceComponent, count: int, now_s: float
+    ) -> None:
+        copies = max(1, target.minimum)
+        reason = f"{count} request(s) wait, and there is no copy"
+        try:
+            changed = with_copies(
+                component, copies, now_s, reason=reason, cause_s=now_s, while_scaling=True
+            )
+        except Conflict:
+            return  # it is being created or updated: the next look finds it again
+        with self._store.transaction():
+            self._store.put(changed)
+            activities = self._view.state(target, now_s).activities
+            activities.begin(target, copies, f"the fast mode: {reason}", now_s)
+        log.info("inference component woken", component=component.name, reason=reason)

@@ -1,11 +1,8 @@
-"""What nodes and gateways are told of component endpoints, and what wakes a component."""
+"""What nodes and gateways are told of component endpoints."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
 
 from tests.unit.reconcilers.component_world import (
     ACCOUNT,
@@ -14,16 +11,11 @@ from tests.unit.reconcilers.component_world import (
     version,
     world,
 )
-from zeropull.controlapi.messages import GatewayReport, ImagePath, NodeAssignment
+from zeropull.controlapi.messages import ImagePath, NodeAssignment
 from zeropull.reconcilers.components.slots import component_images
 from zeropull.reconcilers.publishing.component_assignments import build_component_assignment
 from zeropull.reconcilers.publishing.component_routes import component_endpoint_route
-from zeropull.resources.components import ComponentStatus, InferenceComponent
-from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget, ScalingActivity
-from zeropull.scaling.activities import ActivityLog
-from zeropull.scaling.capacity import ScaledComponent
-from zeropull.scaling.waking import held_requests, wake_components
-from zeropull.statestore import Store
+from zeropull.resources.components import ComponentStatus
 
 
 def assignment(
@@ -149,58 +141,3 @@ def test_the_image_cache_wants_every_image_but_those_of_deleted_components() -> 
     made.settle()
     made.change("a", status=ComponentStatus.DELETING)
     assert component_images(made.components.values()) == {"sha256:repo/b:1": "repo/b:1"}
-
-
-SLEEPERS_TARGET = ScalableTarget(
-    ACCOUNT, "inference-component/a", COMPONENT_DIMENSION, 0, 4, "arn", 1.0
-)
-
-
-@pytest.fixture
-def sleeping(tmp_path: Path) -> ComponentWorld:
-    made = world()
-    made.add("a")
-    made.settle()
-    made.scale("a", 0)
-    made.settle()
-    return made
-
-
-def test_a_held_request_wakes_its_component_once(sleeping: ComponentWorld, tmp_path: Path) -> None:
-    report = GatewayReport("g", 1, 0.0, queued={"shared/main/a": 3, "shared/main": 9, "x/y/z": 0})
-    waiting = held_requests([report])
-    assert waiting == {("shared", "a"): 3}
-    with Store.open(tmp_path / "zeropull.db") as store:
-        component = sleeping.components["a"]
-        store.put(component)
-        wake_components(store, {}, waiting, 100.0)
-        assert store.require(InferenceComponent, component.key).document == component
-        store.put(SLEEPERS_TARGET)
-        held = {ACCOUNT: frozenset({"a"})}
-        for _ in range(2):
-            wake_components(store, held, waiting, 100.0)
-        woken = store.require(InferenceComponent, component.key).document
-        assert woken.desired_copies == 1
-        assert woken.status is ComponentStatus.UPDATING
-        assert "3 request(s) wait" in woken.cause
-        (activity,) = store.select(ScalingActivity)
-        assert activity.document.description == "Setting desired copy count to 1."
-
-
-def test_what_woke_a_component_ends_as_any_other_activity(
-    sleeping: ComponentWorld, tmp_path: Path
-) -> None:
-    """The log of its target is in memory already when the component is woken."""
-    with Store.open(tmp_path / "zeropull.db") as store:
-        component = sleeping.components["a"]
-        store.put(component)
-        store.put(SLEEPERS_TARGET)
-        log = ActivityLog(store, SLEEPERS_TARGET)
-        log.follow(ScaledComponent(component), "", 99.0)
-        wake_components(store, {ACCOUNT: frozenset({"a"})}, {("shared", "a"): 3}, 100.0)
-        serving = replace(
-            component, status=ComponentStatus.IN_SERVICE, desired_copies=1, current_copies=1
-        )
-        log.follow(ScaledComponent(serving), "", 101.0)
-        (activity,) = store.select(ScalingActivity)
-        assert (activity.document.status, activity.document.ended_s) == ("Successful", 101.0)

@@ -1,23 +1,18 @@
-"""Alarms are evaluated when they are due, and those in ALARM roll an update back."""
+"""Alarms are evaluated when they are due."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.reconcilers import component_world
-from tests.unit.reconcilers.endpoint_world import World, deployment, serving
 from zeropull.metricstore.points import Point
 from zeropull.metricstore.store import MetricKey, MetricStore
 from zeropull.resources.alarms import AlarmHistory, MetricAlarm
-from zeropull.resources.endpoint_configs import BlueGreenPolicy, UpdatePolicy
-from zeropull.resources.endpoints import EndpointStatus
-from zeropull.scaling.alarms import evaluate_alarms, rollback_alarms
+from zeropull.scaling.alarms import alarms_evaluated
 from zeropull.statestore import Store
 
 ACCOUNT = "000000000000"
@@ -48,6 +43,14 @@ def put_alarm(store: Store, name: str = "errors", **more: Any) -> None:
     )
 
 
+def evaluated(store: Store, metrics: MetricStore, now_s: float) -> set[str]:
+    """Keys of the alarms that were due."""
+    due: set[str] = set()
+    for _ in alarms_evaluated(store, metrics, now_s, due):
+        pass
+    return due
+
+
 def state(store: Store, name: str = "errors") -> str:
     return store.require(MetricAlarm, f"{ACCOUNT}/{name}").document.state
 
@@ -57,7 +60,7 @@ def test_a_transition_is_kept_with_reason_data_and_history(
 ) -> None:
     put_alarm(store)
     metrics.observe(KEY, NOW_S - 5, 3.0, resolution=1)
-    assert evaluate_alarms(store, metrics, NOW_S) == {f"{ACCOUNT}/errors"}
+    assert evaluated(store, metrics, NOW_S) == {f"{ACCOUNT}/errors"}
     alarm = store.require(MetricAlarm, f"{ACCOUNT}/errors").document
     assert alarm.state == "ALARM"
     assert "was greater than the threshold (0.0)" in alarm.state_reason
@@ -74,7 +77,7 @@ def test_the_actions_of_a_transition_are_in_the_history(store: Store, metrics: M
     policy, mail = "arn:aws:autoscaling:r:1:scalingPolicy:p", "arn:aws:sns:r:1:mail"
     put_alarm(store, AlarmActions=[policy, mail])
     metrics.observe(KEY, NOW_S - 5, 3.0, resolution=1)
-    evaluate_alarms(store, metrics, NOW_S)
+    evaluated(store, metrics, NOW_S)
     history = store.require(AlarmHistory, f"{ACCOUNT}/errors").document
     actions = [event.summary for event in history.events if event.kind_of == "Action"]
     assert actions[0] == f"Successfully executed action {policy}"
@@ -89,9 +92,9 @@ def test_a_period_of_five_minutes_ends_every_minute(store: Store, metrics: Metri
     for minute in range(5):
         metrics.observe(KEY, NOW_S - 60 * minute - 30, 1.5)
     assert NOW_S % 300
-    evaluate_alarms(store, metrics, NOW_S)
+    evaluated(store, metrics, NOW_S)
     assert state(store) == "ALARM"  # 7.5 in the five minutes that have just ended
-    evaluate_alarms(store, metrics, NOW_S + 120)
+    evaluated(store, metrics, NOW_S + 120)
     assert state(store) == "OK"  # 4.5 in those that end two minutes later
 
 
@@ -104,11 +107,11 @@ def test_a_percentile_of_few_samples_keeps_the_state_when_asked_to(
     point = Point()
     point.add(7.0, 99, with_sketch=True)
     metrics.add(KEY, NOW_S - 5, point, resolution=1)
-    evaluate_alarms(store, metrics, NOW_S)
+    evaluated(store, metrics, NOW_S)
     assert (state(store, "evaluates"), state(store, "ignores")) == ("ALARM", "INSUFFICIENT_DATA")
     point.add(7.0, 1, with_sketch=True)
     metrics.add(KEY, NOW_S + 5, point, resolution=1)
-    evaluate_alarms(store, metrics, NOW_S + 10)
+    evaluated(store, metrics, NOW_S + 10)
     assert state(store, "ignores") == "ALARM"  # 10 / (1 - 0.9) samples are enough
 
 
@@ -127,7 +130,7 @@ def test_what_an_older_version_let_in_does_not_stop_the_others(
     put_alarm(store, "broken", **change)
     put_alarm(store)
     metrics.observe(KEY, NOW_S - 5, 3.0, resolution=1)
-    assert evaluate_alarms(store, metrics, NOW_S) == {f"{ACCOUNT}/errors"}
+    assert evaluated(store, metrics, NOW_S) == {f"{ACCOUNT}/errors"}
     assert state(store) == "ALARM"
 
 
@@ -136,8 +139,8 @@ def test_alarms_by_the_minute_are_evaluated_once_a_minute(
 ) -> None:
     put_alarm(store, "slow", Period=60)
     put_alarm(store, "quick")
-    assert evaluate_alarms(store, metrics, NOW_S) == {f"{ACCOUNT}/slow", f"{ACCOUNT}/quick"}
-    assert evaluate_alarms(store, metrics, NOW_S + 10) == {f"{ACCOUNT}/quick"}
+    assert evaluated(store, metrics, NOW_S) == {f"{ACCOUNT}/slow", f"{ACCOUNT}/quick"}
+    assert evaluated(store, metrics, NOW_S + 10) == {f"{ACCOUNT}/quick"}
 
 
 def test_one_alarm_that_cannot_be_evaluated_leaves_the_others_alone(
@@ -147,54 +150,5 @@ def test_one_alarm_that_cannot_be_evaluated_leaves_the_others_alone(
     put_alarm(store, "broken", Metrics=queries)
     put_alarm(store)
     metrics.observe(KEY, NOW_S - 5, 3.0, resolution=1)
-    evaluate_alarms(store, metrics, NOW_S)
+    evaluated(store, metrics, NOW_S)
     assert state(store) == "ALARM"
-
-
-def test_an_alarm_in_alarm_while_baking_rolls_the_update_back(
-    store: Store, metrics: MetricStore
-) -> None:
-    put_alarm(store)
-    put_alarm(store, "unrelated")
-    world = updating("errors")
-    world.alarms = rollback_alarms(store, world.endpoint)
-    assert world.alarms == frozenset()
-    world.settle(5)
-    assert world.endpoint.status is EndpointStatus.UPDATING
-    metrics.observe(KEY, NOW_S - 5, 1.0, resolution=1)
-    evaluate_alarms(store, metrics, NOW_S)
-    assert state(store, "unrelated") == "ALARM"
-    world.alarms = rollback_alarms(store, world.endpoint)
-    assert world.alarms == {"errors"}
-    world.plan()
-    assert world.endpoint.status is EndpointStatus.ROLLING_BACK
-    assert "alarm errors is in ALARM" in world.endpoint.failure_reason
-    assert rollback_alarms(store, world.endpoint) == frozenset()
-
-
-def test_the_alarms_of_a_components_update_are_looked_at_too(
-    store: Store, metrics: MetricStore
-) -> None:
-    put_alarm(store)
-    put_alarm(store, "unrelated")
-    metrics.observe(KEY, NOW_S - 5, 1.0, resolution=1)
-    evaluate_alarms(store, metrics, NOW_S)
-    made = component_world.world()
-    made.add("one")
-    made.settle()
-    policy = UpdatePolicy(None, None, ("errors",))
-    made.change("one", pending=component_world.version("repo/b:1", policy=policy))
-    components = made.components.values()
-    assert rollback_alarms(store, made.endpoint) == frozenset()
-    assert rollback_alarms(store, made.endpoint, components) == {"errors"}
-
-
-def updating(alarm: str) -> World:
-    policy = UpdatePolicy(BlueGreenPolicy("ALL_AT_ONCE", 60.0), rollback_alarms=(alarm,))
-    world = serving(1)
-    world.endpoint = replace(
-        world.endpoint,
-        status=EndpointStatus.UPDATING,
-        pending=deployment(1, started_s=world.now_s, policy=policy),
-    )
-    return world
