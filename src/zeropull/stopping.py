@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from zeropull.errors import Unavailable
 
-_COPIED_BYTES = 4 << 20  # between two looks at the event
-_SYNCED_BYTES = 64 << 20  # so that no fsync at the end keeps a stop waiting for long
 T = TypeVar("T")
 
 
@@ -38,23 +34,3 @@ def check_stop(stop: threading.Event | None) -> None:
     """Raises Unavailable once the event is set."""
     if stop is not None and stop.is_set():
         raise Unavailable("the work was stopped")
-
-
-def copy_file(source: Path, target: Path, stop: threading.Event | None) -> None:
-    """Copy to the new file `target` and sync it.
-
-    Raises:
-        Unavailable: it was stopped; part of the file is there.
-    """
-    with source.open("rb") as reader, target.open("xb") as writer:
-        unsynced = 0
-        while chunk := reader.read(_COPIED_BYTES):
-            check_stop(stop)
-            writer.write(chunk)
-            unsynced += len(chunk)
-            if unsynced >= _SYNCED_BYTES:
-                writer.flush()
-                os.fdatasync(writer.fileno())
-                unsynced = 0
-        writer.flush()
-        os.fsync(writer.fileno())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 from zeropull.errors import InvalidInput
+from zeropull.linux.files import replace_file
 from zeropull.resources.accounts import Account, StoredKey
 from zeropull.statestore import Store
 
@@ -60,17 +60,7 @@ def write_credentials_file(path: Path, key: StoredKey, region: str) -> None:
         f"aws_secret_access_key = {key.secret_access_key}\n"
         f"region = {region}\n"
     )
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(fd)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, text)
 
 
 class KeyRing:

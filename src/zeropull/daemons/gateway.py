@@ -16,6 +16,7 @@ import uvloop
 from zeropull.controlapi.client import ControlClient
 from zeropull.gateway.control_link import ControlLink
 from zeropull.gateway.server import Gateway
+from zeropull.linux.files import EVERYBODY_READS, replace_file
 from zeropull.resources.settings import Settings
 from zeropull.telemetry import configure_logging, get_logger
 
@@ -59,7 +60,8 @@ async def run(settings: Settings) -> None:
         link.load_routes()
         async with gateway:
             host, port = gateway.address
-            _write_address(run_dir / "address", f"{host}:{port}\n")
+            address = f"{host}:{port}\n"
+            replace_file(run_dir / "address", address, mode=EVERYBODY_READS, is_durable=False)
             gc.collect()
             gc.freeze()  # what start-up made stays: no collection need walk through it
             log.info("gateway listens", host=host, port=port)
@@ -77,12 +79,6 @@ async def run(settings: Settings) -> None:
             log.info("last report not delivered in time")
     if not linked.cancelled() and (error := linked.exception()) is not None:
         raise error
-
-
-def _write_address(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="ascii")
-    temporary.rename(path)
 
 
 def _raise_file_limit() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from zeropull.linux.files import EVERYBODY_READS, replace_file
 from zeropull.providers.local.names import NETNS_DIR
 from zeropull.providers.local.spawner import READY, STARTED, Spawn
 
@@ -90,9 +91,8 @@ def _move(spawn: Spawn) -> None:
         os.close(namespace)
     for file in spawn.cgroup_files:
         Path(file).write_text("0")
-    written = Path(f"{spawn.pid_file}.tmp")
-    written.write_text(Path("/proc/self/stat").read_text())
-    written.rename(spawn.pid_file)
+    stat = Path("/proc/self/stat").read_text()
+    replace_file(Path(spawn.pid_file), stat, mode=EVERYBODY_READS, is_durable=False)
 
 
 def _show(words: list[str]) -> None:

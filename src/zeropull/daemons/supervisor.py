@@ -25,6 +25,7 @@ import msgspec
 
 from zeropull.admin.client import admin_call
 from zeropull.errors import Conflict, Unavailable
+from zeropull.linux.files import replace_file
 from zeropull.resources.settings import Settings
 from zeropull.telemetry import get_logger
 
@@ -206,26 +207,14 @@ def with_token(settings: Settings) -> Settings:
     path = settings.state_dir / "gateway.token"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists() or path.stat().st_size == 0:  # empty: the machine lost power once
-        temporary = path.with_name(".gateway.token")
-        temporary.unlink(missing_ok=True)
-        temporary.touch(mode=0o600)
-        with temporary.open("w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_file(path, secrets.token_hex(32))
     return replace(settings, gateway_token=path.read_text(encoding="ascii"))
 
 
 def write_settings(settings: Settings) -> None:
     """R/settings.json, which has secrets: readable by its owner only."""
     settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = settings.settings_file
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.touch(mode=0o600)
-    temporary.write_bytes(msgspec.json.encode(settings))
-    temporary.replace(path)
+    replace_file(settings.settings_file, msgspec.json.encode(settings), is_durable=False)
 
 
 async def _refuse_taken_port(settings: Settings) -> None:

@@ -7,7 +7,6 @@ control plane or not.
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import msgspec
@@ -16,6 +15,7 @@ from zeropull.controlapi.client import ControlClient
 from zeropull.controlapi.messages import GatewayReport, Routes, WaitingRequests
 from zeropull.errors import AccessDenied, Unavailable
 from zeropull.gateway.server import MAX_REPORTED, Gateway
+from zeropull.linux.files import replace_file
 from zeropull.telemetry import get_logger
 
 RETRY_S = 0.2  # first pause after a failed call; doubles up to RETRY_MAX_S
@@ -135,12 +135,7 @@ class ControlLink:
 
     def _keep(self, routes: Routes) -> None:
         # It holds the keys: nobody else may read it.
-        temporary = self._routes_file.with_suffix(".tmp")
         try:
-            temporary.unlink(missing_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(routes))
-            temporary.rename(self._routes_file)
+            replace_file(self._routes_file, msgspec.json.encode(routes), is_durable=False)
         except OSError as error:
             log.warning("routes are not kept", path=str(self._routes_file), reason=str(error))

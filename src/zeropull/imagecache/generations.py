@@ -32,7 +32,6 @@ from zeropull.layers.layout import (
     GenerationIndex,
     LayerIndex,
     encode_index,
-    fsync_directory,
     generation_blob,
     generation_layer,
     generation_profile,
@@ -40,11 +39,12 @@ from zeropull.layers.layout import (
     write_durably,
 )
 from zeropull.layers.verify import verify_metadata
+from zeropull.linux.files import EVERYBODY_READS, copy_file, replace_file, sync_folder
 from zeropull.oci.digests import digest_of, hex_of
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.protocol import Volume
 from zeropull.startprofiles.profile import decode_profile
-from zeropull.stopping import check_stop, copy_file
+from zeropull.stopping import check_stop
 
 _BUILDING, _REMOVED, _PURGE = ".building-", ".removed-", ".purge-"
 
@@ -155,11 +155,11 @@ class GenerationStore:
             content = encode_index(index)
             write_durably(building / GENERATION_FILE, content)
             for directory in (building / "blobs", building / "layers", building):
-                fsync_directory(directory)
+                sync_folder(directory)
             target = parent / str(number)
             check_stop(stop)
             building.rename(target)
-            fsync_directory(parent)
+            sync_folder(parent)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull(f"no room for generation {number} in {parent}") from error
@@ -193,10 +193,7 @@ class GenerationStore:
         if target.exists():
             return False
         target.parent.mkdir(exist_ok=True)
-        temporary = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
-        write_durably(temporary, content)
-        temporary.replace(target)
-        fsync_directory(target.parent)
+        replace_file(target, content, mode=EVERYBODY_READS)
         return True
 
     def remove_old(self, endpoint_uid: str, keep: set[int]) -> Removed:
@@ -215,7 +212,7 @@ class GenerationStore:
             (parent / str(generation)).rename(aside)
         except FileNotFoundError:
             return Removed()
-        fsync_directory(parent)
+        sync_folder(parent)
         return _remove_tree(aside)
 
     def purge(self, endpoint_uid: str) -> Removed:
@@ -225,7 +222,7 @@ class GenerationStore:
         directory = self._endpoint(endpoint_uid)
         try:
             directory.rename(self.root / f"{_PURGE}{endpoint_uid}-{secrets.token_hex(4)}")
-            fsync_directory(self.root)
+            sync_folder(self.root)
         except FileNotFoundError:
             pass
         for left in self.root.glob(f"{_PURGE}{endpoint_uid}-*"):
@@ -334,7 +331,7 @@ class GenerationStore:
             target.mkdir()
             for name in LAYER_FILES:
                 _link_or_copy(source / name, target / name, stop)
-            fsync_directory(target)
+            sync_folder(target)
             digest = digest_of((target / LAYER_FILE).read_bytes())
             if verify_metadata(target, digest=digest) != index:
                 raise IntegrityError(f"{source} changed while it was collected")
@@ -394,7 +391,7 @@ def _write_blobs(
         for manifest_digest, content in profiles.items():
             hex_of(manifest_digest)
             write_durably(generation_profile(building, manifest_digest), content)
-        fsync_directory(building / "profiles")
+        sync_folder(building / "profiles")
 
 
 def _link_or_copy(source: Path, target: Path, stop: threading.Event | None) -> None:

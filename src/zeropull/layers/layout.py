@@ -160,7 +160,7 @@ def encode_index(index: LayerIndex | GenerationIndex) -> bytes:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a new file and bring it to the disk; its directory is the caller's to fsync."""
+    """Write a new file and bring it to the disk. The caller syncs its folder."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -181,14 +181,6 @@ def write_all_durably(contents: Mapping[Path, bytes], written: Path) -> None:
             files.append(new)
         for file in files:
             os.fsync(file.fileno())
-
-
-def fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _Index = TypeVar("_Index", LayerIndex, GenerationIndex)

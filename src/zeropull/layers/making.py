@@ -29,11 +29,11 @@ from zeropull.layers.layout import (
     FileRecord,
     LayerIndex,
     encode_index,
-    fsync_directory,
     write_all_durably,
 )
 from zeropull.layers.tar_stream import TarStream
 from zeropull.layers.verify import verify_metadata
+from zeropull.linux.files import sync_folder
 from zeropull.oci.digests import digest_of
 
 
@@ -227,7 +227,7 @@ def _finish(converted: _Converted, lowers: LowerLayers) -> None:
             },
             directory / DATA_FILE,
         )
-        fsync_directory(directory)
+        sync_folder(directory)
     except OSError as error:
         raise disk_error(error, directory) from error
 

@@ -25,12 +25,12 @@ from zeropull.layers.data_file import disk_error
 from zeropull.layers.layout import (
     LAYER_FILE,
     TEMPORARY_PREFIX,
-    fsync_directory,
     layer_directory,
 )
 from zeropull.layers.maker_pool import Maker, MakerPool, Place
 from zeropull.layers.making import LayerJob, MadeLayer
 from zeropull.layers.thread_switching import short_switch_interval
+from zeropull.linux.files import sync_folder
 from zeropull.oci.digests import hex_of
 from zeropull.oci.images import ResolvedImage
 from zeropull.registry.blobs import BlobSource, open_blob
@@ -188,7 +188,7 @@ async def pull_layers(
             for layer in layers:
                 await layer
             # A layer whose name a crash takes back is pulled again: once for all is enough.
-            await pull.in_thread(lambda: fsync_directory(layer_store))
+            await pull.in_thread(lambda: sync_folder(layer_store))
             reporter.cancel()
     except* ZeropullError as errors:
         raise _first(errors) from None

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from pathlib import Path
+
+from zeropull.stopping import check_stop
 
 OWNER_ONLY = 0o600
 EVERYBODY_READS = 0o644
+_COPIED_BYTES = 4 << 20  # between two looks at the event
+_SYNCED_BYTES = 64 << 20  # so that no fsync at the end keeps a stop waiting for long
 
 
 def replace_file(
@@ -54,6 +59,26 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def copy_file(source: Path, target: Path, stop: threading.Event | None) -> None:
+    """Copy to the new file `target` and sync it.
+
+    Raises:
+        Unavailable: it was stopped; part of the file is there.
+    """
+    with source.open("rb") as reader, target.open("xb") as writer:
+        unsynced = 0
+        while chunk := reader.read(_COPIED_BYTES):
+            check_stop(stop)
+            writer.write(chunk)
+            unsynced += len(chunk)
+            if unsynced >= _SYNCED_BYTES:
+                writer.flush()
+                os.fdatasync(writer.fileno())
+                unsynced = 0
+        writer.flush()
+        os.fsync(writer.fileno())
 
 
 def _open_alone(path: Path) -> int:

@@ -12,8 +12,6 @@ since everything of a node ends with its machine.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ import msgspec
 
 from zeropull.controlapi.messages import CopyAssignment, CopyState, FailureKind, NodeAssignment
 from zeropull.errors import InvalidInput
+from zeropull.linux.files import replace_file
 from zeropull.oci.digests import digest_of, hex_of
 from zeropull.resources.stages import Stage, StageRecord
 from zeropull.telemetry import get_logger
@@ -149,10 +148,4 @@ class AgentRecords:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    temporary.replace(path)
+    replace_file(path, content, is_durable=False)

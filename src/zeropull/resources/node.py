@@ -5,13 +5,13 @@ Everything that changes later comes by watching the assignment.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from zeropull.errors import ConfigurationError
+from zeropull.linux.files import replace_file
 
 SNAPSHOTTER = "zeropull"  # name of our plugin in containerd
 MODEL_LINK_SHARE = 0.2
@@ -140,11 +140,5 @@ def read_node_config(path: Path) -> NodeConfig:
 
 
 def write_node_config(path: Path, config: NodeConfig) -> None:
-    """Write `node.json` by rename, readable by its owner only since it holds the node's token."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(config), indent=2))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Replace `node.json`. It holds the node's token, so only its owner can read it."""
+    replace_file(path, msgspec.json.format(msgspec.json.encode(config), indent=2))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from zeropull.linux.files import EVERYBODY_READS, replace_file, sync_folder
+from zeropull.errors import Unavailable
+from zeropull.linux.files import EVERYBODY_READS, copy_file, replace_file, sync_folder
 
 
 def test_the_content_replaces_what_was_there(tmp_path: Path) -> None:
@@ -81,3 +82,27 @@ def test_only_a_folder_can_be_synced_as_one(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
         sync_folder(tmp_path / "file")
+
+
+def test_a_copy_has_the_same_bytes(tmp_path: Path) -> None:
+    content = os.urandom(5 << 20)
+    (tmp_path / "source").write_bytes(content)
+    copy_file(tmp_path / "source", tmp_path / "target", None)
+    assert (tmp_path / "target").read_bytes() == content
+
+
+def test_a_copy_replaces_nothing(tmp_path: Path) -> None:
+    for name in ("source", "target"):
+        (tmp_path / name).write_text(name)
+    with pytest.raises(FileExistsError):
+        copy_file(tmp_path / "source", tmp_path / "target", None)
+    assert (tmp_path / "target").read_text() == "target"
+
+
+def test_a_stopped_copy_ends_early(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    (tmp_path / "source").write_bytes(bytes(1 << 20))
+    with pytest.raises(Unavailable, match="stopped"):
+        copy_file(tmp_path / "source", tmp_path / "target", stop)
+    assert (tmp_path / "target").stat().st_size == 0

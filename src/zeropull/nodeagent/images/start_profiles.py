@@ -9,7 +9,6 @@ brings it into the generation.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import threading
 import time
@@ -19,7 +18,8 @@ from typing import Any
 
 from zeropull.controlapi.messages import NodeAssignment
 from zeropull.errors import IntegrityError, NotFound, ZeropullError
-from zeropull.layers.layout import generation_profile, write_durably
+from zeropull.layers.layout import generation_profile
+from zeropull.linux.files import EVERYBODY_READS, replace_file
 from zeropull.nodeagent.images.catalog import Catalog
 from zeropull.nodeagent.images.image_on_node import ImageOnNode
 from zeropull.nodeagent.quiet_times import Launches, Patience, low_priority
@@ -209,8 +209,4 @@ class StartProfiles:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    write_durably(temporary, content)
-    temporary.replace(path)
+    replace_file(path, content, mode=EVERYBODY_READS)

@@ -10,8 +10,9 @@ import threading
 from pathlib import Path
 
 from zeropull.errors import Conflict, DiskFull, NotFound, Unavailable
+from zeropull.linux.files import copy_file, sync_folder
 from zeropull.linux.mounts import mounts_below
-from zeropull.stopping import check_stop, copy_file
+from zeropull.stopping import check_stop
 
 _FICLONE = 0x40049409
 
@@ -46,7 +47,7 @@ def collect_directory(source: Path, into: Path, stop: threading.Event | None = N
             for entry in entries:
                 if entry.is_file(follow_symlinks=False):
                     _link_or_copy(Path(entry.path), into / entry.name, stop)
-        _sync(into)
+        sync_folder(into)
     except (OSError, Unavailable) as error:
         shutil.rmtree(into, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -121,11 +122,3 @@ def _clone(source: Path, target: Path) -> bool:
             return False
         os.fsync(writer.fileno())
     return True
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,12 +6,12 @@ launch or a repair needs to be finished by another process than the one that beg
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
+from zeropull.linux.files import replace_file
 from zeropull.providers.local.names import INSTANCE_ID, FleetNames, InstanceNames
 from zeropull.providers.protocol import LaunchRequest, MachineShape, Volume
 
@@ -72,14 +72,8 @@ def read_record(names: InstanceNames) -> InstanceRecord | None:
 
 
 def write_record(names: InstanceNames, record: InstanceRecord) -> None:
-    """By rename and readable by its owner only: it holds the node's token."""
-    temporary = names.record_file.with_name(".instance.json.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(record))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(names.record_file)
+    """Replace the record. It holds the node's token, so only its owner can read it."""
+    replace_file(names.record_file, msgspec.json.encode(record))
 
 
 def instance_folders(names: FleetNames) -> list[str]:
