@@ -102,6 +102,8 @@ class CopyLife:
 
     async def _prepare(self) -> tuple[ImageOnNode, list[ModelOnNode]]:
         first_tried_s = self.record.first_tried_s or self._clock()
+        # Here and not later: a layer may be found damaged while the container is being made.
+        self._replace.clear()
         self._update(state=CopyState.PREPARING, first_tried_s=first_tried_s, next_start_s=None)
         self._begin(Stage.IMAGE)
         self._begin(Stage.MODEL)
@@ -229,7 +231,6 @@ class CopyLife:
 
     async def _watch(self) -> Failure:
         """Until the container has to be replaced; says why."""
-        self._replace.clear()
         exited = asyncio.create_task(self._services.launcher.containers.wait(self.copy_id))
         replaced = asyncio.create_task(self._replace.wait())
         pinged = asyncio.create_task(self._watch_health())
