@@ -13,7 +13,8 @@ from zstandard import ZstdDecompressor
 
 from tests.fixtures.images import Blob, Image
 from zeropull.oci.digests import hex_of
-from zeropull.oci.images import Descriptor, ResolvedImage
+from zeropull.oci.images import ResolvedImage
+from zeropull.registry.blobs import BlobSource, open_blob
 from zeropull.registry.client import RegistryClient
 from zeropull.registry.credentials import load_docker_config
 
@@ -44,7 +45,7 @@ async def _copy(reference: str, folder: Path, say: Callable[[str], None]) -> tup
         for layer, path in zip(image.layers, paths, strict=True):
             if not path.exists():
                 say(f"copying {layer.size / 1e6:.0f} MB of {reference}")
-                await asyncio.to_thread(_fetch, client, reference, layer, path)
+                await asyncio.to_thread(_fetch, await client.blob_source(reference, layer), path)
     unpacked = files = 0
     for path in paths:
         counted = await asyncio.to_thread(_count, path)
@@ -52,9 +53,9 @@ async def _copy(reference: str, folder: Path, say: Callable[[str], None]) -> tup
     return _as_pushed(image, paths), unpacked, files
 
 
-def _fetch(client: RegistryClient, reference: str, layer: Descriptor, path: Path) -> None:
+def _fetch(source: BlobSource, path: Path) -> None:
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as file, client.blob_stream(reference, layer) as parts:
+    with partial.open("wb") as file, open_blob(source) as parts:
         for part in parts:
             file.write(part)
     partial.replace(path)

@@ -16,7 +16,8 @@ attributes. Secrets never appear in either. Translation to AWS error codes happe
     ├── Unavailable             the other side does not answer: retry with backoff
     ├── AccessDenied            credentials missing, wrong or insufficient
     ├── ImageError              this image can never run here (format, absurd layer)
-    │   └── PlatformError       it is built for another platform: build it for this one
+    │   ├── PlatformError       it is built for another platform: build it for this one
+    │   └── UnreadableImage     our own reading does not know its format: containerd may
     ├── ArtifactError           this model artifact can never be used (missing, truncated, unsafe)
     └── ContainerError          the container exited, or never became healthy
 """
@@ -78,6 +79,17 @@ class ImageError(ZeropullError):
 
 class PlatformError(ImageError):
     """The image is built for another operating system or processor."""
+
+
+class UnreadableImage(ImageError):
+    """Our own reading does not know the image's format; containerd's own pull may.
+
+    `manifest_digest` is what it can be pulled by, "" while that is not known.
+    """
+
+    def __init__(self, message: str, *, manifest_digest: str = "") -> None:
+        super().__init__(message)
+        self.manifest_digest = manifest_digest
 
 
 class ArtifactError(ZeropullError):

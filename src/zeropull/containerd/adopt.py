@@ -113,7 +113,7 @@ def _documents(
     """Digest, content and labels of config and manifest."""
     try:
         manifest = json.loads(image.manifest)
-        layers = [layer["digest"] for layer in manifest["layers"]]
+        layers = [layer["digest"] for layer in manifest.get("layers") or ()]
         config = manifest["config"]["digest"]
     except (ValueError, KeyError, TypeError) as error:
         raise ImageError(f"{image.reference}: {image.manifest_digest} is no manifest") from error

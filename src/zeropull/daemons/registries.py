@@ -6,7 +6,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from zeropull.controlapi.messages import RegistryAccess
-from zeropull.errors import ZeropullError
+from zeropull.errors import UnreadableImage, ZeropullError
 from zeropull.oci.images import ResolvedImage
 from zeropull.oci.references import parse_reference
 from zeropull.registry import RegistryClient
@@ -51,8 +51,18 @@ class Registries:
         return self.access(parse_reference(reference).registry)
 
     async def resolve(self, reference: str) -> ResolvedImage:
-        """What the reference means now."""
-        image = await self.client.resolve(reference)
+        """What the reference means now.
+
+        An image that only containerd may be able to read is its digest and nothing else: nodes
+        have containerd pull it.
+        """
+        try:
+            image = await self.client.resolve(reference)
+        except UnreadableImage as error:
+            if not error.manifest_digest:
+                raise
+            log.warning("image is left to containerd", image=reference, reason=error.reason)
+            return ResolvedImage(reference, error.manifest_digest, "", b"", "", b"", (), ())
         self._remember(image)
         return image
 

@@ -6,27 +6,20 @@ The small calls block, in a thread each; blobs are read through `zeropull.regist
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from zeropull.errors import AccessDenied, ImageError, IntegrityError, NotFound, Unavailable
+from zeropull.linux.processor import native_platform
 from zeropull.oci.digests import digest_of
 from zeropull.oci.images import Descriptor, ResolvedImage
+from zeropull.oci.platforms import Platform
 from zeropull.oci.references import Reference, parse_reference
 from zeropull.registry.auth import Authorizer
-from zeropull.registry.blobs import DEFAULT_CONNECTIONS, DEFAULT_PART_BYTES, open_blob
+from zeropull.registry.choosing import Document, find_image
 from zeropull.registry.http import Answer, is_loopback, request, split_host
-from zeropull.registry.manifests import (
-    ACCEPTED,
-    Index,
-    Platform,
-    choose,
-    read_diff_ids,
-    read_manifest,
-)
+from zeropull.registry.manifests import ACCEPTED
 from zeropull.registry.source import BlobSource
 from zeropull.resources.sources import RegistryAccess
 
@@ -64,8 +57,10 @@ class RegistryClient:
     ) -> None:
         self._authorizers.clear()
 
-    async def resolve(self, reference: str, *, platform: str = "linux/amd64") -> ResolvedImage:
+    async def resolve(self, reference: str, *, platform: str | None = None) -> ResolvedImage:
         """The image that the reference means now, for one platform, every digest verified.
+
+        `platform` None: this machine's, with the highest level of amd64 that its processor has.
 
         Raises:
             InvalidInput: not a reference.
@@ -73,44 +68,28 @@ class RegistryClient:
             AccessDenied, Unavailable: it does not let us in, or cannot be reached.
             ImageError: it is not an image.
             PlatformError: it is not one for this platform.
+            UnreadableImage: only containerd may be able to read it.
             IntegrityError: bytes that do not match their digest.
         """
         parsed = parse_reference(reference)
-        return await asyncio.to_thread(
-            self._resolve, reference, parsed, parsed.wanted, Platform.parse(platform)
-        )
+        wanted = Platform.parse(platform or native_platform())
+        return await asyncio.to_thread(self._resolve, reference, parsed, parsed.wanted, wanted)
 
-    async def fetch_manifest_image(
-        self, reference: str, manifest_digest: str, *, platform: str = "linux/amd64"
-    ) -> ResolvedImage:
-        """The image with this digest, wherever the reference's tag points by now."""
+    async def fetch_manifest_image(self, reference: str, manifest_digest: str) -> ResolvedImage:
+        """The image with this digest, wherever the reference's tag points by now.
+
+        For a digest that `resolve` gave: the platform is not looked at again, since an index may
+        say another one than the config.
+
+        Raises:
+            As `resolve`, without PlatformError.
+        """
         parsed = parse_reference(reference)
-        return await asyncio.to_thread(
-            self._resolve, reference, parsed, manifest_digest, Platform.parse(platform)
-        )
+        return await asyncio.to_thread(self._resolve, reference, parsed, manifest_digest, None)
 
     async def blob_source(self, reference: str, layer: Descriptor) -> BlobSource:
         """What a thread or process needs to read one blob."""
         return await asyncio.to_thread(self._blob_source, reference, layer)
-
-    def blob_stream(
-        self,
-        reference: str,
-        layer: Descriptor,
-        *,
-        connections: int = DEFAULT_CONNECTIONS,
-        part_bytes: int = DEFAULT_PART_BYTES,
-        stop: threading.Event | None = None,
-        on_bytes: Callable[[int], None] | None = None,
-    ) -> AbstractContextManager[Iterator[memoryview]]:
-        """`open_blob` for a caller that runs in a thread and has the client at hand. It blocks."""
-        return open_blob(
-            self._blob_source(reference, layer),
-            connections=connections,
-            part_bytes=part_bytes,
-            stop=stop,
-            on_bytes=on_bytes,
-        )
 
     def _blob_source(self, reference: str, layer: Descriptor) -> BlobSource:
         parsed = parse_reference(reference)
@@ -128,58 +107,12 @@ class RegistryClient:
         )
 
     def _resolve(
-        self, text: str, reference: Reference, wanted: str, platform: Platform
+        self, text: str, reference: Reference, wanted: str, platform: Platform | None
     ) -> ResolvedImage:
-        access = self._access(reference.registry)
-        content, content_type = self._manifest(text, reference, access, wanted)
-        manifest = read_manifest(text, content, content_type)
-        if isinstance(manifest, Index):
-            chosen = choose(text, manifest, platform)
-            content, content_type = self._manifest(text, reference, access, chosen.digest)
-            manifest = read_manifest(text, content, content_type)
-            if isinstance(manifest, Index):
-                raise ImageError(f"image {text}: its index leads to another index")
-        config = self._config(text, reference, access, manifest.config)
-        diff_ids = read_diff_ids(text, config, platform, manifest.layers)
-        return ResolvedImage(
-            reference=text,
-            manifest_digest=digest_of(content),
-            manifest_media_type=manifest.media_type,
-            manifest=content,
-            config_digest=manifest.config.digest,
-            config=config,
-            layers=manifest.layers,
-            diff_ids=diff_ids,
-        )
+        documents = _DocumentsOf(self, text, reference, self._access(reference.registry))
+        return find_image(text, documents.manifest(wanted), platform, documents)
 
-    def _manifest(
-        self, text: str, reference: Reference, access: RegistryAccess | None, wanted: str
-    ) -> tuple[bytes, str]:
-        answer = self._get(text, reference, access, f"manifests/{wanted}", _MAX_MANIFEST_BYTES)
-        # A tag's own digest is only known from the bytes; a header that differs tells of damage.
-        expected = wanted if ":" in wanted else answer.headers.get("docker-content-digest")
-        actual = digest_of(answer.body)
-        if expected is not None and expected.startswith("sha256:") and actual != expected:
-            raise IntegrityError(
-                f"image {text}: registry {reference.registry} sent a manifest with digest {actual} "
-                f"for {expected}"
-            )
-        return answer.body, answer.headers.get("content-type", "")
-
-    def _config(
-        self, text: str, reference: Reference, access: RegistryAccess | None, config: Descriptor
-    ) -> bytes:
-        if config.size > _MAX_CONFIG_BYTES:
-            raise ImageError(f"image {text}: a config of {config.size:,} bytes is too large")
-        answer = self._get(text, reference, access, f"blobs/{config.digest}", _MAX_CONFIG_BYTES)
-        if digest_of(answer.body) != config.digest:
-            raise IntegrityError(
-                f"image {text}: the config that registry {reference.registry} sent has digest "
-                f"{digest_of(answer.body)}, and its manifest says {config.digest}"
-            )
-        return answer.body
-
-    def _get(
+    def get(
         self,
         text: str,
         reference: Reference,
@@ -231,3 +164,44 @@ class RegistryClient:
         host = _HUB_HOST if reference.registry == "docker.io" else reference.registry
         plain = (access is not None and access.plain_http) or is_loopback(split_host(host))
         return f"{'http' if plain else 'https'}://{host}/v2/{reference.repository}/{path}"
+
+
+class _DocumentsOf:
+    """The documents of one image at its registry (`zeropull.registry.choosing.Documents`)."""
+
+    def __init__(
+        self, client: RegistryClient, text: str, reference: Reference, access: RegistryAccess | None
+    ) -> None:
+        self._client = client
+        self._text = text
+        self._reference = reference
+        self._access = access
+
+    def manifest(self, digest: str) -> Document:
+        """Also of a tag, whose own digest is only known from the bytes."""
+        answer = self._get(f"manifests/{digest}", _MAX_MANIFEST_BYTES)
+        # A header that differs from the bytes tells of damage.
+        expected = digest if ":" in digest else answer.headers.get("docker-content-digest")
+        actual = digest_of(answer.body)
+        if expected is not None and expected.startswith("sha256:") and actual != expected:
+            raise IntegrityError(
+                f"image {self._text}: registry {self._reference.registry} sent a manifest with "
+                f"digest {actual} for {expected}"
+            )
+        return Document(answer.body, answer.headers.get("content-type", ""))
+
+    def config(self, descriptor: Descriptor) -> bytes:
+        if descriptor.size > _MAX_CONFIG_BYTES:
+            raise ImageError(
+                f"image {self._text}: a config of {descriptor.size:,} bytes is too large"
+            )
+        answer = self._get(f"blobs/{descriptor.digest}", _MAX_CONFIG_BYTES)
+        if digest_of(answer.body) != descriptor.digest:
+            raise IntegrityError(
+                f"image {self._text}: the config that registry {self._reference.registry} sent "
+                f"has digest {digest_of(answer.body)}, and its manifest says {descriptor.digest}"
+            )
+        return answer.body
+
+    def _get(self, path: str, max_bytes: int) -> Answer:
+        return self._client.get(self._text, self._reference, self._access, path, max_bytes)

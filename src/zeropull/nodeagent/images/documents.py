@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable, Sequence
 
 from zeropull.controlapi.messages import ImageAssignment, VolumeMount
-from zeropull.errors import ImageError, PlatformError
+from zeropull.errors import ImageError
 from zeropull.nodeagent.images.catalog import Catalog
 from zeropull.nodeagent.records import AgentRecords
 from zeropull.oci.digests import chain_ids, digest_of
@@ -112,11 +112,11 @@ def parse_manifest(manifest: bytes) -> ResolvedImage:
         document = json.loads(manifest)
         layers = tuple(
             Descriptor(each["mediaType"], each["digest"], each["size"])
-            for each in document["layers"]
+            for each in document.get("layers") or ()
         )
         config_digest = document["config"]["digest"]
         media_type = document.get("mediaType") or "application/vnd.oci.image.manifest.v1+json"
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ImageError(f"{digest_of(manifest)} is no image manifest: {error!r}") from error
     return ResolvedImage(
         "", digest_of(manifest), media_type, manifest, config_digest, b"", layers, ()
@@ -128,25 +128,9 @@ def diff_ids_of(config: bytes) -> tuple[str, ...]:
     ImageError: it is no image config.
     """
     try:
-        return tuple(json.loads(config)["rootfs"]["diff_ids"])
+        return tuple(json.loads(config)["rootfs"]["diff_ids"] or ())
     except (ValueError, KeyError, TypeError) as error:
         raise ImageError(f"the image's config lists no diff IDs: {error!r}") from error
-
-
-def check_platform(reference: str, config: bytes) -> None:
-    """Raises:
-    PlatformError: the image is for another machine than this node.
-    """
-    try:
-        wanted = json.loads(config).get("architecture", "")
-    except (ValueError, AttributeError) as error:
-        raise ImageError(f"{reference}: the config is not JSON") from error
-    here = platform_here()
-    if wanted and f"linux/{wanted}" != here:
-        raise PlatformError(
-            f"image {reference} is built for linux/{wanted}, and this node is {here}: "
-            f"build it for {here}"
-        )
 
 
 def platform_here() -> str:

@@ -28,9 +28,7 @@ from zeropull.nodeagent.failures import Failure, failure_of
 from zeropull.nodeagent.images.catalog import Catalog, FoundLayer
 from zeropull.nodeagent.images.documents import (
     ImageDocuments,
-    check_platform,
     pinned_name,
-    platform_here,
     registry_access,
 )
 from zeropull.nodeagent.images.image_on_node import ImageOnNode
@@ -244,11 +242,10 @@ class NodeImages:
         if resolved is None:
             async with RegistryClient(registry_access(image), user_agent=USER_AGENT) as registry:
                 resolved = await registry.fetch_manifest_image(
-                    image.reference, image.manifest_digest, platform=platform_here()
+                    image.reference, image.manifest_digest
                 )
             registry_bytes = len(resolved.manifest) + len(resolved.config)
             self._document_bytes += registry_bytes
-        check_platform(image.reference, resolved.config)
         self.documents.keep(resolved)
         resolved = dataclasses.replace(resolved, reference=pinned_name(image))
         first: dict[str, FoundLayer] = {}

@@ -15,7 +15,6 @@ from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.images.ctr_pull import SNAPSHOTTER as OVERLAYFS
 from zeropull.nodeagent.images.ctr_pull import pull_with_ctr
 from zeropull.nodeagent.images.documents import (
-    check_platform,
     diff_ids_of,
     parse_manifest,
     pinned_name,
@@ -56,12 +55,10 @@ class PlainPull:
 
         Raises:
             DiskFull: the node's budget is used up; what came so far is containerd's garbage.
-            PlatformError: it is for another machine.
         ZeropullError: as ctr says.
         """
         before = await self.find(image)
         if before is not None:
-            check_platform(image.reference, before.config)
             return before
         await self._disk.make_room(0, f"image {image.reference}")
         host = parse_reference(image.reference).registry
@@ -90,8 +87,6 @@ class PlainPull:
         after = await self.find(image)
         if after is None:
             raise Unavailable(f"containerd does not know {pinned_name(image)} after it pulled it")
-        # A manifest that is named by its digest is pulled whatever it is for.
-        check_platform(image.reference, after.config)
         manifest = await self._client.content.read(image.manifest_digest)
         fetched = parse_manifest(manifest).compressed_bytes + len(manifest) + len(after.config)
         self.registry_bytes += fetched
