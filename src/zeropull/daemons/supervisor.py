@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from zeropull.admin.client import admin_call
+from zeropull.backoff import Backoff
 from zeropull.errors import Conflict, Unavailable
 from zeropull.linux.files import replace_file
 from zeropull.resources.settings import Settings
@@ -33,7 +34,7 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 45.0  # above the gateway's grace for requests in flight
 TEARDOWN_TIMEOUT_S = 120.0
 PORT_TIMEOUT_S = 5.0
-MIN_RESTART_S, MAX_RESTART_S = 0.2, 10.0
+RESTART = Backoff(first_s=0.2, limit_s=10.0)
 LONG_RUN_S = 60.0  # a child that lived this long starts its backoff anew
 REFUSAL_FILE = "refusal"
 _PR_SET_PDEATHSIG = 1
@@ -92,7 +93,7 @@ class Supervisor:
 
     async def _keep(self, name: str) -> None:
         """Run the child until cancelled; start it again, with backoff, when it ends by itself."""
-        delay_s = MIN_RESTART_S
+        deaths = 0
         loop = asyncio.get_running_loop()
         while True:
             process = await asyncio.create_subprocess_exec(
@@ -112,11 +113,10 @@ class Supervisor:
             except asyncio.CancelledError:
                 await asyncio.shield(_end(process, name))
                 raise
-            if loop.time() - began_s >= LONG_RUN_S:
-                delay_s = MIN_RESTART_S
+            deaths = 1 if loop.time() - began_s >= LONG_RUN_S else deaths + 1
+            delay_s = RESTART.after(deaths)
             log.error("process died", name=name, code=code, restart_in_s=delay_s)
             await asyncio.sleep(delay_s)
-            delay_s = min(MAX_RESTART_S, delay_s * 2)
 
     async def _answers(self) -> bool:
         """Wait until the control plane answers; False when a signal came first."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from zeropull.backoff import Backoff
 from zeropull.controlapi.client import ControlClient
 from zeropull.controlapi.messages import GatewayReport, Routes, WaitingRequests
 from zeropull.errors import AccessDenied, Unavailable
@@ -18,8 +19,7 @@ from zeropull.gateway.server import MAX_REPORTED, Gateway
 from zeropull.linux.files import replace_file
 from zeropull.telemetry import get_logger
 
-RETRY_S = 0.2  # first pause after a failed call; doubles up to RETRY_MAX_S
-RETRY_MAX_S = 2.0
+RETRY = Backoff(first_s=0.2, limit_s=2.0)  # of calls that failed
 REPORT_LAG_S = 0.01  # after each whole and half second, so that it is over
 HALF_S = 0.5
 TRIED = 20  # readings in a report after one that did not arrive
@@ -105,16 +105,16 @@ class ControlLink:
         return True
 
     async def _watch(self) -> None:
-        pause_s = RETRY_S
+        failures = 0
         while True:
             try:
                 routes = await self._client.watch_routes(self._gateway.table.version)
             except (Unavailable, AccessDenied) as error:
+                failures += 1
                 log.warning("no routes from the control plane", reason=error.reason)
-                await asyncio.sleep(pause_s)
-                pause_s = min(RETRY_MAX_S, pause_s * 2)
+                await asyncio.sleep(RETRY.after(failures))
                 continue
-            pause_s = RETRY_S
+            failures = 0
             if routes is not None and routes.version > self._gateway.table.version:
                 self._gateway.apply(routes)
                 self._urgent.set()

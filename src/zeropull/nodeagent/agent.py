@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from zeropull.backoff import Backoff
 from zeropull.containerd.client import ContainerdClient
 from zeropull.controlapi.client import ControlClient
 from zeropull.controlapi.messages import (
@@ -50,7 +51,7 @@ REPORT_INTERVAL_S = 5.0
 PLAN_INTERVAL_S = 5.0  # also without any news: what failed to be stopped is tried again
 ROTATE_INTERVAL_S = 2.0
 _LAUNCHING = frozenset({CopyState.PREPARING, CopyState.STARTING})
-RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
+RETRY = Backoff(first_s=0.2, limit_s=5.0)  # of calls to the control plane
 CONTAINERD_WAIT_S = 60.0
 
 log = get_logger(__name__)
@@ -376,14 +377,15 @@ class NodeAgent:
 
     async def _persist(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Repeat `call` with backoff until it succeeds."""
-        wait_s = RETRY_FIRST_S
+        failures = 0
         while True:
             try:
                 return await call()
             except ZeropullError as error:
+                failures += 1
+                wait_s = RETRY.after(failures)
                 log.warning("trying again", reason=str(error), wait_s=wait_s)
                 await asyncio.sleep(wait_s)
-                wait_s = min(RETRY_MAX_S, wait_s * 2)
 
 
 def _reported(record: CopyRecord) -> CopyReport:

@@ -26,7 +26,7 @@ from zeropull.nodeagent.containers.launching import Launcher, StartedWithout
 from zeropull.nodeagent.failures import Failure, failure_of
 from zeropull.nodeagent.images.image_on_node import ImageOnNode
 from zeropull.nodeagent.models import ModelOnNode
-from zeropull.nodeagent.plan import BACKOFF_FORGOTTEN_AFTER_S, backoff_s, first_start_given_up
+from zeropull.nodeagent.plan import BACKOFF_FORGOTTEN_AFTER_S, RESTART, first_start_given_up
 from zeropull.nodeagent.records import CopyRecord
 from zeropull.resources.stages import Stage, StageRecord
 from zeropull.telemetry import get_logger
@@ -325,7 +325,7 @@ class CopyLife:
         record = self.record
         served_s = now_s - record.last_healthy_s if record.last_healthy_s else 0.0
         in_a_row = 1 if served_s > BACKOFF_FORGOTTEN_AFTER_S else record.failures_in_a_row + 1
-        wait_s = backoff_s(in_a_row)
+        wait_s = RESTART.after(in_a_row)
         fatal = (
             not failure.retry
             or first_start_given_up(record, now_s + wait_s)

@@ -9,12 +9,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from zeropull.backoff import Backoff
 from zeropull.controlapi.messages import CopyState, NodeAssignment
 from zeropull.nodeagent.records import CopyRecord
 
 RUN = "run"
-BACKOFF_FIRST_S = 1.0
-BACKOFF_MAX_S = 60.0
+RESTART = Backoff(first_s=1.0, limit_s=60.0)  # of a container that ended or never was healthy
 BACKOFF_FORGOTTEN_AFTER_S = 300.0  # served this long: the next failure starts over at the first
 
 
@@ -73,11 +73,6 @@ def plan_node(
         if copy_id not in wanted and copy_id not in records and copy_id not in stopping:
             actions.append(Action(ActionKind.REMOVE_STRAY, copy_id, "nobody asked for it"))
     return actions
-
-
-def backoff_s(failures_in_a_row: int) -> float:
-    """Seconds until the next start after so many failures: 1, 2, 4 ... 60."""
-    return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(10, max(0, failures_in_a_row - 1)))
 
 
 def first_start_given_up(record: CopyRecord, now_s: float) -> bool:

@@ -159,9 +159,9 @@ class Effects:
         log.info("instance running", instance_id=instance_id, seconds=round(now_s - began_s, 3))
 
     def _refused(self, instance_id: str, error: ZeropullError) -> None:
-        count = self._refusals.get(instance_id, 0)
-        self._refusals[instance_id] = count + 1
-        delay_s = min(self._settings.retry_max_s, self._settings.retry_s * 2**count)
+        refusals = self._refusals.get(instance_id, 0) + 1
+        self._refusals[instance_id] = refusals
+        delay_s = self._settings.backoff.after(refusals)
         now_s = self._clock()
 
         def waiting(document: Instance) -> Instance:
@@ -232,18 +232,18 @@ class Effects:
             self._store,
             version_id,
             self._resolve,
-            retry_s=self._settings.retry_s,
+            backoff=self._settings.backoff,
             clock=self._clock,
         )
         if failure is not None:
             self.resolve_failures[version_id] = failure
 
     async def _resolve_once(self, reference: str) -> ResolvedImage:
-        for attempt in range(RESOLVE_ATTEMPTS - 1):
+        for failures in range(1, RESOLVE_ATTEMPTS):
             try:
                 return await self._resolve(reference)
             except Unavailable as error:
-                delay_s = self._settings.retry_s * 2**attempt
+                delay_s = self._settings.backoff.after(failures)
                 log.warning(
                     "registry unavailable", image=reference, reason=error.reason, retry_in_s=delay_s
                 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from zeropull.backoff import Backoff
 from zeropull.resources.node import MODEL_LINK_SHARE
 
 DEFAULT_STATE_DIR = "/var/lib/zeropull"
@@ -104,6 +105,11 @@ class EndpointSettings:
     retry_s: float = 2.0  # first delay of the replacement backoff; doubles up to retry_max_s
     retry_max_s: float = 120.0
     timeline_launches: int = 200  # launches remembered per endpoint, the oldest go first
+
+    @property
+    def backoff(self) -> Backoff:
+        """Pauses between attempts to replace what failed."""
+        return Backoff(self.retry_s, self.retry_max_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,13 @@ from itertools import takewhile
 from typing import Any
 
 from zeropull.autoscaler.readings import NotScaled
+from zeropull.backoff import Backoff
 from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget, ScalingActivity
 from zeropull.scaling.capacity import Scaled
 from zeropull.statestore import Store
 
 KEPT = 200
-RETRY_S = 60.0
-MAX_RETRY_S = 600.0
+RETRY = Backoff(first_s=60.0, limit_s=600.0)  # after changes that failed
 _RECORDED = frozenset(
     {
         NotScaled.ANTICIPATED_FLAPPING,
@@ -143,7 +143,7 @@ class ActivityLog:
             failed.append(activity)
         if not failed:
             return None
-        pause_s = min(MAX_RETRY_S, RETRY_S * 2 ** (len(failed) - 1))
+        pause_s = RETRY.after(len(failed))
         left_s = (failed[0].ended_s or 0.0) + pause_s - now_s
         return (left_s, failed[0].message) if left_s > 0 else None
 

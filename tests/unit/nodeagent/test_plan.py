@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zeropull.controlapi.messages import CopyAssignment, CopyState, NodeAssignment
-from zeropull.nodeagent.plan import ActionKind, backoff_s, first_start_given_up, plan_node
+from zeropull.nodeagent.plan import RESTART, ActionKind, first_start_given_up, plan_node
 from zeropull.nodeagent.records import CopyRecord
 
 
@@ -79,7 +79,7 @@ def test_a_container_that_nobody_knows_is_removed() -> None:
 
 
 def test_backoff_doubles_up_to_a_minute() -> None:
-    assert [backoff_s(count) for count in (1, 2, 3, 4, 20)] == [1, 2, 4, 8, 60]
+    assert [RESTART.after(count) for count in (1, 2, 3, 4, 20)] == [1, 2, 4, 8, 60]
 
 
 def test_a_copy_that_was_healthy_once_is_never_given_up() -> None:

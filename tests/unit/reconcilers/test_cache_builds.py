@@ -21,7 +21,7 @@ from zeropull.oci.images import ResolvedImage
 from zeropull.providers.local.disk import collect_directory
 from zeropull.reconcilers.endpoint_view import View
 from zeropull.reconcilers.imagecaches.controller import CacheController
-from zeropull.reconcilers.imagecaches.planning import RETRY_FIRST_S
+from zeropull.reconcilers.imagecaches.planning import RETRY
 from zeropull.resources.endpoints import DeployedImage, Endpoint, EndpointStatus
 from zeropull.resources.image_caches import CacheState, GenerationState, ImageCacheRecord
 from zeropull.resources.instances import Instance, InstanceState
@@ -128,7 +128,7 @@ def test_a_cache_without_room_is_built_once_there_is_room_again(caches: Caches) 
             caches.round()
             assert not caches.control._tasks, "not before its time"
             caches.now_s = refused.retry_s
-        assert delays == [RETRY_FIRST_S, RETRY_FIRST_S * 2, RETRY_FIRST_S * 4]
+        assert delays == [RETRY.after(failures) for failures in (1, 2, 3)]
         caches.generations.budget_bytes = None
         caches.round()
         await caches.settle()

@@ -234,6 +234,16 @@ def test_repeated_replacements_back_off() -> None:
     assert waits[-1] >= 4 * waits[0]
 
 
+def test_the_pause_between_replacements_is_bounded_whatever_their_number() -> None:
+    world = serving(1)
+    (instance,) = world.instances.values()
+    world.instances = {instance.instance_id: replace(instance, attempts=5000)}
+    world.set_copies("failed", failure="container_exited", message="it exited").plan()
+    new = max(world.instances.values(), key=lambda i: i.attempts)
+    assert new.attempts == 5001
+    assert new.next_attempt_s == world.now_s + SETTINGS.retry_max_s
+
+
 def test_a_copy_that_does_not_answer_ping_for_long_is_replaced() -> None:
     world = serving(1)
     copy_id = next(iter(world.copies))

@@ -173,7 +173,7 @@ def _note_failed_copies(draft: Draft, name: str, settings: EndpointSettings) -> 
         if version is None or version in component.retired:
             continue
         attempts = version.attempts + 1
-        delay_s = min(settings.retry_max_s, settings.retry_s * 2 ** min(attempts - 1, 10))
+        delay_s = settings.backoff.after(attempts)
         _set_version(
             draft,
             name,

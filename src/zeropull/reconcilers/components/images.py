@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from zeropull.backoff import Backoff
 from zeropull.errors import Unavailable, ZeropullError
 from zeropull.oci.images import ResolvedImage
 from zeropull.reconcilers import failure_reasons
@@ -24,7 +25,7 @@ async def resolve_version(
     version_id: str,
     resolve: Callable[[str], Awaitable[ResolvedImage]],
     *,
-    retry_s: float,
+    backoff: Backoff,
     clock: Callable[[], float],
 ) -> str | None:
     """Write the digest into the version; returns the FailureReason when there is none."""
@@ -34,7 +35,7 @@ async def resolve_version(
     component, version = found
     reference = version.spec.container.image
     try:
-        image = await _resolve(reference, resolve, retry_s)
+        image = await _resolve(reference, resolve, backoff)
     except ZeropullError as error:
         log.warning("image not resolved", image=reference, reason=error.reason)
         return failure_reasons.image_failure(component.variant, error.reason)
@@ -56,13 +57,13 @@ async def resolve_version(
 
 
 async def _resolve(
-    reference: str, resolve: Callable[[str], Awaitable[ResolvedImage]], retry_s: float
+    reference: str, resolve: Callable[[str], Awaitable[ResolvedImage]], backoff: Backoff
 ) -> ResolvedImage:
-    for attempt in range(ATTEMPTS - 1):
+    for failures in range(1, ATTEMPTS):
         try:
             return await resolve(reference)
         except Unavailable as error:
-            delay_s = retry_s * 2**attempt
+            delay_s = backoff.after(failures)
             log.warning(
                 "registry unavailable", image=reference, reason=error.reason, retry_in_s=delay_s
             )

@@ -110,7 +110,7 @@ def _replace_broken(
         ):
             return verdict or failure_reasons.instance_failure(variant.name, text)
         if len(live(draft, deployment, variant)) <= wanted:
-            delay = min(settings.retry_max_s, settings.retry_s * 2 ** (attempts - 1))
+            delay = settings.backoff.after(attempts)
             draft.want_instance(
                 deployment,
                 variant,

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from zeropull.backoff import Backoff
 from zeropull.resources.image_caches import GenerationRecord, GenerationState, ImageCacheRecord
 from zeropull.resources.instances import Instance, InstanceState
 
-RETRY_FIRST_S, RETRY_MAX_S = 60.0, 900.0  # after a build that found no room
+RETRY = Backoff(first_s=60.0, limit_s=900.0)  # after a build that found no room
 _MAY_PULL = (InstanceState.RUNNING, InstanceState.LAUNCHING, InstanceState.WANTED)
 
 
@@ -153,7 +154,7 @@ def _refused(record: ImageCacheRecord, wanted: Mapping[str, str]) -> GenerationR
 def plan_retry(refused: GenerationRecord, now_s: float, message: str) -> GenerationRecord:
     """The record of a build that found no room: the more often in a row, the later the next."""
     refusals = refused.refusals + 1
-    delay_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(refusals - 1, 30))
+    delay_s = RETRY.after(refusals)
     return replace(
         refused,
         state=GenerationState.REFUSED,
