@@ -70,11 +70,10 @@ from bench.rig import (
 )
 from bench.slow_volume import RATE, has_slow_volumes, slow_volume
 from tests.fixtures.images import push_image
-from zeropull.imagecache.generations import GenerationStore
+from zeropull.imagecache.generations import GenerationStore, PublishedGeneration
 from zeropull.layers.layout import layer_directory
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.local.network_namespaces import in_netns
-from zeropull.providers.protocol import Volume
 from zeropull.registry.client import RegistryClient
 from zeropull.resources.sources import RegistryAccess
 from zeropull.startprofiles.profile import StartProfile, encode_profile
@@ -125,7 +124,7 @@ class Session:
     console: Console
     slow_volume: bool = True
     model_bytes: int = 0
-    volume: Volume | None = None
+    volume: PublishedGeneration | None = None
     profile_bytes: int | None = None
     goodput: dict[str, float] = field(default_factory=dict)
 
@@ -348,7 +347,7 @@ def _wait_for_answer(rig: Rig) -> None:
 
 def _keep_generation(
     session: Session, image: ResolvedImage, ours: Ours, profile: StartProfile | None
-) -> Volume:
+) -> PublishedGeneration:
     """Publishes what our own pull left as a generation, by hard links, with the start profile."""
     layers = {each: layer_directory(ours.layers, each) for each in image.chain_ids}
     store = GenerationStore(session.scratch / "caches")

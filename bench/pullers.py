@@ -23,9 +23,9 @@ from bench.slow_volume import enter
 from tests.fixtures.mounting import detach, mounts_under
 from tests.fixtures.servers import BUILD, REPOSITORY
 from zeropull.containerd.config import ContainerdConfig, detect_version, render_config
+from zeropull.imagecache.generations import PublishedGeneration
 from zeropull.oci.digests import hex_of
 from zeropull.oci.images import ResolvedImage
-from zeropull.providers.protocol import Volume
 from zeropull.resources.node import SNAPSHOTTER, NodeConfig, write_node_config
 from zeropull.startprofiles.recording import MountedLayer
 
@@ -71,7 +71,7 @@ class HowOurs:
     """`volume` None: our own pull; else the cached start. `model`: the node agent downloads it,
     too. `disk_group`: of the block I/O controller, for the warm-up and the container."""
 
-    volume: Volume | None = None
+    volume: PublishedGeneration | None = None
     model: bool = False
     warm_up: bool = True
     disk_group: str = ""

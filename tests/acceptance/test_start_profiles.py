@@ -11,7 +11,7 @@ from tests.acceptance.images import server_image_with
 from tests.acceptance.serving import GPU, Server, running_server, wait_until
 from tests.fixtures.images import push_image
 from tests.fixtures.registry import Registry
-from zeropull.layers.layout import generation_profile
+from zeropull.imagecache.layout import generation_profile
 from zeropull.startprofiles.profile import read_profile
 
 

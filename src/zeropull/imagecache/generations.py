@@ -18,35 +18,45 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from zeropull.errors import Conflict, DiskFull, IntegrityError, InvalidInput, NotFound
-from zeropull.layers.layout import (
+from zeropull.imagecache.building import (
+    LayerSource,
+    bring_layers,
+    cached_image,
+    check_free_space,
+    write_blobs,
+)
+from zeropull.imagecache.layout import (
     GENERATION_FILE,
-    LAYER_FILE,
-    LAYER_FILES,
     CachedImage,
     GenerationIndex,
-    LayerIndex,
-    encode_index,
-    generation_blob,
     generation_layer,
     generation_profile,
     read_generation_index,
-    write_durably,
 )
+from zeropull.layers.layout import encode_document, write_durably
 from zeropull.layers.verify import verify_metadata
-from zeropull.linux.files import EVERYBODY_READS, copy_file, replace_file, sync_folder
-from zeropull.oci.digests import digest_of, hex_of
+from zeropull.linux.files import EVERYBODY_READS, replace_file, sync_folder
+from zeropull.oci.digests import digest_of
 from zeropull.oci.images import ResolvedImage
-from zeropull.providers.protocol import Volume
 from zeropull.startprofiles.profile import decode_profile
 from zeropull.stopping import check_stop
 
 _BUILDING, _REMOVED, _PURGE = ".building-", ".removed-", ".purge-"
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedGeneration:
+    """A generation that can be read. `index_digest` is the sha256 digest of generation.json."""
+
+    number: int
+    path: Path
+    index_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +89,18 @@ class GenerationStore:
             return []
         return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
 
-    def volume(self, endpoint_uid: str, generation: int) -> Volume:
+    def published(self, endpoint_uid: str, number: int) -> PublishedGeneration:
         """Raises NotFound or IntegrityError when it is not there or cannot be read."""
-        path = self._generations(endpoint_uid) / str(generation)
+        path = self._generations(endpoint_uid) / str(number)
         read_generation_index(path)
-        return Volume(generation, path, digest_of((path / GENERATION_FILE).read_bytes()))
+        digest = digest_of((path / GENERATION_FILE).read_bytes())
+        return PublishedGeneration(number, path, digest)
 
-    def newest(self, endpoint_uid: str) -> Volume | None:
+    def newest(self, endpoint_uid: str) -> PublishedGeneration | None:
         """The newest generation whose index can be read."""
-        for generation in reversed(self.generations(endpoint_uid)):
+        for number in reversed(self.generations(endpoint_uid)):
             try:
-                return self.volume(endpoint_uid, generation)
+                return self.published(endpoint_uid, number)
             except (NotFound, IntegrityError):
                 continue
         return None
@@ -118,7 +129,7 @@ class GenerationStore:
         number: int | None = None,
         profiles: Mapping[str, bytes] | None = None,
         stop: threading.Event | None = None,
-    ) -> Volume:
+    ) -> PublishedGeneration:
         """Publish a generation with these images, or return the newest when it has just these.
 
         Layers come from this endpoint's generations where they have them, else from the layer
@@ -133,7 +144,7 @@ class GenerationStore:
             DiskFull: the budget or the disk, with the arithmetic.
             Conflict: `number` is published already, with other images, or is not a new one.
         """
-        cached = tuple(_cached(image) for image in images)
+        cached = tuple(cached_image(image) for image in images)
         newest = self.newest(endpoint_uid)
         if newest is not None and not profiles and _images(newest) == cached:
             return newest
@@ -142,17 +153,17 @@ class GenerationStore:
         if number <= last:
             raise Conflict(f"generation {number} of {endpoint_uid} comes after generation {last}")
         sources = self._sources(endpoint_uid, cached, layer_sources, stop)
-        self._check_budget(endpoint_uid, sources)
+        self._check_room(endpoint_uid, sources.values())
         parent = self._generations(endpoint_uid)
         parent.mkdir(parents=True, exist_ok=True)
         building = parent / f"{_BUILDING}{number}-{secrets.token_hex(4)}"
         try:
             building.mkdir()
-            layers = self._bring_layers(building, sources, stop)
+            layers = bring_layers(building, sources, stop)
             kept = _profiles(newest, cached) if newest is not None else {}
-            _write_blobs(building, images, {**kept, **(profiles or {})})
+            write_blobs(building, images, {**kept, **(profiles or {})})
             index = GenerationIndex(number, endpoint_uid, created_at, cached, layers)
-            content = encode_index(index)
+            content = encode_document(index)
             write_durably(building / GENERATION_FILE, content)
             for directory in (building / "blobs", building / "layers", building):
                 sync_folder(directory)
@@ -166,7 +177,7 @@ class GenerationStore:
             raise
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        return Volume(number, target, digest_of(content))
+        return PublishedGeneration(number, target, digest_of(content))
 
     def has_profile(self, endpoint_uid: str, manifest_digest: str) -> bool:
         """Whether the newest generation has the image's start profile."""
@@ -195,14 +206,6 @@ class GenerationStore:
         target.parent.mkdir(exist_ok=True)
         replace_file(target, content, mode=EVERYBODY_READS)
         return True
-
-    def remove_old(self, endpoint_uid: str, keep: set[int]) -> Removed:
-        """Remove all generations but those in `keep` and the newest one."""
-        removed = Removed()
-        for number in self.generations(endpoint_uid)[:-1]:
-            if number not in keep:
-                removed += self.remove(endpoint_uid, number)
-        return removed
 
     def remove(self, endpoint_uid: str, generation: int) -> Removed:
         """Remove one generation (a damaged one, say); idempotent."""
@@ -254,17 +257,15 @@ class GenerationStore:
                 total += status.st_blocks * 512
         return total
 
-    # ------------------------------------------------------------------ building
-
     def _sources(
         self,
         endpoint_uid: str,
         images: Sequence[CachedImage],
         offered: Mapping[str, Path],
         stop: threading.Event | None,
-    ) -> dict[str, tuple[Path, LayerIndex, bool]]:
-        """Directory, verified index, and whether it is published here already, by chain ID."""
-        sources: dict[str, tuple[Path, LayerIndex, bool]] = {}
+    ) -> dict[str, LayerSource]:
+        """Where each layer comes from, by chain ID; its metadata is verified."""
+        sources: dict[str, LayerSource] = {}
         for chain_id in [chain_id for image in images for chain_id in image.chain_ids]:
             if chain_id in sources:
                 continue
@@ -276,7 +277,7 @@ class GenerationStore:
             index = verify_metadata(directory)
             if index.chain_id != chain_id:
                 raise IntegrityError(f"{directory} holds layer {index.chain_id}, not {chain_id}")
-            sources[chain_id] = (directory, index, published is not None)
+            sources[chain_id] = LayerSource(directory, index, published is not None)
         return sources
 
     def _published_layer(self, endpoint_uid: str, chain_id: str) -> Path | None:
@@ -294,11 +295,9 @@ class GenerationStore:
             return layer
         return None
 
-    def _check_budget(
-        self, endpoint_uid: str, sources: Mapping[str, tuple[Path, LayerIndex, bool]]
-    ) -> None:
-        new = [(path, index) for path, index, published in sources.values() if not published]
-        needed = sum(index.stored_bytes for _, index in new)
+    def _check_room(self, endpoint_uid: str, sources: Iterable[LayerSource]) -> None:
+        new = [source for source in sources if not source.is_published]
+        needed = sum(source.index.stored_bytes for source in new)
         if self.budget_bytes is not None:
             used = self.used_bytes()
             if used + needed > self.budget_bytes:
@@ -308,35 +307,7 @@ class GenerationStore:
                     f"{max(0, self.budget_bytes - used)} are left"
                 )
         self.root.mkdir(parents=True, exist_ok=True)
-        device = self.root.stat().st_dev
-        copied = sum(index.stored_bytes for path, index in new if path.stat().st_dev != device)
-        status = os.statvfs(self.root)
-        free = status.f_bavail * status.f_frsize
-        if copied > free:
-            raise DiskFull(
-                f"the image cache of {endpoint_uid} needs {copied} bytes, {free} are free in "
-                f"{self.root}"
-            )
-
-    def _bring_layers(
-        self,
-        building: Path,
-        sources: Mapping[str, tuple[Path, LayerIndex, bool]],
-        stop: threading.Event | None,
-    ) -> dict[str, str]:
-        (building / "layers").mkdir()
-        digests: dict[str, str] = {}
-        for chain_id, (source, index, _) in sources.items():
-            target = generation_layer(building, chain_id)
-            target.mkdir()
-            for name in LAYER_FILES:
-                _link_or_copy(source / name, target / name, stop)
-            sync_folder(target)
-            digest = digest_of((target / LAYER_FILE).read_bytes())
-            if verify_metadata(target, digest=digest) != index:
-                raise IntegrityError(f"{source} changed while it was collected")
-            digests[chain_id] = digest
-        return dict(sorted(digests.items()))
+        check_free_space(self.root, f"the image cache of {endpoint_uid}", new)
 
     def _endpoint(self, endpoint_uid: str) -> Path:
         if not endpoint_uid or endpoint_uid[0] == "." or "/" in endpoint_uid:
@@ -347,61 +318,18 @@ class GenerationStore:
         return self._endpoint(endpoint_uid) / "generations"
 
 
-def _images(volume: Volume) -> tuple[CachedImage, ...]:
-    return read_generation_index(volume.path).images
+def _images(generation: PublishedGeneration) -> tuple[CachedImage, ...]:
+    return read_generation_index(generation.path).images
 
 
-def _profiles(volume: Volume, images: Sequence[CachedImage]) -> dict[str, bytes]:
+def _profiles(generation: PublishedGeneration, images: Sequence[CachedImage]) -> dict[str, bytes]:
     """What the generation has of start profiles of these images."""
     found: dict[str, bytes] = {}
     for image in images:
         with contextlib.suppress(OSError):
-            path = generation_profile(volume.path, image.manifest_digest)
+            path = generation_profile(generation.path, image.manifest_digest)
             found[image.manifest_digest] = path.read_bytes()
     return found
-
-
-def _cached(image: ResolvedImage) -> CachedImage:
-    return CachedImage(
-        image.manifest_digest,
-        image.reference,
-        image.manifest_media_type,
-        image.config_digest,
-        tuple(image.chain_ids),
-    )
-
-
-def _write_blobs(
-    building: Path, images: Sequence[ResolvedImage], profiles: Mapping[str, bytes]
-) -> None:
-    (building / "blobs").mkdir()
-    written: set[str] = set()
-    for image in images:
-        for digest, content in (
-            (image.manifest_digest, image.manifest),
-            (image.config_digest, image.config),
-        ):
-            if digest_of(content) != digest:
-                raise IntegrityError(f"{image.reference}: its bytes are not {digest}")
-            if digest not in written:
-                written.add(digest)
-                write_durably(generation_blob(building, digest), content)
-    if profiles:
-        (building / "profiles").mkdir()
-        for manifest_digest, content in profiles.items():
-            hex_of(manifest_digest)
-            write_durably(generation_profile(building, manifest_digest), content)
-        sync_folder(building / "profiles")
-
-
-def _link_or_copy(source: Path, target: Path, stop: threading.Event | None) -> None:
-    check_stop(stop)
-    try:
-        target.hardlink_to(source)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
-            raise
-        copy_file(source, target, stop)
 
 
 def _remove_tree(path: Path) -> Removed:

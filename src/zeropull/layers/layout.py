@@ -1,4 +1,4 @@
-"""What lies where in a layer directory and in a generation, and their JSON documents.
+"""What lies where in a layer directory, and its JSON document.
 
 A layer directory is named after the 64 hex digits of its chain ID and never changes once it is
 published by rename:
@@ -7,9 +7,6 @@ published by rename:
     meta.erofs      EROFS metadata image, valid with `device=data.erofs`
     data.erofs      file contents, each on a 4 KiB boundary; may be empty, then no device is needed
     blocks.blake3   32-byte digests of each 256 KiB block of data.erofs, in order
-
-A generation directory holds generation.json (GenerationIndex), layers/<chain hex>/, blobs/<hex> of
-manifests and configs, and optionally profiles/<manifest hex>.json.
 """
 
 from __future__ import annotations
@@ -17,9 +14,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar
+from typing import BinaryIO, Literal, Protocol, TypeVar
 
 import msgspec
 from blake3 import blake3
@@ -37,8 +34,17 @@ DATA_FILE = "data.erofs"
 BLOCKS_FILE = "blocks.blake3"
 LAYER_FILES = (LAYER_FILE, META_FILE, DATA_FILE, BLOCKS_FILE)
 
-GENERATION_FILE = "generation.json"
 TEMPORARY_PREFIX = ".tmp-"
+
+
+class Document(Protocol):
+    """An index of this project: a JSON document that says its format."""
+
+    @property
+    def format(self) -> int: ...
+
+
+DocumentT = TypeVar("DocumentT", bound=Document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +90,6 @@ class LayerIndex:
         return self.meta.size + self.data.size + self.data.blocks * DIGEST_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class CachedImage:
-    """One image of a generation; `reference` as the user wrote it, `chain_ids` bottom-up."""
-
-    manifest_digest: str
-    reference: str
-    manifest_media_type: str
-    config_digest: str
-    chain_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationIndex:
-    """generation.json. `layers` maps chain ID to the digest of its layer.json; `created_at` is in
-    Unix seconds."""
-
-    generation: int
-    endpoint_uid: str
-    created_at: float
-    images: tuple[CachedImage, ...]
-    layers: dict[str, str] = field(default_factory=dict)
-    format: int = FORMAT
-
-
 def digest_block(block: memoryview) -> bytes:
     """The digest of one block of data.erofs, 32 bytes.
 
@@ -122,18 +104,6 @@ def layer_directory(store: Path, chain_id: str) -> Path:
     return store / hex_of(chain_id)
 
 
-def generation_layer(generation: Path, chain_id: str) -> Path:
-    return generation / "layers" / hex_of(chain_id)
-
-
-def generation_blob(generation: Path, digest: str) -> Path:
-    return generation / "blobs" / hex_of(digest)
-
-
-def generation_profile(generation: Path, manifest_digest: str) -> Path:
-    return generation / "profiles" / f"{hex_of(manifest_digest)}.json"
-
-
 def read_layer_index(layer_dir: Path, *, digest: str | None = None) -> LayerIndex:
     """Read layer.json, which must have `digest` where one is given.
 
@@ -141,22 +111,40 @@ def read_layer_index(layer_dir: Path, *, digest: str | None = None) -> LayerInde
         NotFound: there is no such layer.
         IntegrityError: the document is damaged, or of an unknown format.
     """
-    return _read(layer_dir / LAYER_FILE, LayerIndex, digest)
+    return read_document(layer_dir / LAYER_FILE, LayerIndex, digest, FORMAT)
 
 
-def read_generation_index(generation: Path, *, digest: str | None = None) -> GenerationIndex:
-    """Read generation.json, which must have `digest` where one is given.
+def encode_document(document: Document) -> bytes:
+    """The bytes of an index: equal indexes give equal bytes."""
+    return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=1)
+
+
+def read_document(
+    path: Path, kind: type[DocumentT], digest: str | None, known_format: int
+) -> DocumentT:
+    """Read an index. `digest`: what the file's sha256 digest must be, None = any.
 
     Raises:
-        NotFound: there is no such generation.
-        IntegrityError: the document is damaged, or of an unknown format.
+        NotFound: there is no such file.
+        IntegrityError: it is damaged, or its format is not `known_format`.
     """
-    return _read(generation / GENERATION_FILE, GenerationIndex, digest)
-
-
-def encode_index(index: LayerIndex | GenerationIndex) -> bytes:
-    """The bytes of the document: equal indexes give equal bytes."""
-    return msgspec.json.format(msgspec.json.encode(index, order="sorted"), indent=1)
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"{path} does not exist") from error
+    except OSError as error:
+        raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
+    if digest is not None and digest_of(content) != digest:
+        raise IntegrityError(f"{path} has the digest {digest_of(content)}, expected {digest}")
+    try:
+        document = msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"{path} is damaged: {error}") from error
+    if document.format != known_format:
+        raise IntegrityError(
+            f"{path} has format {document.format}, this version reads {known_format}"
+        )
+    return document
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -181,24 +169,3 @@ def write_all_durably(contents: Mapping[Path, bytes], written: Path) -> None:
             files.append(new)
         for file in files:
             os.fsync(file.fileno())
-
-
-_Index = TypeVar("_Index", LayerIndex, GenerationIndex)
-
-
-def _read(path: Path, kind: type[_Index], digest: str | None) -> _Index:
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFound(f"{path} does not exist") from error
-    except OSError as error:
-        raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
-    if digest is not None and digest_of(content) != digest:
-        raise IntegrityError(f"{path} has the digest {digest_of(content)}, expected {digest}")
-    try:
-        index = msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"{path} is damaged: {error}") from error
-    if index.format != FORMAT:
-        raise IntegrityError(f"{path} has format {index.format}, this version reads {FORMAT}")
-    return index

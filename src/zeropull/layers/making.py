@@ -28,7 +28,7 @@ from zeropull.layers.layout import (
     DataRecord,
     FileRecord,
     LayerIndex,
-    encode_index,
+    encode_document,
     write_all_durably,
 )
 from zeropull.layers.tar_stream import TarStream
@@ -223,7 +223,7 @@ def _finish(converted: _Converted, lowers: LowerLayers) -> None:
             {
                 directory / META_FILE: meta,
                 directory / BLOCKS_FILE: converted.digests,
-                directory / LAYER_FILE: encode_index(record),
+                directory / LAYER_FILE: encode_document(record),
             },
             directory / DATA_FILE,
         )

@@ -1,4 +1,4 @@
-"""Compare layers and generations with their digests, as much of them as the caller asks for."""
+"""Compare a layer with its digests, as much of it as the caller asks for."""
 
 from __future__ import annotations
 
@@ -15,14 +15,9 @@ from zeropull.layers.layout import (
     BLOCKS_FILE,
     DATA_FILE,
     DIGEST_BYTES,
-    LAYER_FILE,
     META_FILE,
-    GenerationIndex,
     LayerIndex,
     digest_block,
-    generation_blob,
-    generation_layer,
-    read_generation_index,
     read_layer_index,
 )
 from zeropull.oci.digests import digest_of
@@ -75,28 +70,6 @@ def verify_blocks(layer_dir: Path, block_range: Sequence[int] | None = None) -> 
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
     return len(blocks)
-
-
-def verify_generation(generation: Path, index_digest: str | None) -> GenerationIndex:
-    """Check generation.json against `index_digest`, the manifests and configs, and that every
-    layer's layer.json is the one listed. What is in the layers, `verify_metadata` checks.
-
-    Raises:
-        NotFound: no such generation.
-        IntegrityError: some of it is not what it should be.
-    """
-    index = read_generation_index(generation, digest=index_digest)
-    for image in index.images:
-        for digest in (image.manifest_digest, image.config_digest):
-            path = generation_blob(generation, digest)
-            _content(path, None, digest)
-        for chain_id in image.chain_ids:
-            if chain_id not in index.layers:
-                raise IntegrityError(f"{generation}: layer {chain_id} is not in generation.json")
-    for chain_id, digest in index.layers.items():
-        path = generation_layer(generation, chain_id) / LAYER_FILE
-        _content(path, None, digest)
-    return index
 
 
 def _open_uncached(path: Path) -> FileIO:

@@ -36,7 +36,8 @@ from zeropull.controlapi.messages import (
     VolumeMount,
 )
 from zeropull.controlapi.server import ControlServer
-from zeropull.layers.layout import CachedImage, GenerationIndex, encode_index
+from zeropull.imagecache.layout import CachedImage, GenerationIndex
+from zeropull.layers.layout import encode_document
 from zeropull.oci.digests import digest_of, hex_of
 from zeropull.providers.local import LocalProvider
 from zeropull.providers.local.names import FleetNames, InstanceNames
@@ -349,6 +350,6 @@ def build_generation(node: Node, image: ImageAssignment, into: Path) -> Volume:
         parsed["config"]["digest"],
         state.chain_ids,
     )
-    content = encode_index(GenerationIndex(1, "e-1", time.time(), (cached,), layers))
+    content = encode_document(GenerationIndex(1, "e-1", time.time(), (cached,), layers))
     (into / "generation.json").write_bytes(content)
     return Volume(1, into, digest_of(content))

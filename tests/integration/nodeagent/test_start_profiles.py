@@ -16,12 +16,8 @@ from tests.integration.nodeagent.conftest import (
     copy_of,
 )
 from zeropull.controlapi.messages import CopyState, ImageAssignment, VolumeMount
-from zeropull.layers.layout import (
-    BLOCK_BYTES,
-    DATA_FILE,
-    generation_layer,
-    generation_profile,
-)
+from zeropull.imagecache.layout import generation_layer, generation_profile
+from zeropull.layers.layout import BLOCK_BYTES, DATA_FILE
 from zeropull.oci.digests import hex_of
 from zeropull.providers.local.processes import AGENT
 from zeropull.providers.protocol import Volume

@@ -10,10 +10,18 @@ import pytest
 
 from tests.fixtures.layers import image_of, member, open_bytes, tar_of
 from zeropull.errors import Conflict, DiskFull, IntegrityError, NotFound, Unavailable
-from zeropull.imagecache.generations import GenerationStore
-from zeropull.layers.layout import generation_layer, generation_profile, layer_directory
+from zeropull.imagecache.generations import GenerationStore, PublishedGeneration
+from zeropull.imagecache.layout import (
+    GenerationIndex,
+    generation_blob,
+    generation_layer,
+    generation_profile,
+    read_generation_index,
+)
+from zeropull.layers.layout import layer_directory
 from zeropull.layers.pull import pull_layers
-from zeropull.layers.verify import verify_blocks, verify_generation, verify_metadata
+from zeropull.layers.verify import verify_blocks, verify_metadata
+from zeropull.oci.digests import digest_of
 from zeropull.oci.images import ResolvedImage
 from zeropull.startprofiles.profile import PageRun, ProfileFile, StartProfile, encode_profile
 
@@ -30,18 +38,28 @@ def pulled(store: Path, *tars: bytes) -> tuple[ResolvedImage, dict[str, Path]]:
     return image, {chain: layer_directory(store, chain) for chain in image.chain_ids}
 
 
+def check_whole(generation: PublishedGeneration) -> GenerationIndex:
+    """What vouches for what: the index's digest, and in it those of all documents."""
+    path = generation.path
+    index = read_generation_index(path, digest=generation.index_digest)
+    for image in index.images:
+        for digest in (image.manifest_digest, image.config_digest):
+            assert digest_of(generation_blob(path, digest).read_bytes()) == digest
+        assert set(image.chain_ids) <= index.layers.keys()
+    for chain_id, digest in index.layers.items():
+        assert verify_metadata(generation_layer(path, chain_id), digest=digest).chain_id == chain_id
+        verify_blocks(generation_layer(path, chain_id))
+    return index
+
+
 def test_a_generation_is_published_and_verifies(tmp_path: Path) -> None:
     image, sources = pulled(tmp_path / "node", LOW, tar_of(member("top", data=b"t")))
     caches = GenerationStore(tmp_path / "caches")
-    volume = caches.build("ep-1", [image], sources, created_at=5.0)
-    index = verify_generation(volume.path, volume.index_digest)
+    generation = caches.build("ep-1", [image], sources, created_at=5.0)
+    index = check_whole(generation)
     assert index.images[0].chain_ids == tuple(image.chain_ids)
-    assert caches.newest("ep-1") == volume
-    assert sorted(path.name for path in volume.path.parent.iterdir()) == ["1"]
-    for chain_id, digest in index.layers.items():
-        layer = generation_layer(volume.path, chain_id)
-        assert verify_metadata(layer, digest=digest).chain_id == chain_id
-        verify_blocks(layer)
+    assert caches.newest("ep-1") == generation
+    assert sorted(path.name for path in generation.path.parent.iterdir()) == ["1"]
 
 
 def test_unchanged_layers_are_linked_from_the_previous_generation(tmp_path: Path) -> None:
@@ -52,15 +70,15 @@ def test_unchanged_layers_are_linked_from_the_previous_generation(tmp_path: Path
     second, more = pulled(tmp_path / "node2", LOW, tar_of(member("new")))
     top = second.chain_ids[1]
     new = caches.build("ep", [second], {top: more[top]}, created_at=2)
-    assert new.generation == 2
+    assert new.number == 2
     inodes = {
-        (generation_layer(v.path, first.chain_ids[0]) / "data.erofs").stat().st_ino
-        for v in (old, new)
+        (generation_layer(g.path, first.chain_ids[0]) / "data.erofs").stat().st_ino
+        for g in (old, new)
     }
     assert len(inodes) == 1
-    assert caches.remove_old("ep", keep=set()).files > 0
+    assert caches.remove("ep", old.number).files > 0
     assert caches.generations("ep") == [2]
-    verify_generation(new.path, new.index_digest)
+    check_whole(new)
 
 
 def test_a_start_profile_is_kept_once_and_taken_over_by_the_next_generation(
@@ -76,7 +94,7 @@ def test_a_start_profile_is_kept_once_and_taken_over_by_the_next_generation(
 
     mine = profile(tuple(image.chain_ids))
     assert not caches.keep_profile("ep", digest, mine)  # no generation yet
-    volume = caches.build("ep", [image], sources, created_at=1)
+    generation = caches.build("ep", [image], sources, created_at=1)
     assert not caches.has_profile("ep", digest)
     with pytest.raises(IntegrityError):
         caches.keep_profile("ep", digest, profile(("sha256:" + "0" * 64,)))
@@ -84,8 +102,8 @@ def test_a_start_profile_is_kept_once_and_taken_over_by_the_next_generation(
         caches.keep_profile("ep", digest, b"{}")
     assert caches.keep_profile("ep", digest, mine)
     assert not caches.keep_profile("ep", digest, mine)
-    assert generation_profile(volume.path, digest).read_bytes() == mine
-    verify_generation(volume.path, volume.index_digest)
+    assert generation_profile(generation.path, digest).read_bytes() == mine
+    check_whole(generation)
 
     other, more = pulled(tmp_path / "node2", tar_of(member("other")))
     newer = caches.build("ep", [image, other], more, created_at=2)
@@ -120,7 +138,7 @@ def test_a_generation_over_the_budget_is_refused_with_the_arithmetic(tmp_path: P
 def test_numbers_never_go_back(tmp_path: Path) -> None:
     image, sources = pulled(tmp_path / "node", LOW)
     caches = GenerationStore(tmp_path / "caches")
-    assert caches.build("ep", [image], sources, created_at=1, number=7).generation == 7
+    assert caches.build("ep", [image], sources, created_at=1, number=7).number == 7
     other, more = pulled(tmp_path / "other", tar_of(member("o")))
     with pytest.raises(Conflict):
         caches.build("ep", [other], more, created_at=1, number=7)
@@ -145,8 +163,8 @@ def test_a_purge_that_was_interrupted_is_finished_by_the_sweep(tmp_path: Path) -
 
 def test_a_flipped_byte_anywhere_is_found(tmp_path: Path) -> None:
     image, sources = pulled(tmp_path / "node", LOW)
-    volume = GenerationStore(tmp_path / "caches").build("ep", [image], sources, created_at=1)
-    layer = generation_layer(volume.path, image.chain_ids[0])
+    generation = GenerationStore(tmp_path / "caches").build("ep", [image], sources, created_at=1)
+    layer = generation_layer(generation.path, image.chain_ids[0])
     for name in ("data.erofs", "blocks.blake3", "meta.erofs", "layer.json"):
         path = layer / name
         good = path.read_bytes()
@@ -154,12 +172,10 @@ def test_a_flipped_byte_anywhere_is_found(tmp_path: Path) -> None:
             good[:100] + bytes([good[100] ^ 1]) + good[101:] if len(good) > 100 else b"x"
         )
         with pytest.raises((IntegrityError, NotFound)):
-            verify_generation(volume.path, volume.index_digest)
-            verify_metadata(layer)
-            verify_blocks(layer)
+            check_whole(generation)
         path.write_bytes(good)
     with pytest.raises(IntegrityError):
-        verify_generation(volume.path, "sha256:" + "0" * 64)
+        read_generation_index(generation.path, digest="sha256:" + "0" * 64)
     verify_blocks(layer, range(1))
 
 

@@ -15,14 +15,13 @@ from pathlib import Path
 
 from zeropull.controlapi.messages import VolumeMount
 from zeropull.errors import IntegrityError, NotFound
-from zeropull.layers.layout import (
+from zeropull.imagecache.layout import (
     GenerationIndex,
     generation_blob,
     generation_layer,
-    layer_directory,
     read_generation_index,
-    read_layer_index,
 )
+from zeropull.layers.layout import layer_directory, read_layer_index
 from zeropull.layers.verify import verify_metadata
 from zeropull.nodeagent.disk import touch
 from zeropull.nodeagent.records import AgentRecords

@@ -18,7 +18,7 @@ from typing import Any
 
 from zeropull.controlapi.messages import NodeAssignment
 from zeropull.errors import IntegrityError, NotFound, ZeropullError
-from zeropull.layers.layout import generation_profile
+from zeropull.imagecache.layout import generation_profile
 from zeropull.linux.files import EVERYBODY_READS, replace_file
 from zeropull.nodeagent.images.catalog import Catalog
 from zeropull.nodeagent.images.image_on_node import ImageOnNode

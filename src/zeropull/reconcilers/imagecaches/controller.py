@@ -12,8 +12,9 @@ from typing import Any
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.messages import CopyState, ImagePath
 from zeropull.errors import DiskFull, NotFound, ZeropullError
-from zeropull.imagecache.generations import GenerationStore, Removed
-from zeropull.layers.layout import generation_layer, layer_directory
+from zeropull.imagecache.generations import GenerationStore, PublishedGeneration, Removed
+from zeropull.imagecache.layout import generation_layer
+from zeropull.layers.layout import layer_directory
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.protocol import Provider, Volume
 from zeropull.reconcilers.components.slots import component_images
@@ -250,7 +251,7 @@ class CacheController:
         self._store.put(record)
         try:
             images = [await self._image(ref, digest) for digest, ref in build.images.items()]
-            volume = await self._publish(uid, number, record, build, images)
+            published = await self._publish(uid, number, record, build, images)
         except DiskFull as error:
             self._save(uid, plan_retry(building, self._clock(), error.reason))
             log.warning("image cache refused", endpoint=record.endpoint, reason=error.reason)
@@ -260,17 +261,17 @@ class CacheController:
             self._not_before_s[uid] = self._clock() + REBUILD_DELAY_S
             log.warning("image cache not built", endpoint=record.endpoint, reason=error.reason)
             return
-        if volume.generation != number:
+        if published.number != number:
             self._forget(uid, {number})  # published before a crash, or numbers of a lost record
         size_bytes = await asyncio.to_thread(self._generations.used_bytes, uid)
         self._save(
             uid,
             replace(
                 building,
-                number=volume.generation,
+                number=published.number,
                 state=GenerationState.PUBLISHED,
-                path=str(volume.path),
-                index_digest=volume.index_digest,
+                path=str(published.path),
+                index_digest=published.index_digest,
                 size_bytes=size_bytes,
                 published_s=self._clock(),
                 message="",
@@ -280,7 +281,7 @@ class CacheController:
         log.info(
             "image cache published",
             endpoint=record.endpoint,
-            generation=volume.generation,
+            generation=published.number,
             images=len(build.images),
             size_bytes=size_bytes,
         )
@@ -292,7 +293,7 @@ class CacheController:
         record: ImageCacheRecord,
         build: Build,
         images: list[ResolvedImage],
-    ) -> Volume:
+    ) -> PublishedGeneration:
         """Collect what no good generation has, and publish."""
         store = self._generations
         damaged = [g for g in record.generations if g.state is GenerationState.CONDEMNED]
