@@ -24,8 +24,10 @@ from zeropull.resources.instances import (
 )
 from zeropull.resources.settings import EndpointSettings
 from zeropull.statestore import Store
+from zeropull.tasks import TaskSet
 from zeropull.telemetry import get_logger
 
+MAX_EFFECTS = 1000  # at the same time
 RESOLVE_ATTEMPTS = 3  # of an unreachable registry, until the deployment fails
 
 log = get_logger(__name__)
@@ -62,23 +64,26 @@ class Effects:
         self._node_disk_bytes = node_disk_bytes
         self._clock = clock
         self._on_done = on_done
-        self._running: dict[str, tuple[Effect, asyncio.Task[None]]] = {}
+        self._running = TaskSet[str, None]("effects", limit=MAX_EFFECTS, on_end=self._finished)
+        self._effects: dict[str, Effect] = {}  # of what runs
         self._refusals: dict[str, int] = {}
         self.resolve_failures: dict[str, str] = {}
 
     async def close(self) -> None:
         """Cancel everything and wait; the next start finds in the store what was under way."""
-        tasks = [task for _, task in self._running.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._running.close()
 
     def start(self, endpoint_key: str, action: Action) -> None:
-        """Begin the action unless it runs; a termination first cancels a launch of its target."""
+        """Begin the action unless it runs; a termination first cancels a launch of its target.
+        When too many effects run, nothing happens: the next round asks again."""
         running = self._running.get(action.target)
         if running is not None:
-            if action.effect is Effect.TERMINATE and running[0] is Effect.LAUNCH:
-                running[1].cancel()
+            is_launch = self._effects[action.target] is Effect.LAUNCH
+            if action.effect is Effect.TERMINATE and is_launch:
+                running.cancel()
+            return
+        if self._running.is_full:
+            log.warning("too many effects at once", effect=action.effect, target=action.target)
             return
         match action.effect:
             case Effect.RESOLVE:
@@ -89,20 +94,13 @@ class Effects:
                 work = self._launch(endpoint_key, action.target)
             case Effect.TERMINATE:
                 work = self._terminate(action.target)
-        task = asyncio.create_task(work, name=f"{action.effect} {action.target}")
-        self._running[action.target] = (action.effect, task)
-        task.add_done_callback(lambda done: self._finished(action, done))
+        self._effects[action.target] = action.effect
+        self._running.start(action.target, work)
 
-    def _finished(self, action: Action, task: asyncio.Task[None]) -> None:
-        self._running.pop(action.target, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error(
-                "effect failed",
-                effect=action.effect,
-                target=action.target,
-                error=str(error),
-                exc_info=None if isinstance(error, ZeropullError) else error,
-            )
+    def _finished(self, target: str, error: BaseException | None) -> None:
+        effect = self._effects.pop(target)
+        if error is not None:
+            log.error("effect failed", effect=effect, target=target, error=str(error))
             return  # the next round tries again: at once would be without a pause
         self._on_done()
 

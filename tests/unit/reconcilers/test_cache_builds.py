@@ -99,8 +99,7 @@ class Caches:
 
     async def settle(self) -> None:
         async with asyncio.timeout(60):
-            while tasks := list(self.control._tasks.values()):
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await self.control._tasks.wait()
 
     @property
     def record(self) -> ImageCacheRecord:

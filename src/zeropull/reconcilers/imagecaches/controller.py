@@ -40,8 +40,10 @@ from zeropull.resources.image_caches import (
 from zeropull.resources.instances import AttachedVolume, Instance, InstanceState
 from zeropull.statestore import Store
 from zeropull.stopping import check_stop, run_stoppable
+from zeropull.tasks import TaskSet
 from zeropull.telemetry import get_logger
 
+MAX_TASKS = 1000  # at the same time
 REBUILD_DELAY_S = 30.0  # after a build that failed for a passing reason
 PROFILE_INTERVAL_S = 2.0  # between two looks for a start profile that a node has recorded
 PURGED_RECORDS = 100  # proofs of purges that are kept
@@ -75,7 +77,7 @@ class CacheController:
         self._enabled = enabled
         self._all_instance_types = all_instance_types
         self._clock = clock
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks = TaskSet[str, None]("image caches", limit=MAX_TASKS, on_end=self._finished)
         self._pullers: dict[str, dict[str, str]] = {}
         self._waits: dict[str, frozenset[str]] = {}
         self._not_before_s: dict[str, float] = {}
@@ -84,10 +86,7 @@ class CacheController:
         self._profiles_not_before_s: dict[str, float] = {}
 
     async def close(self) -> None:
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
 
     # ---------------------------------------------------------------------- what others ask
 
@@ -405,10 +404,7 @@ class CacheController:
                 purge_wanted_s=r.purge_wanted_s or self._clock(),
             ),
         )
-        build = self._tasks.get(f"build {uid}")
-        if build is not None:
-            build.cancel()
-            await asyncio.gather(build, return_exceptions=True)
+        await self._tasks.cancel(f"build {uid}")
         gone = await asyncio.to_thread(self._generations.purge, uid)
         self._store.update(
             ImageCacheRecord,
@@ -430,17 +426,14 @@ class CacheController:
         self._exchange.reported.set()
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        if name in self._tasks:
+        if name in self._tasks or self._tasks.is_full:
             work.close()
-            return
-        task = asyncio.create_task(work, name=name)
-        self._tasks[name] = task
-        task.add_done_callback(lambda done: self._finished(name, done))
+            return  # when too many run, the next round asks again
+        self._tasks.start(name, work)
 
-    def _finished(self, name: str, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(name, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("image cache effect failed", effect=name, error=str(error), exc_info=error)
+    def _finished(self, name: str, error: BaseException | None) -> None:
+        if error is not None:
+            log.error("image cache effect failed", effect=name, error=str(error))
             return  # the next round tries again: at once would be without a pause
         self._exchange.reported.set()
 
