@@ -35,7 +35,8 @@ class CriSettings:
 @dataclass(frozen=True, slots=True)
 class ContainerdConfig:
     """A containerd of our own. `plugin_socket`: of the snapshotter plugin; `plugin_root`: its state
-    directory, which containerd measures for free space; `cri` None = no CRI plugin."""
+    directory, which containerd measures for free space; `cri` None = no CRI plugin.
+    `remap_ids`: the plugin runs with `--remap-ids` (see `can_remap_ids`)."""
 
     root: Path
     state: Path
@@ -44,6 +45,7 @@ class ContainerdConfig:
     plugin_root: Path
     cri: CriSettings | None = None
     log_level: str = "info"
+    remap_ids: bool = False
     disabled: tuple[str, ...] = field(
         default=(
             "io.containerd.snapshotter.v1.btrfs",
@@ -89,6 +91,20 @@ def parse_version(text: str) -> tuple[int, int, int]:
     return version
 
 
+def can_remap_ids(version: tuple[int, int, int], release: str) -> bool:
+    """Whether user namespaces work by ID-mapped mounts: containerd hands the mappings on from 2.0
+    on, and Linux maps IDs of tmpfs, which holds the mount points, from 6.3 on.
+
+    `release`: as `platform.release()` gives it.
+    """
+    kernel = re.match(r"(\d+)\.(\d+)", release)
+    return version >= (2, 0, 0) and kernel is not None and _numbers(kernel) >= (6, 3)
+
+
+def _numbers(found: re.Match[str]) -> tuple[int, ...]:
+    return tuple(map(int, found.groups()))
+
+
 def render_config(config: ContainerdConfig, version: tuple[int, int, int]) -> str:
     """The text of config.toml for a containerd of this version."""
     newer = version >= (2, 0, 0)
@@ -110,6 +126,7 @@ def render_config(config: ContainerdConfig, version: tuple[int, int, int]) -> st
         f"[proxy_plugins.{PLUGIN_NAME}]",
         '  type = "snapshot"',
         f"  address = {_quote(config.plugin_socket)}",
+        *(['  capabilities = ["remap-ids"]'] if config.remap_ids else []),
         f"  [proxy_plugins.{PLUGIN_NAME}.exports]",
         f"    root = {_quote(config.plugin_root)}",
         "",
@@ -151,6 +168,10 @@ def _cri_lines(cri: CriSettings, newer: bool) -> list[str]:
             '[[plugins."io.containerd.transfer.v1.local".unpack_config]]',
             '  platform = "linux"',
             f"  snapshotter = {_quote(cri.snapshotter)}",
+            # One entry replaces the default ones, and `ctr pull --snapshotter overlayfs` needs its.
+            '[[plugins."io.containerd.transfer.v1.local".unpack_config]]',
+            '  platform = "linux"',
+            '  snapshotter = "overlayfs"',
             "",
         ]
     plugin = 'plugins."io.containerd.grpc.v1.cri"'

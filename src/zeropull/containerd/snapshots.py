@@ -15,6 +15,8 @@ from zeropull.oci.digests import digest_of
 
 SERVICE = "containerd.services.snapshots.v1.Snapshots"
 TARGET_LABEL = "containerd.io/snapshot.ref"
+# Beside TARGET_LABEL, from containerd 2.3 on: the chain ID of the layer below, if there is one.
+PARENT_CHAIN_LABEL = "containerd.io/snapshot/parent-chain-id"
 # Beside TARGET_LABEL, for our own snapshotter: the target stands for all of its layers at once.
 # The value is `chain_digest` of them. containerd hands on labels of this prefix only.
 WHOLE_IMAGE_LABEL = "containerd.io/snapshot/zeropull.whole-image"
@@ -102,10 +104,17 @@ class SnapshotsClient:
         )
         return mounts_from_messages(answer.mounts)
 
-    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None) -> None:
-        """Turn the active snapshot `key` into the committed one `name`."""
+    async def commit(
+        self, name: str, key: str, labels: Mapping[str, str] | None = None, *, parent: str = ""
+    ) -> None:
+        """Turn the active snapshot `key` into the committed one `name`. `parent`: of one that was
+        prepared without (containerd 2.2 and newer)."""
         request = snapshots_pb2.CommitSnapshotRequest(
-            snapshotter=self.snapshotter, name=name, key=key, labels=dict(labels or {})
+            snapshotter=self.snapshotter,
+            name=name,
+            key=key,
+            labels=dict(labels or {}),
+            parent=parent,
         )
         await self._connection.call(f"{SERVICE}/Commit", request, Empty)
 

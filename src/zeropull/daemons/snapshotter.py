@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         counters,
         time.time_ns,
         namespace=options.namespace,
+        maps_ids=options.remap_ids,
     )
     snapshotter.open()
     status = StatusServer(options.status_socket, counters) if options.status_socket else None
@@ -63,6 +64,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--mounts", type=Path, required=True, help="mount points; a short path")
     parser.add_argument(
         "--namespace", help="the one containerd namespace served; default: the first that asks"
+    )
+    parser.add_argument(
+        "--remap-ids",
+        action="store_true",
+        help="user namespaces by ID-mapped mounts; with the capability remap-ids in containerd",
     )
     parser.add_argument("--status-socket", type=Path, help="HTTP: /status and /metrics")
     parser.add_argument("--log-level", default="info")

@@ -6,7 +6,7 @@ behind it are not what they should be.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -68,25 +68,33 @@ class Catalog:
             raise IntegrityError(f"{path} holds the layer {index.chain_id}, not {chain_id}")
         return CachedLayer(path, index)
 
-    def verify_chain(self, top: str) -> list[CachedLayer]:
+    def verify_chain(
+        self, top: str, verified: Collection[tuple[Path, str]] = ()
+    ) -> list[CachedLayer]:
         """The layer `top` and all below it, the uppermost first, each held to its digests. A bad
-        one is dropped.
+        one is dropped. `verified`: path and identity of layers that were verified before.
 
         Raises:
             IntegrityError: one of them must not be used.
             NotFound: the catalog lacks one.
         """
-        found: dict[str, Path] = {}
+        found: dict[str, CachedLayer] = {}
         at = top
         while at and at not in found:
             path = self.locate(at)
             if path is None:
                 raise NotFound(f"layer {at} is not in the cache")
-            found[at] = path
             with self._dropping(at, path):
-                at = read_layer_index(path).parent_chain_id
+                found[at] = CachedLayer(path, read_layer_index(path))
+            at = found[at].index.parent_chain_id
+
+        def verify(chain_id: str, layer: CachedLayer) -> CachedLayer:
+            if (layer.path, layer.identity) in verified and layer.index.chain_id == chain_id:
+                return layer
+            return self._verify_or_drop(layer.path, chain_id)
+
         with ThreadPoolExecutor(_VERIFY_THREADS) as pool:  # hashing holds no lock of Python's
-            return list(pool.map(self._verify_or_drop, found.values(), found.keys()))
+            return list(pool.map(verify, found.keys(), found.values()))
 
     def _verify_or_drop(self, path: Path, chain_id: str) -> CachedLayer:
         with self._dropping(chain_id, path):

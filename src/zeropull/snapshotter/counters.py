@@ -17,6 +17,7 @@ class Count(StrEnum):
     MISSES_VERIFICATION = "misses_verification"
     MISSES_MOUNT = "misses_mount"
     MISSES_IN_USE = "misses_in_use"
+    MISSES_PARENT = "misses_parent"
     VERIFICATION_FAILURES = "verification_failures"
     MOUNTS = "mounts"
     UNMOUNTS = "unmounts"

@@ -2,7 +2,9 @@
 
 All mount options together must fit one page, so 128 lowers need names of a few bytes. A cached
 layer is mounted at `<mounts>/<id of its snapshot>`, one that whole images share at
-`<mounts>/l<number>`; an ordinary snapshot's directory gets a symbolic link.
+`<mounts>/l<number>`; an ordinary snapshot's directory is bound there. A symbolic link would do for
+an overlay, but containerd maps IDs of the folder that all lowers have in common, recursively, and
+a link leads out of that.
 Nothing here is durable: after a reboot each is made again when it is first needed.
 """
 
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from zeropull.errors import Unavailable
 from zeropull.layers.mount import mount_layer, unmount
+from zeropull.linux.mounts import bind
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -25,23 +28,26 @@ class Lowers:
         self._directory = directory
         self._ready: set[str] = set()
         self._mounted: set[str] = set()
+        self._bound: set[str] = set()
 
-    def open(self, known: set[str]) -> int:
-        """Adopt what is mounted from before; undo what has no known name. Returns the
-        number of mounts undone."""
+    def open(self, layers: set[str], bound: set[str]) -> int:
+        """Adopt what is mounted from before: names of served `layers`, and `bound` names of
+        ordinary snapshots. Undo what has neither. Returns the number of mounts undone."""
         self._directory.mkdir(parents=True, exist_ok=True)
         self._directory.chmod(0o700)
         mounted = _mounts_under(self._directory)
         undone = 0
         for name in mounted:
-            if name in known:
+            if name in layers:
                 self._mounted.add(name)
+            elif name in bound:
+                self._bound.add(name)
             else:
                 _detach(self._directory / name)
                 undone += 1
-        self._ready = set(self._mounted)
+        self._ready = self._mounted | self._bound
         for entry in list(self._directory.iterdir()):
-            if entry.name not in self._mounted:
+            if entry.name not in self._ready:
                 _remove_entry(entry)
         return undone
 
@@ -63,10 +69,18 @@ class Lowers:
         self._mounted.add(name)
         self._ready.add(name)
 
-    def link(self, name: str, directory: Path) -> None:
-        """Give an ordinary snapshot's directory its short name."""
-        with suppress(FileExistsError):
-            self.path(name).symlink_to(directory)
+    def bind(self, name: str, directory: Path) -> None:
+        """Give an ordinary snapshot's directory its short name. Idempotent."""
+        if name in self._ready:
+            return
+        target = self.path(name)
+        target.mkdir(exist_ok=True)
+        try:
+            bind(directory, target)
+        except BaseException:
+            _remove_entry(target)
+            raise
+        self._bound.add(name)
         self._ready.add(name)
 
     def release(self, name: str) -> bool:
@@ -75,12 +89,13 @@ class Lowers:
         Overlays over the layer hold it by themselves, so this never waits for a container.
         """
         self._ready.discard(name)
-        was_mounted = name in self._mounted
-        if was_mounted:
+        was_layer = name in self._mounted
+        if was_layer or name in self._bound:
             _detach(self.path(name))
             self._mounted.discard(name)
+            self._bound.discard(name)
         _remove_entry(self.path(name))
-        return was_mounted
+        return was_layer
 
 
 def _detach(target: Path) -> None:

@@ -34,8 +34,11 @@ def shared_name(number: int) -> str:
 
 
 class ServedLayers:
-    """The cache's part of one node's snapshots. The caller serialises calls; `serve_image` does so
-    itself, with the caller's lock, once it has verified."""
+    """The cache's part of one node's snapshots.
+
+    `lock` is the snapshotter's: rows, directories and mounts change under it, one at a time.
+    Digests are computed without it.
+    """
 
     def __init__(
         self,
@@ -44,23 +47,38 @@ class ServedLayers:
         lowers: Lowers,
         counters: Counters,
         now_ns: Callable[[], int],
+        lock: threading.RLock,
     ) -> None:
         self._state = state
         self._catalog = catalog
         self._lowers = lowers
         self._counters = counters
         self._now_ns = now_ns
+        self._lock = lock
 
     def serve_layer(self, chain_id: str, key: str, parent: str, labels: Mapping[str, str]) -> bool:
-        """Whether the layer is now a committed snapshot that containerd can look up."""
+        """Whether the layer is now a committed snapshot that containerd can look up.
+
+        Without `parent`, a layer that has one is served with all that lie below it, as an image is:
+        containerd asks like this where it unpacks the layers of an image beside each other.
+        """
         path = self._catalog.locate(chain_id)
         if path is None:
             return self._miss(Count.MISSES_NOT_CACHED, chain_id)
         try:
             layer = self._catalog.verify(path, chain_id)
-            if bool(layer.index.parent_chain_id) != bool(parent):
-                raise IntegrityError(f"{path} has another parent than {parent or 'none'}")
-            served = self._record_layer(layer, key, parent, labels)
+            below = layer.index.parent_chain_id
+            if below and not parent:
+                layers = self._catalog.verify_chain(chain_id, self._mounted_layers())
+                with self._lock:
+                    self._record_image(layers, key, labels)
+                served = True
+            elif not _may_lie_over(below, parent):
+                # Nothing is wrong with the layer: whoever asked means another image.
+                return self._miss(Count.MISSES_PARENT, chain_id)
+            else:
+                with self._lock:
+                    served = self._record_layer(layer, key, parent, labels)
         except IntegrityError as error:
             self._counters.add(Count.VERIFICATION_FAILURES)
             self._catalog.drop(chain_id, path)
@@ -111,21 +129,19 @@ class ServedLayers:
         self._counters.add(Count.MOUNTS)
         return True
 
-    def serve_image(
-        self, chain_id: str, key: str, labels: Mapping[str, str], lock: threading.RLock
-    ) -> None:
+    def serve_image(self, chain_id: str, key: str, labels: Mapping[str, str]) -> None:
         """Raises:
         NotFound: not served, for whatever reason; which layer it is, the caller learns by asking
             for each.
         """
         try:
-            layers = self._catalog.verify_chain(chain_id)
+            layers = self._catalog.verify_chain(chain_id, self._mounted_layers())
             if (
                 chain_digest([each.index.chain_id for each in layers[::-1]])
                 != (labels[WHOLE_IMAGE_LABEL])
             ):
                 raise NotFound("the layers in the cache are others than the image's")
-            with lock:
+            with self._lock:
                 mounted = self._record_image(layers, key, labels)
         except Exception as error:
             if isinstance(error, IntegrityError):
@@ -190,16 +206,30 @@ class ServedLayers:
             Unavailable: a layer is bad by now, or cannot be mounted.
         """
         if record.layer is not None:
-            name = str(record.id)
-            self._mount_again(name, record.info.name.rpartition("/")[2], record.layer)
-            return [self._lowers.path(name)]
-        names = [shared_name(number) for number in record.chain]
+            names = [str(record.id)]
+        else:
+            names = [shared_name(number) for number in record.chain]
         if not all(map(self._lowers.is_ready, names)):
-            layers = self._state.shared_layers()
-            for number in record.chain:
-                layer = layers[number]
-                self._mount_again(shared_name(number), layer.chain_id, layer.path)
+            with self._lock:
+                self._mount_lost(record)
         return [self._lowers.path(name) for name in names]
+
+    def _mount_lost(self, record: SnapshotRecord) -> None:
+        if record.layer is not None:
+            self._mount_again(str(record.id), record.info.name.rpartition("/")[2], record.layer)
+            return
+        layers = self._state.shared_layers()
+        for number in record.chain:
+            layer = layers[number]
+            self._mount_again(shared_name(number), layer.chain_id, layer.path)
+
+    def _mounted_layers(self) -> frozenset[tuple[Path, str]]:
+        """Path and identity of the shared layers that are mounted: verified before that."""
+        return frozenset(
+            (layer.path, layer.identity)
+            for layer in self._state.shared_layers().values()
+            if self._lowers.is_ready(shared_name(layer.number))
+        )
 
     def _mount_again(self, name: str, chain_id: str, layer: Path) -> None:
         if self._lowers.is_ready(name):
@@ -218,3 +248,12 @@ class ServedLayers:
 
     def release(self, *names: str) -> None:
         self._counters.add(Count.UNMOUNTS, sum(map(self._lowers.release, names)))
+
+
+def _may_lie_over(below: str, parent: str) -> bool:
+    """Whether a layer over the chain ID `below` ("": the lowest) fits the snapshot `parent`, as far
+    as its name tells: ours end with the chain ID, and so do those of containerd's own unpacking."""
+    if not below or not parent:
+        return not below and not parent
+    last = parent.rpartition("/")[2]
+    return last == below or not last.startswith("sha256:")

@@ -7,14 +7,13 @@ Contract: containerd, docs/snapshotters/remote-snapshotter.md and core/snapshots
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from zeropull.containerd.snapshots import (
+    PARENT_CHAIN_LABEL,
     TARGET_LABEL,
     WHOLE_IMAGE_LABEL,
     Mount,
@@ -30,6 +29,7 @@ from zeropull.errors import (
 )
 from zeropull.snapshotter.catalog import Catalog
 from zeropull.snapshotter.counters import Count, Counters
+from zeropull.snapshotter.directories import Directories, is_unpacked_apart
 from zeropull.snapshotter.filters import parse_filters
 from zeropull.snapshotter.lowers import Lowers
 from zeropull.snapshotter.served_layers import ServedLayers, shared_name
@@ -41,7 +41,6 @@ _log = get_logger(__name__)
 
 _NAMESPACE_FACT = "namespace"
 _TARGET_FILTER = re.compile(rf'labels\."{re.escape(TARGET_LABEL)}"==(sha256:[0-9a-f]{{64}})(?:,|$)')
-_OVERLAY_INDEX = Path("/sys/module/overlay/parameters/index")
 
 
 class Snapshotter:
@@ -49,7 +48,10 @@ class Snapshotter:
 
     containerd's namespaces do not isolate: it would let one tenant find a snapshot that another
     one made. So every key of another namespace is refused; `namespace` None binds this state to
-    the first namespace that asks, for good. Methods may be called from any thread.
+    the first namespace that asks, for good. `maps_ids`: see `Directories`.
+
+    Methods may be called from any thread. Changes wait for each other; `stat`, `mounts`, `walk`
+    and `usage` do not wait for a change to reach the disk.
     """
 
     def __init__(
@@ -61,32 +63,39 @@ class Snapshotter:
         now_ns: Callable[[], int],
         *,
         namespace: str | None = None,
+        maps_ids: bool = False,
     ) -> None:
-        self._snapshots_dir = state_dir / "snapshots"
-        self._snapshots_dir.mkdir(parents=True, exist_ok=True)
+        state_dir.mkdir(parents=True, exist_ok=True)
         self._state = SnapshotState(state_dir / "snapshots.db")
         self._lowers = lowers
         self._counters = counters
         self._now_ns = now_ns
         self._namespace = namespace or self._state.fact(_NAMESPACE_FACT)
-        self._index_off = ("index=off",) if _OVERLAY_INDEX.exists() else ()
         # One change at a time: rows, directories and mounts move together.
         self._lock = threading.RLock()
-        self._served = ServedLayers(self._state, catalog, lowers, counters, now_ns)
+        self._served = ServedLayers(self._state, catalog, lowers, counters, now_ns, self._lock)
+        self._directories = Directories(
+            state_dir / "snapshots",
+            self._state,
+            lowers,
+            self._served,
+            self._lock,
+            maps_ids=maps_ids,
+        )
 
     def open(self) -> None:
         """Undo what a kill left half done: directories and mounts without a row."""
-        known = {str(record.id) for record in self._state.all()}
+        known = self._state.all()
+        served = {str(record.id) for record in known if record.layer is not None}
         shared = {shared_name(number) for number in self._state.shared_layers()}
-        undone = self._lowers.open(known | shared)
-        strays = self._remove_strays()
+        ordinary = {str(record.id) for record in known if record.layer is None}
+        undone = self._lowers.open(served | shared, ordinary)
+        strays = self._directories.remove_strays()
         _log.info("snapshots_opened", snapshots=len(known), mounts_undone=undone, strays=strays)
 
     def close(self) -> None:
         """Mounts stay: containers run on them."""
         self._state.close()
-
-    # ------------------------------------------------------------------ making snapshots
 
     def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
         """Raises:
@@ -96,11 +105,11 @@ class Snapshotter:
         self._check_namespace(key, parent)
         target = labels.get(TARGET_LABEL)
         if target is not None and WHOLE_IMAGE_LABEL in labels and not parent:
-            self._served.serve_image(target, key, labels, self._lock)
+            self._served.serve_image(target, key, labels)
             raise AlreadyExists(f"all layers up to {target} are in the cache")
+        if target is not None and self._served.serve_layer(target, key, parent, labels):
+            raise AlreadyExists(f"layer {target} is in the cache")
         with self._lock:
-            if target is not None and self._served.serve_layer(target, key, parent, labels):
-                raise AlreadyExists(f"layer {target} is in the cache")
             return self._create(key, parent, labels, SnapshotKind.ACTIVE)
 
     def view(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
@@ -115,25 +124,36 @@ class Snapshotter:
         Unavailable: a cached layer below it cannot be mounted any more.
         """
         self._check_namespace(key)
-        with self._lock:
-            record = self._state.get(key)
-            if record.info.kind is SnapshotKind.COMMITTED:
-                raise Conflict(f"snapshot {key} is committed: only active ones and views mount")
-            return self._mounts_of(record)
+        record = self._state.get(key)
+        if record.info.kind is SnapshotKind.COMMITTED:
+            raise Conflict(f"snapshot {key} is committed: only active ones and views mount")
+        return self._directories.mounts(record)
 
     def commit(self, key: str, name: str, labels: Mapping[str, str], parent: str = "") -> None:
-        """Raises:
-        NotFound, Conflict, AlreadyExists: as in `SnapshotState.commit`.
-        InvalidInput: a rebase to another parent is asked for, which we do not declare.
-        """
-        self._check_namespace(key, name)
-        with self._lock:
-            if parent and self._state.get(key).info.parent != parent:
-                raise InvalidInput(f"snapshot {key} cannot be moved to the parent {parent}")
-            with self._state.transaction():
-                self._state.commit(key, name, labels, self._now_ns())
+        """Make a layer of it. `parent` is for one that was unpacked apart from the layers below.
 
-    # ------------------------------------------------------------------ asking and changing
+        Raises:
+            NotFound, Conflict, AlreadyExists: as in `SnapshotState.commit` and `rebase`.
+            InvalidInput: `parent` is another than it was prepared with, or its whiteouts are lost.
+        """
+        self._check_namespace(key, name, parent)
+        with self._lock, self._state.transaction():
+            record = self._state.get(key)
+            if parent and record.info.parent != parent:
+                if record.info.parent:
+                    raise InvalidInput(
+                        f"snapshot {key} lies over {record.info.parent}; it cannot be moved to"
+                        f" {parent}"
+                    )
+                if not is_unpacked_apart(record):
+                    raise InvalidInput(
+                        f"snapshot {key} was prepared without label {PARENT_CHAIN_LABEL}, so its"
+                        f" whiteouts are lost and it cannot be put over {parent}: take the"
+                        ' capability "rebase" out of containerd\'s proxy_plugins table, or use'
+                        " containerd 2.3 or newer"
+                    )
+                self._state.rebase(record.id, parent)
+            self._state.commit(key, name, labels, self._now_ns())
 
     def stat(self, key: str) -> SnapshotInfo:
         self._check_namespace(key)
@@ -176,7 +196,7 @@ class Snapshotter:
             return record.usage
         if record.info.kind is SnapshotKind.VIEW:
             return SnapshotUsage(0, 0)
-        usage = measure_usage(self._directory(record.id) / "fs", stop)
+        usage = measure_usage(self._directories.content(record.id), stop)
         if record.info.kind is SnapshotKind.COMMITTED:
             with self._lock, self._state.transaction():
                 self._state.set_usage(record.id, usage)
@@ -194,80 +214,29 @@ class Snapshotter:
                 unshared = self._state.forget_unshared_layers() if record.chain else []
             self._served.release(str(record.id), *map(shared_name, unshared))
         # Large trees take a while: the lock is not held, and a kill here leaves a stray.
-        shutil.rmtree(self._directory(record.id), ignore_errors=True)
+        self._directories.remove(record.id)
 
     def cleanup(self) -> None:
         """Remove directories that an interrupted Remove left behind."""
         with self._lock:
-            self._remove_strays()
-
-    # ------------------------------------------------------------------ directories and mounts
+            self._directories.remove_strays()
 
     def _create(
         self, key: str, parent: str, labels: Mapping[str, str], kind: SnapshotKind
     ) -> list[Mount]:
         now_ns = self._now_ns()
         info = SnapshotInfo(key, parent, kind, dict(labels), now_ns, updated_ns=now_ns)
-        directory: Path | None = None
+        record: SnapshotRecord | None = None
         try:
             with self._state.transaction():
                 record = SnapshotRecord(self._state.insert(info), info)
-                directory = self._directory(record.id)
-                self._make_directory(directory, record)
-                mounts = self._mounts_of(record)
+                self._directories.make(record)
+                mounts = self._directories.mounts(record)
         except BaseException:
-            if directory is not None:
-                shutil.rmtree(directory, ignore_errors=True)
+            if record is not None:
+                self._directories.remove(record.id)
             raise
         return mounts
-
-    def _make_directory(self, directory: Path, record: SnapshotRecord) -> None:
-        shutil.rmtree(directory, ignore_errors=True)  # of an ID whose transaction never ended
-        content = directory / "fs"
-        content.mkdir(parents=True)
-        directory.chmod(0o700)
-        content.chmod(0o755)
-        if record.info.kind is SnapshotKind.ACTIVE:
-            (directory / "work").mkdir(mode=0o711)
-            lineage = self._state.ancestry(record.info.parent)
-            if lineage:
-                # The root of an overlay has the owner of its upper directory.
-                owner = self._lower_paths(lineage[0])[0].stat()
-                os.chown(content, owner.st_uid, owner.st_gid)
-
-    def _mounts_of(self, record: SnapshotRecord) -> list[Mount]:
-        """The one mount that shows the snapshot. On a miss it is never read-only: containerd 2.4
-        takes that as a sign that the layer is there already."""
-        content = self._directory(record.id) / "fs"
-        lineage = self._state.ancestry(record.info.parent)
-        lowers = [str(path) for each in lineage for path in self._lower_paths(each)]
-        if record.info.kind is SnapshotKind.ACTIVE:
-            if not lowers:
-                return [Mount("bind", str(content), ("rw", "rbind"))]
-            upper = (f"workdir={content.parent / 'work'}", f"upperdir={content}")
-            return [_overlay(*self._index_off, *upper, f"lowerdir={':'.join(lowers)}")]
-        if len(lowers) > 1:
-            return [_overlay(*self._index_off, f"lowerdir={':'.join(lowers)}")]
-        return [Mount("bind", lowers[0] if lowers else str(content), ("ro", "rbind"))]
-
-    def _lower_paths(self, record: SnapshotRecord) -> list[Path]:
-        """The short paths of a committed snapshot, the uppermost first."""
-        if record.layer is not None or record.chain:
-            return self._served.ensure_mounted(record)
-        name = str(record.id)
-        if not self._lowers.is_ready(name):
-            self._lowers.link(name, self._directory(record.id) / "fs")
-        return [self._lowers.path(name)]
-
-    def _remove_strays(self) -> int:
-        known = {str(record.id) for record in self._state.all()}
-        strays = [each for each in self._snapshots_dir.iterdir() if each.name not in known]
-        for stray in strays:
-            shutil.rmtree(stray, ignore_errors=True)
-        return len(strays)
-
-    def _directory(self, snapshot_id: int) -> Path:
-        return self._snapshots_dir / str(snapshot_id)
 
     def _check_namespace(self, *keys: str) -> None:
         """containerd's keys are `<namespace>/<number>/<key>`; names of ours begin the same way."""
@@ -275,19 +244,19 @@ class Snapshotter:
             namespace, separator, _ = key.partition("/")
             if not separator or not namespace:
                 raise InvalidInput(f"snapshot key {key!r} does not begin with a namespace")
-            with self._lock:
-                if self._namespace is None:
-                    with self._state.transaction():
-                        self._state.set_fact(_NAMESPACE_FACT, namespace)
-                    self._namespace = namespace
-                if namespace == self._namespace:
-                    continue
+            if self._namespace is None:
+                self._bind_to(namespace)
+            if namespace == self._namespace:
+                continue
             self._counters.add(Count.REFUSED_NAMESPACES)
             raise AccessDenied(
                 f"snapshot key {key!r} is of the namespace {namespace}; this snapshotter serves"
                 f" {self._namespace} only"
             )
 
-
-def _overlay(*options: str) -> Mount:
-    return Mount("overlay", "overlay", options)
+    def _bind_to(self, namespace: str) -> None:
+        with self._lock:
+            if self._namespace is None:
+                with self._state.transaction():
+                    self._state.set_fact(_NAMESPACE_FACT, namespace)
+                self._namespace = namespace

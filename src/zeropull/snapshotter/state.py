@@ -73,6 +73,7 @@ class SharedLayer:
     number: int
     chain_id: str
     path: Path
+    identity: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,18 @@ class SnapshotRecord:
 
 
 class SnapshotState:
-    """All rows; one thread at a time changes them, under `transaction`."""
+    """All rows; one thread at a time changes them, under `transaction`.
+
+    Each thread reads through a connection of its own, which never waits for the writer's fsync: it
+    sees what was committed. Inside its own transaction a thread reads what it has written so far.
+    """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
+        self._path = path
+        self._of_thread = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        self._writing_thread: int | None = None
         # Statements run in autocommit mode; `transaction` alone says where one begins and ends.
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._database.execute("PRAGMA journal_mode = WAL")
@@ -114,6 +123,8 @@ class SnapshotState:
 
     def close(self) -> None:
         with self._lock:
+            for reader in self._readers:
+                reader.close()
             self._database.close()
 
     @contextmanager
@@ -121,6 +132,7 @@ class SnapshotState:
         """All that the block does becomes durable at its end, or nothing of it. Not nested."""
         with self._lock:
             self._database.execute("BEGIN IMMEDIATE")
+            self._writing_thread = threading.get_ident()
             try:
                 yield
                 self._database.execute("COMMIT")
@@ -128,6 +140,8 @@ class SnapshotState:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
+            finally:
+                self._writing_thread = None
 
     def get(self, name: str) -> SnapshotRecord:
         """Raises:
@@ -139,41 +153,38 @@ class SnapshotState:
         return record
 
     def find(self, name: str) -> SnapshotRecord | None:
-        with self._lock:
-            row = self._database.execute(
+        row = (
+            self._reader()
+            .execute(
                 f"SELECT {_COLUMNS} FROM snapshots WHERE name = ?",  # noqa: S608 # constants
                 (name,),
-            ).fetchone()
+            )
+            .fetchone()
+        )
         return None if row is None else _record(row)
 
     def all(self) -> list[SnapshotRecord]:
-        with self._lock:
-            rows = self._database.execute(
-                f"SELECT {_COLUMNS} FROM snapshots ORDER BY id"  # noqa: S608 # constants
-            ).fetchall()
+        query = f"SELECT {_COLUMNS} FROM snapshots ORDER BY id"  # noqa: S608 # constants
+        rows = self._reader().execute(query).fetchall()
         return [_record(row) for row in rows]
 
     def labelled(self, text: str) -> list[SnapshotRecord]:
         """Those that have `text` somewhere in their labels, for which JSON must not escape it."""
-        with self._lock:
-            rows = self._database.execute(
-                f"SELECT {_COLUMNS} FROM snapshots"  # noqa: S608 # constants
-                " WHERE instr(labels, ?) ORDER BY id",
-                (text,),
-            ).fetchall()
+        query = (
+            f"SELECT {_COLUMNS} FROM snapshots"  # noqa: S608 # constants
+            " WHERE instr(labels, ?) ORDER BY id"
+        )
+        rows = self._reader().execute(query, (text,)).fetchall()
         return [_record(row) for row in rows]
 
     def ancestry(self, name: str) -> list[SnapshotRecord]:
         """The snapshot `name`, its parent, and so on down to the lowest; [] for ""."""
-        with self._lock:
-            rows = self._database.execute(_ANCESTRY, {"name": name}).fetchall()
+        rows = self._reader().execute(_ANCESTRY, {"name": name}).fetchall()
         return [_record(row) for row in rows]
 
     def has_children(self, name: str) -> bool:
-        with self._lock:
-            row = self._database.execute(
-                "SELECT 1 FROM snapshots WHERE parent = ? LIMIT 1", (name,)
-            ).fetchone()
+        query = "SELECT 1 FROM snapshots WHERE parent = ? LIMIT 1"
+        row = self._reader().execute(query, (name,)).fetchone()
         return row is not None
 
     def insert(
@@ -187,9 +198,7 @@ class SnapshotState:
             InvalidInput: the parent is not committed.
         """
         if info.parent:
-            parent = self.get(info.parent)
-            if parent.info.kind is not SnapshotKind.COMMITTED:
-                raise InvalidInput(f"parent {info.parent} is {parent.info.kind}, not committed")
+            self._check_parent(info.parent)
         try:
             cursor = self._database.execute(
                 "INSERT INTO snapshots"
@@ -238,6 +247,18 @@ class SnapshotState:
         except sqlite3.IntegrityError:
             raise AlreadyExists(f"snapshot {name} exists") from None
 
+    def rebase(self, snapshot_id: int, parent: str) -> None:
+        """Put a snapshot that has no parent over a committed one.
+
+        Raises:
+            NotFound: there is no such parent.
+            InvalidInput: the parent is not committed.
+        """
+        self._check_parent(parent)
+        self._database.execute(
+            "UPDATE snapshots SET parent = ? WHERE id = ?", (parent, snapshot_id)
+        )
+
     def set_labels(self, name: str, labels: Mapping[str, str], now_ns: int) -> SnapshotInfo:
         """Replace all labels; those with an empty value go. Raises NotFound."""
         record = self.get(name)
@@ -261,7 +282,7 @@ class SnapshotState:
         """
         record = self.get(name)
         if self.has_children(name):
-            raise Conflict(f"snapshot {name} has children")
+            raise Conflict(f"cannot remove snapshot {name}: another one lies over it")
         self._database.execute("DELETE FROM snapshots WHERE id = ?", (record.id,))
         return record
 
@@ -279,9 +300,9 @@ class SnapshotState:
 
     def shared_layers(self) -> dict[int, SharedLayer]:
         """All of them by number."""
-        with self._lock:
-            rows = self._database.execute("SELECT number, chain_id, path FROM layers").fetchall()
-        return {row[0]: SharedLayer(row[0], row[1], Path(row[2])) for row in rows}
+        query = "SELECT number, chain_id, path, identity FROM layers"
+        rows = self._reader().execute(query).fetchall()
+        return {row[0]: SharedLayer(row[0], row[1], Path(row[2]), row[3]) for row in rows}
 
     def forget_unshared_layers(self) -> list[int]:
         """Those that no snapshot names any more; their numbers."""
@@ -292,14 +313,28 @@ class SnapshotState:
         return [int(row[0]) for row in rows]
 
     def fact(self, name: str) -> str | None:
-        with self._lock:
-            row = self._database.execute(
-                "SELECT value FROM facts WHERE name = ?", (name,)
-            ).fetchone()
+        query = "SELECT value FROM facts WHERE name = ?"
+        row = self._reader().execute(query, (name,)).fetchone()
         return None if row is None else str(row[0])
 
     def set_fact(self, name: str, value: str) -> None:
         self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def _check_parent(self, name: str) -> None:
+        kind = self.get(name).info.kind
+        if kind is not SnapshotKind.COMMITTED:
+            raise InvalidInput(f"parent {name} is {kind}, not committed")
+
+    def _reader(self) -> sqlite3.Connection:
+        if self._writing_thread == threading.get_ident():
+            return self._database
+        reader: sqlite3.Connection | None = getattr(self._of_thread, "reader", None)
+        if reader is None:
+            reader = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+            reader.execute("PRAGMA query_only = ON")
+            self._of_thread.reader = reader
+            self._readers.append(reader)  # one step of the interpreter: no lock is needed
+        return reader
 
 
 _Row = tuple[int, str, str, str, str, int, int, str | None, int | None, int | None, str | None]

@@ -15,13 +15,21 @@ from tests.fixtures.mounting import mounted, mounts_under
 from tests.fixtures.plugin import Plugin
 from zeropull.containerd.connection import Connection, open_channel
 from zeropull.containerd.snapshots import (
+    PARENT_CHAIN_LABEL,
     TARGET_LABEL,
     Mount,
     SnapshotInfo,
     SnapshotKind,
     SnapshotsClient,
 )
-from zeropull.errors import AccessDenied, AlreadyExists, Conflict, NotFound, Unavailable
+from zeropull.errors import (
+    AccessDenied,
+    AlreadyExists,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+)
 from zeropull.layers.layout import META_FILE
 from zeropull.oci.digests import chain_ids, digest_of, hex_of
 from zeropull.resources.node import SNAPSHOTTER
@@ -149,6 +157,65 @@ async def test_a_bad_layer_is_a_miss(plugin: Plugin, tmp_path: Path, damage: str
     assert counts["verification_failures"] == (1 if dropped else 0)
     assert (plugin.catalog / hex_of(chain_id)).is_symlink() is not dropped
     assert mounts_under(plugin.mounts) == []
+
+
+async def test_a_parent_that_does_not_fit_is_a_miss_and_harms_no_good_layer(
+    plugin: Plugin, tmp_path: Path
+) -> None:
+    chains, others = publish(plugin, tmp_path, 2), publish(plugin, tmp_path, 1)
+    async with direct(plugin) as client:
+        [base] = await adopt(client, plugin, chains[:1])
+        [other] = await adopt(client, plugin, others)
+        for asked, parent in ((chains[1], other), (chains[0], other)):
+            extract = key(plugin, asked)
+            assert await client.prepare(extract, parent, {TARGET_LABEL: asked})
+            await client.remove(extract)
+        assert plugin.counters()["misses_parent"] == 2
+        assert plugin.counters()["verification_failures"] == 0
+        with pytest.raises(AlreadyExists):
+            await client.prepare(key(plugin, chains[1]), base, {TARGET_LABEL: chains[1]})
+
+
+async def test_a_layer_that_is_asked_for_without_its_parent_comes_with_all_below_it(
+    plugin: Plugin, tmp_path: Path
+) -> None:
+    chains = publish(plugin, tmp_path, 3)
+    async with direct(plugin) as client:
+        with pytest.raises(AlreadyExists):
+            await client.prepare(key(plugin, chains[2]), "", {TARGET_LABEL: chains[2]})
+        top = await look_up(client, chains[2], "")
+        run = await client.prepare(f"{plugin.namespace}/9/run", top.name)
+        expected = {f"file-{n}": f"content {n}" for n in range(3)} | {"top": "2"}
+        assert files(run, tmp_path / "m") == expected
+
+
+async def test_a_layer_that_is_unpacked_apart_finds_its_parent_at_commit(
+    plugin: Plugin, tmp_path: Path
+) -> None:
+    [base] = publish(plugin, tmp_path, 1)
+    apart, blind = digest_of(b"apart"), digest_of(b"blind")
+    async with direct(plugin) as client:
+        [parent] = await adopt(client, plugin, [base])
+        extract = key(plugin, apart)
+        labels = {TARGET_LABEL: apart, PARENT_CHAIN_LABEL: base}
+        [mount] = await client.prepare(extract, "", labels)
+        assert mount.type == "overlay", "containerd then writes whiteouts as overlayfs has them"
+        with mounted([mount], tmp_path / "m") as root:
+            (root / "above").write_text("above")
+        name = f"{plugin.namespace}/2/{apart}"
+        await client.commit(name, extract, labels, parent=parent)
+        assert (await client.stat(name)).parent == parent
+        run = await client.prepare(f"{plugin.namespace}/9/run", name)
+        assert files(run, tmp_path / "m") == {
+            "file-0": "content 0",
+            "top": "0",
+            "above": "above",
+        }
+        # Without the label, whiteouts have been lost: better no image than a wrong one.
+        extract, name = key(plugin, blind), f"{plugin.namespace}/3/{blind}"
+        await client.prepare(extract, "", {TARGET_LABEL: blind})
+        with pytest.raises(InvalidInput, match="rebase"):
+            await client.commit(name, extract, {}, parent=parent)
 
 
 async def test_other_namespaces_are_refused(plugin: Plugin, tmp_path: Path) -> None:

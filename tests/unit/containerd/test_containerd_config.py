@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from zeropull.containerd.config import (
     ContainerdConfig,
     CriSettings,
+    can_remap_ids,
     parse_version,
     render_config,
 )
@@ -56,7 +58,10 @@ def test_cri_uses_the_plugin_for_every_image(version: tuple[int, int, int]) -> N
     else:
         assert plugins["io.containerd.cri.v1.images"]["snapshotter"] == "zeropull"
         unpack = plugins["io.containerd.transfer.v1.local"]["unpack_config"]
-        assert unpack == [{"platform": "linux", "snapshotter": "zeropull"}]
+        assert unpack == [
+            {"platform": "linux", "snapshotter": "zeropull"},
+            {"platform": "linux", "snapshotter": "overlayfs"},
+        ]
 
 
 @pytest.mark.parametrize(
@@ -75,3 +80,24 @@ def test_versions_are_read(said: str, version: tuple[int, int, int]) -> None:
 def test_unknown_and_old_versions_are_refused(said: str) -> None:
     with pytest.raises(ConfigurationError):
         parse_version(said)
+
+
+def test_id_maps_are_declared_where_the_plugin_does_them() -> None:
+    declared = tomllib.loads(render_config(replace(CONFIG, remap_ids=True), (2, 3, 7)))
+    assert declared["proxy_plugins"]["zeropull"]["capabilities"] == ["remap-ids"]
+
+
+@pytest.mark.parametrize(
+    ("version", "release", "can"),
+    [
+        ((2, 3, 7), "6.18.44", True),
+        ((2, 0, 0), "6.3.0-1-amd64", True),
+        ((1, 7, 24), "6.18.44", False),
+        ((2, 3, 7), "6.1.0-28-amd64", False),
+        ((2, 3, 7), "unreadable", False),
+    ],
+)
+def test_id_maps_need_containerd_2_and_linux_6_3(
+    version: tuple[int, int, int], release: str, can: bool
+) -> None:
+    assert can_remap_ids(version, release) is can

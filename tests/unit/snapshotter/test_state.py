@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,25 @@ def test_a_file_of_the_version_before_keeps_its_snapshots(tmp_path: Path) -> Non
     after = SnapshotState(path)
     assert (after.get("one").chain, after.shared_layers()) == ((), {})
     after.close()
+
+
+def test_readers_do_not_wait_for_a_change_and_see_what_was_committed(state: SnapshotState) -> None:
+    committed(state, "one")
+    with ThreadPoolExecutor(1) as other, state.transaction():
+        state.insert(active("two", "one"))
+        assert state.find("two") is not None, "what this thread has written itself"
+        seen = other.submit(lambda: (state.find("two"), state.get("one").info.kind)).result(10.0)
+    assert seen == (None, SnapshotKind.COMMITTED)
+    assert state.find("two") is not None
+
+
+def test_a_layer_moves_over_a_committed_parent_only(state: SnapshotState) -> None:
+    committed(state, "one")
+    with state.transaction():
+        moved = state.insert(active("two"))
+        state.rebase(moved, "one")
+    assert [r.info.name for r in state.ancestry("two")] == ["two", "one"]
+    with pytest.raises(InvalidInput), state.transaction():
+        state.rebase(moved, "two")
+    with pytest.raises(NotFound), state.transaction():
+        state.rebase(moved, "nowhere")

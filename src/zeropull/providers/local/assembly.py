@@ -6,13 +6,14 @@ The same steps launch, repair after a crash, and bring back after a reboot.
 from __future__ import annotations
 
 import ipaddress
+import platform
 import subprocess
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from zeropull.containerd.config import ContainerdConfig, render_config
+from zeropull.containerd.config import ContainerdConfig, can_remap_ids, render_config
 from zeropull.errors import ConfigurationError, Unavailable
 from zeropull.providers.local import cgroups, firewall, network, network_namespaces
 from zeropull.providers.local.names import InstanceNames
@@ -215,6 +216,7 @@ def _commands(
 ) -> dict[str, list[str]]:
     """In the order of their start: the plugin is there before containerd asks for it."""
     containerd_file = names.disk_dir / "containerd" / "config.toml"
+    remap_ids = can_remap_ids(containerd_version, platform.release())
     containerd_file.write_text(
         render_config(
             ContainerdConfig(
@@ -224,6 +226,7 @@ def _commands(
                 plugin_socket=config.snapshotter_socket,
                 plugin_root=config.snapshotter_dir,
                 log_level=programs.log_level,
+                remap_ids=remap_ids,
             ),
             containerd_version,
         )
@@ -240,7 +243,10 @@ def _commands(
     }
     containerd = find_program(programs.containerd) or programs.containerd
     return {
-        SNAPSHOTTER: [str(places.get(word, word)) for word in programs.snapshotter],
+        SNAPSHOTTER: [
+            *(str(places.get(word, word)) for word in programs.snapshotter),
+            *(["--remap-ids"] if remap_ids else []),
+        ],
         CONTAINERD: [containerd, "--config", str(containerd_file)],
         AGENT: [str(places.get(word, word)) for word in programs.agent],
     }
