@@ -28,7 +28,8 @@ from zeropull.snapshotter.usage import Cancelled
 from zeropull.telemetry.logs import get_logger
 
 LIST_BATCH = 100
-_THREADS = 8  # Usage walks and removals may take seconds; the others wait for one lock anyway
+# Changes wait for each other and for the disk: reads need threads beside those that wait.
+_THREADS = 32
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
