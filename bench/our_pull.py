@@ -21,11 +21,13 @@ from zeropull.controlapi.messages import ImageAssignment, NodeAssignment, Volume
 from zeropull.layers import data_file
 from zeropull.modelstore import fetch_artifact
 from zeropull.nodeagent.containers.containers import Containers
+from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.images.catalog import Catalog
-from zeropull.nodeagent.images.ladder import NodeImages
+from zeropull.nodeagent.images.node_images import NodeImages
 from zeropull.nodeagent.images.start_profiles import StartProfiles
+from zeropull.nodeagent.link_share import LinkShare
 from zeropull.nodeagent.models import NodeModels
-from zeropull.nodeagent.quiet_times import Launches
+from zeropull.nodeagent.quiet_times import LaunchesUnderWay
 from zeropull.nodeagent.records import AgentRecords
 from zeropull.oci.references import parse_reference
 from zeropull.resources.node import read_node_config
@@ -44,18 +46,20 @@ async def pull_image(
     async with ContainerdClient(config.containerd_socket, config.containerd_namespace) as client:
         records = AgentRecords(config.agent_dir)
         catalog = Catalog(config.catalog_dir, config.layers_dir, records)
+        disk = NodeDisk(config, lambda: images.layers_in_use(), catalog.forget)
+        link = LinkShare(config.model_link_share)
         images = NodeImages(
-            config, client, catalog, records, lambda: assignment, asyncio.Condition()
+            config, client, catalog, records, lambda: assignment, asyncio.Condition(), disk, link
         )
-        models = NodeModels(config.models_dir, disk=images.disk, link=images.link, in_use=tuple)
+        models = NodeModels(config.models_dir, disk=disk, link=link, in_use=tuple)
         containers = Containers(client, runc="runc")
         _wait_for_go()
         began_s = time.monotonic()
-        model = asyncio.create_task(_model_beside(models, endpoint))
+        model = asyncio.create_task(_model_beside(models, link, endpoint))
         outcome = await images.ensure(image)
         seconds = time.monotonic() - began_s
         # As the node agent does: the profile that the volume has is read ahead from here on.
-        starts = Launches()
+        starts = LaunchesUnderWay()
         profiles = StartProfiles(
             config, catalog, lambda: assignment, starts, _condemn, containers.layers_of
         )
@@ -79,12 +83,12 @@ async def pull_model(endpoint: str, target: str) -> None:
     _answer(model_s=time.monotonic() - began_s, link="")
 
 
-async def _model_beside(models: NodeModels, endpoint: str) -> None:
+async def _model_beside(models: NodeModels, link: LinkShare, endpoint: str) -> None:
     if endpoint == "-":
         return
-    began_s, before = time.monotonic(), models.link.shared
+    began_s, before = time.monotonic(), link.shared
     await models.ensure(_artifact(endpoint), enable_caching=True, claim=lambda _: None)
-    _answer(model_s=time.monotonic() - began_s, link=models.link.told(before))
+    _answer(model_s=time.monotonic() - began_s, link=link.told(before))
 
 
 def _artifact(endpoint: str) -> ModelArtifact:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Coroutine
@@ -20,38 +19,35 @@ from typing import Any, Self
 from zeropull.backoff import Backoff
 from zeropull.containerd.client import ContainerdClient
 from zeropull.controlapi.client import ControlClient
-from zeropull.controlapi.messages import (
-    CopyReport,
-    CopyState,
-    ImageAssignment,
-    NodeAssignment,
-    NodeReport,
-)
+from zeropull.controlapi.messages import CopyState, ImageAssignment, NodeAssignment, NodeReport
 from zeropull.errors import ZeropullError
 from zeropull.layers.pull import clean_layer_store
 from zeropull.linux.tracefs import remove_instances
 from zeropull.nodeagent.containers import logs
 from zeropull.nodeagent.containers.containers import Containers
-from zeropull.nodeagent.containers.launching import Launcher
-from zeropull.nodeagent.copies import CopyLife, CopyServices, report_of
+from zeropull.nodeagent.copies.launching import Launcher
+from zeropull.nodeagent.copies.life import report_of
+from zeropull.nodeagent.copies.node_copies import NodeCopies
+from zeropull.nodeagent.copies.preparing import Preparation
+from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.images.catalog import Catalog
-from zeropull.nodeagent.images.ladder import NodeImages
+from zeropull.nodeagent.images.node_images import NodeImages
 from zeropull.nodeagent.images.reports import ImageReports
 from zeropull.nodeagent.images.scrubbing import Scrubber
 from zeropull.nodeagent.images.start_profiles import StartProfiles
+from zeropull.nodeagent.link_share import LinkShare
 from zeropull.nodeagent.models import NodeModels
-from zeropull.nodeagent.plan import Action, ActionKind, plan_node
-from zeropull.nodeagent.quiet_times import Launches
+from zeropull.nodeagent.plan import plan_node
+from zeropull.nodeagent.quiet_times import LaunchesUnderWay
 from zeropull.nodeagent.readings import Readings, agent_counters
-from zeropull.nodeagent.records import AgentRecords, CopyRecord, check_copy_id
+from zeropull.nodeagent.records import AgentRecords
 from zeropull.resources.node import NodeConfig
 from zeropull.telemetry import get_logger
 
 REPORT_INTERVAL_S = 5.0
 PLAN_INTERVAL_S = 5.0  # also without any news: what failed to be stopped is tried again
 ROTATE_INTERVAL_S = 2.0
-_LAUNCHING = frozenset({CopyState.PREPARING, CopyState.STARTING})
-RETRY = Backoff(first_s=0.2, limit_s=5.0)  # of calls to the control plane
+RETRY = Backoff(first_s=0.2, limit_s=5.0)  # of calls to the control plane, and of broken loops
 CONTAINERD_WAIT_S = 60.0
 
 log = get_logger(__name__)
@@ -73,16 +69,24 @@ class NodeAgent:
         namespace = config.containerd_namespace or f"zeropull-{config.instance_id}"
         self._client = ContainerdClient(config.containerd_socket, namespace)
         self._records_on_disk = AgentRecords(config.agent_dir)
-        self._records = self._records_on_disk.load_copies()
         self._assignment = self._records_on_disk.load_assignment()
         self._assignment_changed = asyncio.Condition()
         self._plan_now = asyncio.Event()
         self._report_now = asyncio.Event()
         self._acted_on = 0
-        self._lives: dict[str, CopyLife] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._stopping: dict[str, asyncio.Task[None]] = {}
+        launches = LaunchesUnderWay()
+        starts = LaunchesUnderWay()  # of containers: the end of each launch
+        self._copies = NodeCopies(
+            self._records_on_disk,
+            launches,
+            starts,
+            changed=self._report_now.set,
+            replan=self._plan_now.set,
+            clock=clock,
+        )
         self._catalog = Catalog(config.catalog_dir, config.layers_dir, self._records_on_disk)
+        disk = NodeDisk(config, lambda: self._images.layers_in_use(), self._catalog.forget)
+        link = LinkShare(config.model_link_share)
         self._images = NodeImages(
             config,
             self._client,
@@ -90,38 +94,31 @@ class NodeAgent:
             self._records_on_disk,
             lambda: self._assignment,
             self._assignment_changed,
+            disk,
+            link,
         )
         self._models = NodeModels(
-            config.models_dir,
-            disk=self._images.disk,
-            link=self._images.link,
-            in_use=lambda: {name for each in self._records.values() for name in each.models},
+            config.models_dir, disk=disk, link=link, in_use=self._copies.models_in_use
         )
         self._containers = Containers(self._client, runc=config.runc)
-        self._launches = Launches()
-        self._starts = Launches()  # of containers: the end of each launch
         self._scrubber = Scrubber(
-            self._catalog, self._images, self._launches, self._replace_users_of
+            self._catalog, self._images, launches, self._copies.replace_users_of
         )
         self._profiles = StartProfiles(
             config,
             self._catalog,
             lambda: self._assignment,
-            self._starts,
+            starts,
             self._scrubber.condemn,
             self._containers.layers_of,
         )
         self._launcher = Launcher(
-            config,
-            self._containers,
-            self._images,
-            self._models,
-            self._profiles,
-            self._addresses_of_others,
+            config, self._containers, self._profiles, self._copies.addresses_of_others
         )
+        preparation = Preparation(self._images, self._models, self._profiles, link, self._image_of)
+        self._copies.serve_with(preparation, self._launcher, self._containers, self._models)
         self._image_reports = ImageReports(self._catalog, self._images)
-        self._readings = Readings(config, self._images.disk)
-        self._services = CopyServices(self._launcher, self._image_of, self._save, clock)
+        self._readings = Readings(config, disk)
 
     async def __aenter__(self) -> Self:
         # A pull that died with the agent before this one: its layers are pulled anew.
@@ -132,7 +129,8 @@ class NodeAgent:
             async with asyncio.timeout(CONTAINERD_WAIT_S):
                 await self._persist(self._client.version)
                 await self._client.namespaces.ensure(self._client.namespace)
-            have = {name: r.address for name, r in self._records.items() if r.address}
+            records = self._copies.records
+            have = {name: each.address for name, each in records.items() if each.address}
             await self._launcher.guard_addresses(have)
             if self._assignment is not None:
                 await self._images.recall(self._assignment.images)
@@ -147,10 +145,7 @@ class NodeAgent:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        tasks = [*self._tasks.values(), *self._stopping.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._copies.close()
         await self._profiles.close()
         await self._images.close()
         await self._models.close()
@@ -159,14 +154,15 @@ class NodeAgent:
     async def run(self) -> None:
         """Watch, act and report until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch())
-            group.create_task(self._act())
-            group.create_task(self._report())
-            group.create_task(self._rotate_logs())
-            group.create_task(self._scrubber.run())
-            group.create_task(self._readings.run())
-
-    # ------------------------------------------------------------------ the loops
+            for work in (
+                self._watch,
+                self._act,
+                self._report,
+                self._rotate_logs,
+                self._scrubber.run,
+                self._readings.run,
+            ):
+                group.create_task(_lasting(work))
 
     async def _watch(self) -> None:
         since = 0
@@ -199,11 +195,17 @@ class NodeAgent:
     async def _plan_once(self, assignment: NodeAssignment) -> None:
         running = await self._containers.running()
         known = await self._containers.known()
-        living = [copy_id for copy_id, task in self._tasks.items() if not task.done()]
-        actions = plan_node(assignment, self._records, running, known, living, self._stopping)
+        copies = self._copies
+        actions = plan_node(
+            assignment, copies.records, running, known, copies.living, copies.stopping
+        )
         for action in actions:
             log.info("acting", action=action.kind, copy_id=action.copy_id, reason=action.reason)
-            self._begin(action, assignment)
+            try:
+                copies.begin(action, assignment)
+            except (ZeropullError, OSError) as error:
+                # One copy that cannot be begun must not keep the others from it.
+                log.error("action failed", copy_id=action.copy_id, reason=str(error))
         self._image_reports.refresh(assignment)
         await self._release_unused(assignment)
         if self._acted_on != assignment.version:
@@ -215,7 +217,7 @@ class NodeAgent:
         wanted = {image.manifest_digest for image in assignment.images}
         wanted |= {
             record.assignment.image
-            for record in self._records.values()
+            for record in self._copies.records.values()
             if record.state is not CopyState.STOPPED
         }
         await self._images.release_unused(wanted)
@@ -232,7 +234,7 @@ class NodeAgent:
     async def _rotate_logs(self) -> None:
         while True:
             await asyncio.sleep(ROTATE_INTERVAL_S)
-            for copy_id in list(self._records):
+            for copy_id in list(self._copies.records):
                 path = logs.log_file(self._config.logs_dir, copy_id)
                 try:
                     await asyncio.to_thread(logs.rotate, path)
@@ -240,7 +242,9 @@ class NodeAgent:
                     log.warning("log cannot be rotated", copy_id=copy_id, reason=str(error))
             try:
                 await asyncio.to_thread(logs.rotate_daemons, self._config.logs_dir)
-                await asyncio.to_thread(logs.prune, self._config.logs_dir, frozenset(self._records))
+                await asyncio.to_thread(
+                    logs.prune, self._config.logs_dir, frozenset(self._copies.records)
+                )
             except OSError as error:
                 log.warning("logs cannot be rotated or removed", reason=str(error))
 
@@ -251,7 +255,7 @@ class NodeAgent:
             assignment_version=self._acted_on,
             sent_at_s=self._clock(),
             agent_started_s=self._started_s,
-            copies=tuple(report_of(record) for _, record in sorted(self._records.items())),
+            copies=tuple(report_of(record) for _, record in sorted(self._copies.records.items())),
             images=self._image_reports.reports(self._assignment),
             counters={
                 **self._readings.plugin_counters,
@@ -266,114 +270,9 @@ class NodeAgent:
             utilization=self._readings.utilization,
         )
 
-    # ------------------------------------------------------------------ acting
-
-    def _begin(self, action: Action, assignment: NodeAssignment) -> None:
-        copy_id = action.copy_id
-        match action.kind:
-            case ActionKind.START | ActionKind.ADOPT:
-                self._run_copy(copy_id, assignment, adopt=action.kind is ActionKind.ADOPT)
-            case ActionKind.STOP:
-                self._spawn_stop(copy_id, self._stop(copy_id, assignment))
-            case ActionKind.REMOVE_STRAY:
-                self._spawn_stop(copy_id, self._containers.kill_and_remove(copy_id, ""))
-            case ActionKind.FORGET:
-                self._records.pop(copy_id, None)
-                self._lives.pop(copy_id, None)
-                self._tasks.pop(copy_id, None)
-                self._records_on_disk.remove_copy(copy_id)
-                self._report_now.set()
-
-    def _run_copy(self, copy_id: str, assignment: NodeAssignment, *, adopt: bool) -> None:
-        copy = next(each for each in assignment.copies if each.copy_id == copy_id)
-        record = self._records.get(copy_id)
-        if record is None:
-            check_copy_id(copy_id)
-            record = CopyRecord(copy, CopyState.PENDING)
-            self._save(record)
-        else:
-            record = dataclasses.replace(record, assignment=copy)
-        ran = record.state in (CopyState.STARTING, CopyState.HEALTHY, CopyState.UNHEALTHY)
-        if ran and not adopt:
-            # Its container ended while no agent was there to see it.
-            record = dataclasses.replace(record, restarts=record.restarts + 1)
-        # Nobody reaches a container with an address of a network that the node no longer has.
-        adopt = adopt and ran and self._launcher.is_here(record.address)
-        if adopt:
-            self._images.remember(record)
-        life = CopyLife(record, self._services)
-        self._lives[copy_id] = life
-        self._tasks[copy_id] = asyncio.create_task(self._live(life, adopt=adopt))
-
-    async def _live(self, life: CopyLife, *, adopt: bool) -> None:
-        try:
-            await life.run(adopt=adopt)
-        except Exception:
-            # The record stays as it is, so the next plan begins this copy again.
-            log.exception("the life of a copy broke off", copy_id=life.copy_id)
-
-    def _spawn_stop(self, copy_id: str, work: Coroutine[Any, Any, None]) -> None:
-        async def stop() -> None:
-            try:
-                await work
-            except (ZeropullError, OSError) as error:
-                log.warning("stop will be tried again", copy_id=copy_id, reason=str(error))
-            finally:
-                self._stopping.pop(copy_id, None)
-                self._report_now.set()
-
-        self._stopping[copy_id] = asyncio.create_task(stop())
-
-    async def _stop(self, copy_id: str, assignment: NodeAssignment) -> None:
-        task = self._tasks.pop(copy_id, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        self._lives.pop(copy_id, None)
-        wanted = next((each for each in assignment.copies if each.copy_id == copy_id), None)
-        record = self._records.get(copy_id)
-        if record is None:
-            assert wanted is not None
-            self._save(CopyRecord(wanted, CopyState.STOPPED))
-            return
-        self._save(dataclasses.replace(record, state=CopyState.STOPPING, next_start_s=None))
-        grace_s = (wanted or record.assignment).stop_grace_s
-        await self._launcher.tear_down(record, grace_s=grace_s)
-        self._save(
-            dataclasses.replace(
-                record, state=CopyState.STOPPED, next_start_s=None, address="", models=()
-            )
-        )
-        await self._models.evict()
-        self._plan_now.set()
-
-    def _replace_users_of(self, manifest_digest: str, reason: str) -> None:
-        for copy_id, life in self._lives.items():
-            task = self._tasks.get(copy_id)
-            if life.record.assignment.image == manifest_digest and task and not task.done():
-                life.replace_container(reason)
-
-    # ------------------------------------------------------------------ what others ask us
-
-    def _save(self, record: CopyRecord) -> None:
-        before = self._records.get(record.copy_id)
-        self._records[record.copy_id] = record
-        self._records_on_disk.save_copy(record)
-        self._launches.note(record.copy_id, is_launching=record.state in _LAUNCHING)
-        self._starts.note(record.copy_id, is_launching=record.state is CopyState.STARTING)
-        if before is None or _reported(before) != _reported(record):
-            self._report_now.set()
-
     def _image_of(self, manifest_digest: str) -> ImageAssignment | None:
         images = self._assignment.images if self._assignment else ()
         return next((each for each in images if each.manifest_digest == manifest_digest), None)
-
-    def _addresses_of_others(self, copy_id: str) -> set[str]:
-        return {
-            record.address
-            for record in self._records.values()
-            if record.address and record.copy_id != copy_id
-        }
 
     async def _persist(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Repeat `call` with backoff until it succeeds."""
@@ -388,8 +287,15 @@ class NodeAgent:
                 await asyncio.sleep(wait_s)
 
 
-def _reported(record: CopyRecord) -> CopyReport:
-    return report_of(record)
+async def _lasting(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run one of the agent's loops for ever: what it did not foresee (a full disk, say) must not
+    end the others, which look after running copies."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("a loop of the agent broke off and begins again")
+            await asyncio.sleep(RETRY.limit_s)
 
 
 async def run_agent(config: NodeConfig) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zeropull.controlapi.messages import FailureKind
@@ -26,11 +30,21 @@ MESSAGE_LIMIT = 3000
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """`retry`: the same may succeed a little later."""
+    """`retry`: the same may succeed a little later. `foreseen` False: an error that the code does
+    not know, so that the same attempt most likely fails again."""
 
     kind: FailureKind
     message: str
     retry: bool
+    foreseen: bool = True
+
+
+class StageFailed(Exception):
+    """Carries a stage's failure to where it is decided what to do."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 _IMAGE: tuple[tuple[type[ZeropullError], FailureKind, bool], ...] = (
@@ -62,15 +76,40 @@ _START: tuple[tuple[type[ZeropullError], FailureKind, bool], ...] = (
 _TABLES = {Stage.IMAGE: _IMAGE, Stage.MODEL: _MODEL, Stage.START: _START}
 
 
-def failure_of(error: Exception, stage: Stage) -> Failure:
+def failure_of(error: BaseException, stage: Stage) -> Failure:
     """Classify what went wrong in a stage; what nobody foresaw is INTERNAL and tried again."""
     message = str(error)[:MESSAGE_LIMIT]
     if isinstance(error, TimeoutError) and stage is Stage.MODEL:
         return Failure(FailureKind.MODEL_TIMEOUT, message, retry=False)
-    if isinstance(error, OSError) and error.errno == 28:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Failure(FailureKind.DISK_FULL, f"the node's disk is full: {message}", retry=True)
     for kind, failure, retry in _TABLES.get(stage, ()):
         if isinstance(error, kind):
             return Failure(failure, message, retry)
-    text = message if isinstance(error, ZeropullError) else f"{type(error).__name__}: {message}"
-    return Failure(FailureKind.INTERNAL, text, retry=True)
+    if isinstance(error, ZeropullError):
+        return Failure(FailureKind.INTERNAL, message, retry=True)
+    foreseen = isinstance(error, OSError)
+    text = f"{type(error).__name__}: {message}"
+    if not foreseen:
+        text = f"an unforeseen error in the {stage} stage: {text}"
+    return Failure(FailureKind.INTERNAL, text, retry=True, foreseen=foreseen)
+
+
+@contextlib.contextmanager
+def failing_as(stage: Stage) -> Iterator[None]:
+    """Whatever is raised within becomes a StageFailed of `stage`, what nobody foresaw as well.
+
+    Libraries in Rust raise panics that are no Exception (pyo3's PanicException). A cancellation
+    and what ends the process pass.
+    """
+    try:
+        yield
+    except (StageFailed, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise StageFailed(failure_of(first_of(error), stage)) from error
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The first error of a group, the error itself otherwise."""
+    return first_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error

@@ -52,7 +52,7 @@ class NodeModels:
         in_use: Callable[[], Collection[str]],
     ) -> None:
         self.fetched_bytes = 0
-        self.link = link
+        self._link = link
         self._folder = folder
         self._disk = disk
         # The other half is for images: neither may push the other out.
@@ -109,9 +109,9 @@ class NodeModels:
             await asyncio.to_thread(os.utime, path)  # what eviction goes by
             return ModelOnNode(name, path, artifact.target, 0)
         await self.evict()
-        before = self.link.shared
+        before = self._link.shared
         limit = await self._limit(artifact)
-        with self.link.model_arrives() as expect:
+        with self._link.model_arrives() as expect:
             fetched = await fetch_artifact(
                 artifact,
                 path,
@@ -119,7 +119,7 @@ class NodeModels:
                 on_size=expect,
                 on_bytes=limit,
                 connections=MODEL_CONNECTIONS,
-                turn=self.link.turn,
+                turn=self._link.turn,
             )
         path.chmod(0o755)
         self.fetched_bytes += fetched.bytes
@@ -127,7 +127,7 @@ class NodeModels:
             "model artifact is here",
             url=artifact.url.partition("?")[0],
             bytes=fetched.bytes,
-            link=self.link.told(before),
+            link=self._link.told(before),
         )
         await self.evict()
         return ModelOnNode(name, path, artifact.target, fetched.bytes)
@@ -140,7 +140,7 @@ class NodeModels:
         def count(arrived: int) -> None:
             nonlocal received
             received += arrived
-            self.link.model_bytes(arrived)
+            self._link.model_bytes(arrived)
             if budget is not None and used + received > budget:
                 raise DiskFull(
                     f"model artifact {artifact.url.partition('?')[0]}: {received:,} bytes have "

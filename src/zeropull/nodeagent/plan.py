@@ -9,13 +9,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from zeropull.backoff import Backoff
 from zeropull.controlapi.messages import CopyState, NodeAssignment
 from zeropull.nodeagent.records import CopyRecord
 
 RUN = "run"
-RESTART = Backoff(first_s=1.0, limit_s=60.0)  # of a container that ended or never was healthy
-BACKOFF_FORGOTTEN_AFTER_S = 300.0  # served this long: the next failure starts over at the first
 
 
 class ActionKind(StrEnum):
@@ -73,10 +70,3 @@ def plan_node(
         if copy_id not in wanted and copy_id not in records and copy_id not in stopping:
             actions.append(Action(ActionKind.REMOVE_STRAY, copy_id, "nobody asked for it"))
     return actions
-
-
-def first_start_given_up(record: CopyRecord, now_s: float) -> bool:
-    """A copy that was never healthy is restarted until its health time-out has passed."""
-    if record.healthy_at_s is not None or record.first_started_s is None:
-        return False
-    return now_s >= record.first_started_s + record.assignment.health_timeout_s

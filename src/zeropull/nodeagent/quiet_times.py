@@ -21,9 +21,9 @@ _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Launches:
+class LaunchesUnderWay:
     """The copies of a node that are on their way to serve. `note` is for the event loop, the wait
-    of a `Patience` for threads."""
+    of a `QuietWait` for threads."""
 
     def __init__(self) -> None:
         self._copies: set[str] = set()
@@ -39,11 +39,11 @@ class Launches:
             if not self._copies:
                 self._none.set()
 
-    def patience(self, limit_s: float) -> Patience:
-        return Patience(self._none, limit_s)
+    def quiet_wait(self, limit_s: float) -> QuietWait:
+        return QuietWait(self._none, limit_s)
 
 
-class Patience:
+class QuietWait:
     """Waits until nothing is launched, all waits together for so many seconds."""
 
     def __init__(self, nothing: threading.Event, limit_s: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zeropull.controlapi.messages import CopyAssignment, CopyState, NodeAssignment
-from zeropull.nodeagent.plan import RESTART, ActionKind, first_start_given_up, plan_node
+from zeropull.nodeagent.plan import ActionKind, plan_node
 from zeropull.nodeagent.records import CopyRecord
 
 
@@ -13,8 +13,8 @@ def copy(copy_id: str = "a", desired: str = "run") -> CopyAssignment:
     return CopyAssignment(copy_id, "sha256:" + "0" * 64, desired=desired, health_timeout_s=100.0)
 
 
-def record(state: CopyState, copy_id: str = "a", **facts: float) -> CopyRecord:
-    return CopyRecord(copy(copy_id), state, **facts)  # type: ignore[arg-type]
+def record(state: CopyState, copy_id: str = "a") -> CopyRecord:
+    return CopyRecord(copy(copy_id), state)
 
 
 def planned(
@@ -76,15 +76,3 @@ def test_an_unfinished_stop_is_finished_after_a_restart() -> None:
 
 def test_a_container_that_nobody_knows_is_removed() -> None:
     assert planned(containers=("x",)) == [(ActionKind.REMOVE_STRAY, "x")]
-
-
-def test_backoff_doubles_up_to_a_minute() -> None:
-    assert [RESTART.after(count) for count in (1, 2, 3, 4, 20)] == [1, 2, 4, 8, 60]
-
-
-def test_a_copy_that_was_healthy_once_is_never_given_up() -> None:
-    tried = record(CopyState.STARTING, first_started_s=1000.0)
-    assert not first_start_given_up(tried, 1099.0)
-    assert first_start_given_up(tried, 1100.0)
-    served = record(CopyState.HEALTHY, first_started_s=1000.0, healthy_at_s=1001.0)
-    assert not first_start_given_up(served, 9999.0)

@@ -24,7 +24,6 @@ from zeropull.containerd.tasks import Task, TaskExit, TaskOutput, TaskStatus
 from zeropull.errors import AlreadyExists, Conflict, NotFound, Unavailable
 from zeropull.nodeagent.containers.oci_spec import HostLimits
 from zeropull.nodeagent.containers.rootfs import layer_directories
-from zeropull.nodeagent.images.image_on_node import ImageOnNode
 
 COPY_LABEL = "zeropull.copy"
 GC_ROOT_LABEL = "containerd.io/gc.root"
@@ -63,13 +62,11 @@ class Containers:
             await snapshots.remove(copy_id)
         return await snapshots.prepare(copy_id, top_chain_id, labels)
 
-    async def layers_of(self, image: ImageOnNode) -> list[Path]:
-        """Where the image's layers are mounted, the uppermost first; raises as `prepare_root`."""
-        if not image.chain_ids:
-            return []
-        snapshots = self._client.snapshots(image.snapshotter)
+    async def layers_of(self, snapshotter: str, top_chain_id: str) -> list[Path]:
+        """Where an image's layers are mounted, the uppermost first; raises as `prepare_root`."""
+        snapshots = self._client.snapshots(snapshotter)
         key = f"zeropull-view-{secrets.token_hex(8)}"
-        mounts = await snapshots.view(key, image.chain_ids[-1])
+        mounts = await snapshots.view(key, top_chain_id)
         with contextlib.suppress(NotFound):
             await snapshots.remove(key)
         return [

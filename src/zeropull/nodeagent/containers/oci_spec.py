@@ -175,7 +175,7 @@ def build_spec(inputs: SpecInputs, host: HostLimits) -> dict[str, Any]:
         },
         "root": {"path": "rootfs", "readonly": False},
         "hostname": inputs.hostname,
-        "mounts": _mounts(inputs, host),
+        "mounts": _mounts(inputs),
         "linux": _linux(inputs, host),
     }
 
@@ -206,7 +206,7 @@ def _oom_score(wanted: int, host: HostLimits) -> int:
     return wanted if host.may_exceed else max(wanted, host.oom_score_adj)
 
 
-def _mounts(inputs: SpecInputs, host: HostLimits) -> list[dict[str, Any]]:
+def _mounts(inputs: SpecInputs) -> list[dict[str, Any]]:
     cgroup_options = ["nosuid", "noexec", "nodev", "relatime", "ro"]
     mounts = [
         _mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),

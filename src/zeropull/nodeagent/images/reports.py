@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zeropull.controlapi.messages import ImageReport, NodeAssignment
 from zeropull.nodeagent.images.catalog import Catalog
-from zeropull.nodeagent.images.ladder import NodeImages
+from zeropull.nodeagent.images.node_images import NodeImages
 from zeropull.resources.node import SNAPSHOTTER
 
 

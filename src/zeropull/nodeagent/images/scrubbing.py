@@ -15,8 +15,8 @@ from zeropull.errors import IntegrityError, NotFound
 from zeropull.layers.layout import read_layer_index
 from zeropull.layers.verify import verify_blocks
 from zeropull.nodeagent.images.catalog import Catalog
-from zeropull.nodeagent.images.ladder import NodeImages
-from zeropull.nodeagent.quiet_times import Launches, Patience, low_priority
+from zeropull.nodeagent.images.node_images import NodeImages
+from zeropull.nodeagent.quiet_times import LaunchesUnderWay, QuietWait, low_priority
 from zeropull.resources.node import SNAPSHOTTER
 from zeropull.telemetry import get_logger
 
@@ -34,7 +34,7 @@ class Scrubber:
         self,
         catalog: Catalog,
         images: NodeImages,
-        launches: Launches,
+        launches: LaunchesUnderWay,
         replace_users_of: Callable[[str, str], None],
     ) -> None:
         self._catalog = catalog
@@ -54,14 +54,14 @@ class Scrubber:
 
     async def scrub_once(self) -> None:
         """Verify the layers that were not verified yet."""
-        patience = self._launches.patience(PATIENCE_S)
+        quiet = self._launches.quiet_wait(PATIENCE_S)
         for image in list(self._images.ready.values()):
             if image.snapshotter != SNAPSHOTTER:
                 continue
             for chain_id in image.chain_ids:
                 if chain_id in self._clean or self._catalog.is_own(chain_id):
                     continue
-                await self._scrub(chain_id, patience)
+                await self._scrub(chain_id, quiet)
 
     def condemn(self, chain_id: str, reason: str) -> None:
         """The volume's copy of the layer is damaged: nothing runs on it from now on."""
@@ -73,12 +73,12 @@ class Scrubber:
                 why = f"layer {chain_id} of the cache volume is damaged: {reason}"
                 self._replace_users_of(image.manifest_digest, why)
 
-    async def _scrub(self, chain_id: str, patience: Patience) -> None:
+    async def _scrub(self, chain_id: str, quiet: QuietWait) -> None:
         path = self._catalog.target(chain_id)
         if path is None:
             return
         try:
-            await asyncio.to_thread(self._verify, path, patience)
+            await asyncio.to_thread(self._verify, path, quiet)
         except NotFound:
             return
         except (IntegrityError, OSError) as error:
@@ -86,11 +86,11 @@ class Scrubber:
             return
         self._clean.add(chain_id)
 
-    def _verify(self, path: Path, patience: Patience) -> None:
+    def _verify(self, path: Path, quiet: QuietWait) -> None:
         with low_priority():
             blocks = range(read_layer_index(path).data.blocks)
             for start in range(0, len(blocks), _BATCH_BLOCKS):
-                patience.wait(self._stop)
+                quiet.wait(self._stop)
                 if self._stop.is_set():
                     return
                 verify_blocks(path, blocks[start : start + _BATCH_BLOCKS])

@@ -22,7 +22,7 @@ from zeropull.imagecache.layout import generation_profile
 from zeropull.linux.files import EVERYBODY_READS, replace_file
 from zeropull.nodeagent.images.catalog import Catalog
 from zeropull.nodeagent.images.image_on_node import ImageOnNode
-from zeropull.nodeagent.quiet_times import Launches, Patience, low_priority
+from zeropull.nodeagent.quiet_times import LaunchesUnderWay, QuietWait, low_priority
 from zeropull.oci.digests import hex_of
 from zeropull.resources.node import SNAPSHOTTER, NodeConfig
 from zeropull.startprofiles.profile import StartProfile, encode_profile, read_profile
@@ -39,18 +39,18 @@ log = get_logger(__name__)
 class StartProfiles:
     """One for a node. Nothing here fails a start: what goes wrong is logged and left out.
 
-    `condemn(chain_id, reason)` is called for a layer with a bad block; `mounted` gives where an
-    image's layers are mounted, the uppermost first. `starts` are the containers that were started
-    and do not answer yet."""
+    `condemn(chain_id, reason)` is called for a layer with a bad block; `mounted(snapshotter, top
+    chain ID)` gives where an image's layers are mounted, the uppermost first. `starts` are the
+    containers that were started and do not answer yet."""
 
     def __init__(
         self,
         config: NodeConfig,
         catalog: Catalog,
         assignment: Callable[[], NodeAssignment | None],
-        starts: Launches,
+        starts: LaunchesUnderWay,
         condemn: Callable[[str, str], None],
-        mounted: Callable[[ImageOnNode], Awaitable[Sequence[Path]]],
+        mounted: Callable[[str, str], Awaitable[Sequence[Path]]],
         *,
         tracefs: Path | None = None,
     ) -> None:
@@ -69,7 +69,9 @@ class StartProfiles:
 
     def warm_up(self, image: ImageOnNode) -> None:
         """Begin to read the image's profile ahead, once in an agent's life; returns at once."""
-        if image.snapshotter == SNAPSHOTTER and image.manifest_digest not in self._warmed:
+        if not image.chain_ids or image.snapshotter != SNAPSHOTTER:
+            return
+        if image.manifest_digest not in self._warmed:
             self._warmed.add(image.manifest_digest)
             self._begin(self._warm(image))
 
@@ -113,15 +115,13 @@ class StartProfiles:
             self.ended(copy_id)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # ------------------------------------------------------------------ in the background
-
     async def _warm(self, image: ImageOnNode) -> None:
         began_s = time.monotonic()
         profile = await asyncio.to_thread(self._find, image)
         if profile is None:
             return
         try:
-            mounts = await self._mounted(image)
+            mounts = await self._mounted(image.snapshotter, image.chain_ids[-1])
         except ZeropullError as error:
             log.warning("start profile is not read ahead", image=image.name, reason=str(error))
             return
@@ -140,8 +140,8 @@ class StartProfiles:
         # Only now: these are more bytes than the profile, and the container waits for none of them.
         # They are verified beside the model's download; a container that starts meanwhile has for
         # itself what a slow volume gives.
-        patience = self._starts.patience(VERIFY_PATIENCE_S)
-        done = await asyncio.to_thread(self._verify, profile, patience)
+        quiet = self._starts.quiet_wait(VERIFY_PATIENCE_S)
+        done = await asyncio.to_thread(self._verify, profile, quiet)
         for chain_id, reason in done.bad.items():
             if not self._catalog.is_own(chain_id):
                 self._condemn(chain_id, reason)
@@ -153,10 +153,10 @@ class StartProfiles:
             seconds=round(time.monotonic() - began_s - read_s, 3),
         )
 
-    def _verify(self, profile: StartProfile, patience: Patience) -> Warmed:
+    def _verify(self, profile: StartProfile, quiet: QuietWait) -> Warmed:
         with low_priority():
             return verify_profile(
-                profile, self._catalog.target, self._stop, lambda: patience.wait(self._stop)
+                profile, self._catalog.target, self._stop, lambda: quiet.wait(self._stop)
             )
 
     def _find(self, image: ImageOnNode) -> StartProfile | None:

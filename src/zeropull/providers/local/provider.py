@@ -206,8 +206,6 @@ class LocalProvider:
     def _lock(self, instance_id: str) -> asyncio.Lock:
         return self._locks.setdefault(instance_id, asyncio.Lock())
 
-    # ------------------------------------------------------------------------- in worker threads
-
     def _reserve(self, names: InstanceNames, request: LaunchRequest) -> InstanceRecord:
         """The record of the instance, made on the first attempt; accelerators are its own by it."""
         with self._host_lock():

@@ -1,14 +1,15 @@
-"""Turns image, models and a copy's assignment into a running container, and back into nothing."""
+"""The second half of a copy's launch, and its end: image, models and assignment become a running
+container, and nothing again."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from zeropull.controlapi.messages import ImageAssignment
+from zeropull.containerd.tasks import TaskExit
 from zeropull.errors import (
     ConfigurationError,
     ContainerError,
@@ -42,9 +43,8 @@ from zeropull.nodeagent.containers.rootfs import layer_directories, read_root_fi
 from zeropull.nodeagent.containers.users import resolve_user
 from zeropull.nodeagent.images.ctr_pull import SNAPSHOTTER as OVERLAYFS
 from zeropull.nodeagent.images.image_on_node import ImageOnNode
-from zeropull.nodeagent.images.ladder import NodeImages
 from zeropull.nodeagent.images.start_profiles import StartProfiles
-from zeropull.nodeagent.models import ModelOnNode, NodeModels
+from zeropull.nodeagent.models import ModelOnNode
 from zeropull.nodeagent.records import CopyRecord
 from zeropull.resources.cdi import apply_cdi, read_specs
 from zeropull.resources.node import NodeConfig
@@ -69,15 +69,11 @@ class Launcher:
         self,
         config: NodeConfig,
         containers: Containers,
-        images: NodeImages,
-        models: NodeModels,
         profiles: StartProfiles,
         addresses: Callable[[str], Collection[str]],
     ) -> None:
-        self.containers = containers
-        self.models = models
         self.profiles = profiles
-        self._images = images
+        self._containers = containers
         self._config = config
         self._addresses = addresses
         self._host = host_limits()
@@ -91,24 +87,11 @@ class Launcher:
         links = {network_names(namespace, name)[1]: address for name, address in addresses.items()}
         await asyncio.to_thread(self._guard.load, links)
 
-    async def image(
-        self, assignment: ImageAssignment, *, plain: bool = False
-    ) -> tuple[ImageOnNode, bool]:
-        """The image, and whether another copy's flight brought it."""
-        shared = self._images.in_flight(assignment, plain=plain)
-        image = await self._images.ensure(assignment, plain=plain)
-        self.profiles.warm_up(image)
-        return image, shared
-
-    def image_progress(self, manifest_digest: str) -> str:
-        """How far the image is that is on its way, "" when nothing is known."""
-        return self._images.progress.get(manifest_digest, "")
-
     async def start(
         self,
         record: CopyRecord,
         image: ImageOnNode,
-        models: list[ModelOnNode],
+        models: Sequence[ModelOnNode],
         remember: Callable[[str, str], None],
     ) -> str:
         """Start the copy's container; returns the snapshotter it uses. What was left of an earlier
@@ -131,7 +114,7 @@ class Launcher:
         self,
         record: CopyRecord,
         image: ImageOnNode,
-        models: list[ModelOnNode],
+        models: Sequence[ModelOnNode],
         remember: Callable[[str, str], None],
     ) -> str:
         await self.tear_down(record, grace_s=0.0)
@@ -152,14 +135,18 @@ class Launcher:
         """Leave nothing of the copy's container: process, task, snapshot, network, cgroups."""
         copy_id = record.copy_id
         self.profiles.ended(copy_id)
-        await self.containers.stop(copy_id, grace_s)
-        await self.containers.remove(copy_id, record.snapshotter)
+        await self._containers.stop(copy_id, grace_s)
+        await self._containers.remove(copy_id, record.snapshotter)
         namespace, link = network_names(node_namespace(self._config), copy_id)
         await asyncio.to_thread(network.remove_network, namespace, link)
         await asyncio.to_thread(self._guard.forget, link)
         await asyncio.to_thread(remove_cgroups, self._cgroup(copy_id))
         shutil.rmtree(self._files(copy_id), ignore_errors=True)
         self._reserved.pop(copy_id, None)
+
+    async def wait(self, copy_id: str) -> TaskExit | None:
+        """Until the copy's process ends; None when nobody knows how it ended."""
+        return await self._containers.wait(copy_id)
 
     def last_lines(self, copy_id: str) -> str:
         return logs.last_lines(logs.log_file(self._config.logs_dir, copy_id))
@@ -168,12 +155,12 @@ class Launcher:
         self,
         record: CopyRecord,
         image: ImageOnNode,
-        models: list[ModelOnNode],
+        models: Sequence[ModelOnNode],
         wiring: CopyNetwork,
     ) -> None:
         copy_id = record.copy_id
         top = image.chain_ids[-1] if image.chain_ids else ""
-        root = await self.containers.prepare_root(copy_id, image.snapshotter, top)
+        root = await self._containers.prepare_root(copy_id, image.snapshotter, top)
         layers = [
             each
             for mount in root
@@ -184,13 +171,13 @@ class Launcher:
         log_file = logs.log_file(self._config.logs_dir, copy_id)
         logs.make_log_file(log_file)
         plan = ContainerPlan(copy_id, image.name, image.snapshotter, log_file)
-        await self.containers.start(plan, spec, root)
+        await self._containers.start(plan, spec, root)
 
     def _spec(
         self,
         record: CopyRecord,
         image: ImageOnNode,
-        models: list[ModelOnNode],
+        models: Sequence[ModelOnNode],
         wiring: CopyNetwork,
         layers: list[Path],
     ) -> dict[str, object]:
@@ -289,7 +276,7 @@ def node_namespace(config: NodeConfig) -> str:
     return config.netns or f"zp-{config.instance_id}"
 
 
-def _model_mounts(models: list[ModelOnNode]) -> tuple[BindMount, ...]:
+def _model_mounts(models: Sequence[ModelOnNode]) -> tuple[BindMount, ...]:
     for model in models:
         if not (model.target + "/").startswith(MODEL_TARGETS) or ".." in model.target.split("/"):
             raise InvalidInput(f"model target {model.target!r} must lie below {MODEL_TARGETS}")

@@ -8,36 +8,35 @@ from typing import Any, cast
 
 import pytest
 
-from zeropull.controlapi.messages import CopyAssignment, CopyState, FailureKind, ImageAssignment
-from zeropull.nodeagent.containers.launching import Launcher
-from zeropull.nodeagent.copies import CopyLife, CopyServices
+from zeropull.controlapi.messages import CopyAssignment, CopyState, FailureKind
+from zeropull.nodeagent.copies.launching import Launcher
+from zeropull.nodeagent.copies.life import CopyLife, CopyServices
+from zeropull.nodeagent.copies.preparing import ArrivedImage, ArrivedModels, Preparation
 from zeropull.nodeagent.images.image_on_node import ImageOnNode
-from zeropull.nodeagent.link_share import LinkShare
 from zeropull.nodeagent.records import CopyRecord
 
 DIGEST = "sha256:" + "1" * 64
 
 
 class NodeInMemory:
-    """A launcher whose containers never end and never answer. `on_image`, `on_start` are called in
-    the middle of these steps, with the number of the attempt."""
+    """No models, and containers that never end and never answer. `on_image`, `on_start` are called
+    in the middle of these steps, with the number of the attempt."""
 
     def __init__(self) -> None:
-        self.containers = self
-        self.profiles = self
-        self.models = self
-        self.link = LinkShare(0.2)
         self.images = 0
         self.starts = 0
         self.on_image: Callable[[int], None] = lambda _: None
         self.on_start: Callable[[int], None] = lambda _: None
         self.second_start = asyncio.Event()
 
-    async def image(self, assignment: ImageAssignment) -> tuple[ImageOnNode, bool]:
+    async def image(self, copy: CopyAssignment, *_: Any, **__: Any) -> ArrivedImage:
         self.images += 1
         self.on_image(self.images)
-        digest = assignment.manifest_digest
-        return ImageOnNode(digest, "name", "zeropull", b"", (), "cached", 0, 0, 0, 0), False
+        image = ImageOnNode(copy.image, "name", "zeropull", b"", (), "cached", 0, 0, 0, 0)
+        return ArrivedImage(image, shared=False)
+
+    async def models(self, *_: Any) -> ArrivedModels:
+        return ArrivedModels((), 0, "")
 
     async def start(self, *_: Any) -> str:
         self.starts += 1
@@ -56,8 +55,8 @@ class NodeInMemory:
 def life_on(node: NodeInMemory) -> tuple[CopyLife, list[CopyRecord]]:
     saved: list[CopyRecord] = []
     services = CopyServices(
+        preparation=cast(Preparation, node),
         launcher=cast(Launcher, node),
-        image_of=lambda digest: ImageAssignment("r/i:v1", digest),
         save=saved.append,
     )
     record = CopyRecord(CopyAssignment("copy", DIGEST), CopyState.PENDING, address="127.0.0.1")
