@@ -25,6 +25,7 @@ class NotScaled(StrEnum):
     WITHIN_TARGET = "WithinTarget"
     STARTING = "CapacityStarting"
     NO_CAPACITY = "InsufficientCapacity"
+    INTERNAL = "InternalError"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ VARIANT_DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 COMPONENT_DIMENSION = "sagemaker:inference-component:DesiredCopyCount"
 SCALING_TAG = "zeropull:scaling"
 """Tag of a scalable target: "aws" or "fast" chooses how it is decided for."""
+LoadSource = tuple[str, ...]
+"""Account and component, or account, endpoint and variant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,26 @@ class ScalableTarget:
     def endpoint_and_variant(self) -> tuple[str, str]:
         """("", "") for inference components."""
         return variant_of(self.resource_id)
+
+    @property
+    def component(self) -> str:
+        """The inference component's name; "" for variants."""
+        return component_of(self.resource_id)
+
+    @property
+    def load_source(self) -> LoadSource:
+        """Whose requests it is scaled by."""
+        if self.dimension == COMPONENT_DIMENSION:
+            return (self.account, self.component)
+        return (self.account, *self.endpoint_and_variant)
+
+    @property
+    def metric_dimensions(self) -> dict[str, str]:
+        """The dimensions of its metrics in CloudWatch."""
+        if self.dimension == COMPONENT_DIMENSION:
+            return {"InferenceComponentName": self.component}
+        endpoint, variant = self.endpoint_and_variant
+        return {"EndpointName": endpoint, "VariantName": variant}
 
     def holds(self, mode: str) -> bool:
         """Whether requests for its component may wait until the first copy has been started.

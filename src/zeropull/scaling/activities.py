@@ -16,11 +16,12 @@ from typing import Any
 from zeropull.autoscaler.readings import NotScaled
 from zeropull.backoff import Backoff
 from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget, ScalingActivity
-from zeropull.scaling.capacity import Scaled
+from zeropull.scaling.capacity import Capacity
 from zeropull.statestore import Store
 
 KEPT = 200
-RETRY = Backoff(first_s=60.0, limit_s=600.0)  # after changes that failed
+RETRY = Backoff(first_s=60.0, limit_s=600.0)
+"""Between scale-outs of one target that failed."""
 _RECORDED = frozenset(
     {
         NotScaled.ANTICIPATED_FLAPPING,
@@ -28,6 +29,7 @@ _RECORDED = frozenset(
         NotScaled.AT_MAXIMUM,
         NotScaled.AT_MINIMUM,
         NotScaled.AT_DESIRED,
+        NotScaled.INTERNAL,
     }
 )
 
@@ -61,32 +63,32 @@ class ActivityLog:
                 desired=desired,
             )
 
-    def follow(self, scaled: Scaled, lacking: str, now_s: float) -> None:
+    def follow(self, capacity: Capacity, lacking: str, now_s: float) -> None:
         """Give what is in progress its end, as the endpoint or the component shows it; `lacking`
         says meanwhile why instances cannot be had, empty when they can."""
         for number, activity in enumerate(self._all):
             if activity.status != "InProgress":
                 continue
-            if scaled.is_in_progress:
+            if capacity.is_in_progress:
                 if activity.details != lacking:
                     self._replace(number, details=lacking)
                 continue
-            done = scaled.current == activity.desired
-            what = f"{scaled.unit} count"
+            done = capacity.current == activity.desired
+            what = f"{capacity.unit} count"
             message = (
                 f"Successfully set desired {what} to {activity.desired}. Change successfully "
                 "fulfilled by sagemaker."
                 if done
-                else f"The {what} is {scaled.current}, not {activity.desired}: "
-                f"{scaled.failure_reason or 'the change was rolled back'}"
+                else f"The {what} is {capacity.current}, not {activity.desired}: "
+                f"{capacity.failure_reason or 'the change was rolled back'}"
             )
             status = "Successful" if done else "Failed"
             self._replace(number, status=status, ended_s=now_s, message=message)
 
     def note_not_scaled(
-        self, target: ScalableTarget, code: NotScaled, capacity: int, cause: str, now_s: float
+        self, target: ScalableTarget, code: NotScaled, desired: int, cause: str, now_s: float
     ) -> None:
-        """Only the reasons that AWS knows are recorded."""
+        """Only the reasons that AWS knows are recorded, and our own failure to decide."""
         if code not in _RECORDED:
             return
         reason: dict[str, Any] = {"Code": code.value}
@@ -95,9 +97,9 @@ class ActivityLog:
         elif code is NotScaled.AT_MINIMUM:
             reason["MinCapacity"] = target.minimum
         elif code is NotScaled.AT_DESIRED:
-            reason["CurrentCapacity"] = capacity
+            reason["CurrentCapacity"] = desired
         if any(each.not_scaled == (reason,) for each in self._since_last_change()):
-            return
+            return  # told already
         with self._store.transaction():
             self._add(
                 target,
@@ -132,7 +134,7 @@ class ActivityLog:
     def retry(self, now_s: float) -> tuple[float, str] | None:
         """(seconds, why) until a scale-out may be tried again after some that failed; None = now.
 
-        The first pause is a minute, each failure in a row doubles it.
+        The first pause is a minute, each failure in a row doubles it, up to ten minutes.
         """
         failed = []
         for activity in reversed(self._all):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -20,31 +20,40 @@ log = get_logger(__name__)
 
 
 def alarms_evaluated(
-    store: Store, metrics: MetricStore, now_s: float, due: set[str]
+    store: Store, metrics: MetricStore, alarms: Iterable[MetricAlarm], now_s: float, due: set[str]
 ) -> Iterator[None]:
     """Evaluate every alarm that is due at `now_s`, one a step: a caller may do something else
     between. Their keys are added to `due`; an alarm that is in it already is left as it is.
 
     `now_s`: a multiple of 10 s, a little in the past, so that the readings have arrived.
     """
-    for stored in store.select(MetricAlarm):
-        alarm = stored.document
+    for alarm in alarms:
         if alarm.key in due:
             continue
         try:
-            spec = alarm_spec(alarm.request)
-            if int(now_s) % spec.rule.evaluation_interval_s:
+            if not _evaluate(store, metrics, alarm, now_s):
                 continue
-            series = spec.series(metrics, alarm.account, now_s)
-            verdict = evaluate(spec.rule, series, now_s, AlarmState(alarm.state))
-            says_little = spec.has_too_few_samples(metrics, alarm.account, now_s)
         except ZeropullError as error:
             log.warning("alarm not evaluated", alarm=alarm.name, error=error.reason)
             continue
+        except Exception as error:  # an alarm that cannot be read must not stop the others
+            log.error("alarm not evaluated", alarm=alarm.name, error=str(error), exc_info=error)
+            continue
         due.add(alarm.key)
-        if verdict.state != alarm.state and not says_little:
-            _keep(store, alarm, spec, verdict, now_s)
         yield
+
+
+def _evaluate(store: Store, metrics: MetricStore, alarm: MetricAlarm, now_s: float) -> bool:
+    """False when it is not due."""
+    spec = alarm_spec(alarm.request)
+    if int(now_s) % spec.rule.evaluation_interval_s:
+        return False
+    series = spec.series(metrics, alarm.account, now_s)
+    verdict = evaluate(spec.rule, series, now_s, AlarmState(alarm.state))
+    says_little = spec.has_too_few_samples(metrics, alarm.account, now_s)
+    if verdict.state != alarm.state and not says_little:
+        _keep(store, alarm, spec, verdict, now_s)
+    return True
 
 
 def _keep(

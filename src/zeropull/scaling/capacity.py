@@ -15,12 +15,13 @@ from zeropull.resources.components import (
     with_copies,
 )
 from zeropull.resources.endpoints import Endpoint, EndpointStatus, Variant, endpoint_key
-from zeropull.resources.instances import CopyIntent, CopyRecord, Instance
-from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget, component_of
+from zeropull.resources.instances import CopyIntent
+from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget
+from zeropull.scaling.documents import ScalingDocuments
 from zeropull.statestore import Store
 
 
-class Scaled(Protocol):
+class Capacity(Protocol):
     """Something with a desired count."""
 
     @property
@@ -46,7 +47,7 @@ class Scaled(Protocol):
     def component(self) -> str | None:
         """Its name; None for a variant."""
 
-    def units(self, store: Store) -> tuple[int, Sequence[float]]:
+    def units(self, documents: ScalingDocuments) -> tuple[int, Sequence[float]]:
         """How many serve, and since when each of the newest ones is there, oldest first."""
 
     def change(
@@ -56,7 +57,7 @@ class Scaled(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledVariant:
+class VariantCapacity:
     """The instances of one variant, as they serve."""
 
     endpoint: Endpoint
@@ -87,20 +88,20 @@ class ScaledVariant:
     def component(self) -> str | None:
         return None
 
-    def units(self, store: Store) -> tuple[int, Sequence[float]]:
+    def units(self, documents: ScalingDocuments) -> tuple[int, Sequence[float]]:
         assert self.endpoint.current is not None
         serving = [
-            stored.document
-            for stored in store.select(CopyRecord, endpoint_uid=self.endpoint.uid)
-            if stored.document.variant == self.variant.name
-            and stored.document.intent is CopyIntent.RUN
-            and stored.document.deployment_id == self.endpoint.current.deployment_id
-            and stored.document.routed_s is not None
+            copy
+            for copy in documents.copies.grouped(self.endpoint.uid)
+            if copy.variant == self.variant.name
+            and copy.intent is CopyIntent.RUN
+            and copy.deployment_id == self.endpoint.current.deployment_id
+            and copy.routed_s is not None
         ]
         began = sorted(
-            stored.document.created_s
-            for stored in store.select(Instance, endpoint_uid=self.endpoint.uid)
-            if stored.document.variant == self.variant.name
+            instance.created_s
+            for instance in documents.instances.grouped(self.endpoint.uid)
+            if instance.variant == self.variant.name
         )
         return len(serving), began
 
@@ -120,7 +121,7 @@ class ScaledVariant:
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledComponent:
+class ComponentCapacity:
     """The copies of one inference component."""
 
     document: InferenceComponent
@@ -151,12 +152,11 @@ class ScaledComponent:
     def component(self) -> str | None:
         return self.document.name
 
-    def units(self, store: Store) -> tuple[int, Sequence[float]]:
+    def units(self, documents: ScalingDocuments) -> tuple[int, Sequence[float]]:
         copies = [
-            stored.document
-            for stored in store.select(CopyRecord, endpoint_uid=self.document.endpoint_uid)
-            if stored.document.component == self.document.name
-            and stored.document.intent is CopyIntent.RUN
+            copy
+            for copy in documents.copies.grouped(self.document.endpoint_uid)
+            if copy.component == self.document.name and copy.intent is CopyIntent.RUN
         ]
         serving = sum(copy.routed_s is not None for copy in copies)
         return serving, sorted(copy.created_s for copy in copies)
@@ -184,20 +184,19 @@ class ScaledComponent:
         return True
 
 
-def scaled_by(store: Store, target: ScalableTarget) -> Scaled | None:
+def capacity_of(documents: ScalingDocuments, target: ScalableTarget) -> Capacity | None:
     """What the target scales, as it serves; None while there is nothing to scale."""
     if target.dimension == COMPONENT_DIMENSION:
-        key = component_key(target.account, component_of(target.resource_id))
-        component = store.get(InferenceComponent, key)
+        component = documents.components.get(component_key(target.account, target.component))
         unscalable = (ComponentStatus.DELETING, ComponentStatus.FAILED, ComponentStatus.CREATING)
-        if component is None or component.document.status in unscalable:
+        if component is None or component.status in unscalable:
             return None
-        return ScaledComponent(component.document)
+        return ComponentCapacity(component)
     name, variant_name = target.endpoint_and_variant
-    stored = store.get(Endpoint, endpoint_key(target.account, name))
-    if stored is None or stored.document.current is None:
+    endpoint = documents.endpoints.get(endpoint_key(target.account, name))
+    if endpoint is None or endpoint.current is None:
         return None
-    variant = stored.document.current.variant(variant_name)
-    if variant is None or stored.document.status is EndpointStatus.DELETING:
+    variant = endpoint.current.variant(variant_name)
+    if variant is None or endpoint.status is EndpointStatus.DELETING:
         return None
-    return ScaledVariant(stored.document, variant)
+    return VariantCapacity(endpoint, variant)

@@ -6,12 +6,13 @@ import math
 from dataclasses import asdict, replace
 
 from zeropull.autoscaler.readings import Decision, NotScaled
-from zeropull.autoscaler.schedules import next_run, utc_text
+from zeropull.autoscaler.schedules import utc_text
 from zeropull.metricstore.scaling_metrics import step_policy, tracking_policy
 from zeropull.resources.capacity import CapacityChange
 from zeropull.resources.scaling import ScalableTarget, ScalingPolicy, ScheduledAction
-from zeropull.scaling.capacity import Scaled
-from zeropull.scaling.targets import ScalingView, TargetState, last_scaling, limits_of
+from zeropull.scaling.capacity import Capacity
+from zeropull.scaling.documents import ScalingDocuments
+from zeropull.scaling.targets import TargetState, last_scaling, limits_of
 from zeropull.statestore import Store
 from zeropull.telemetry import get_logger
 
@@ -21,15 +22,15 @@ log = get_logger(__name__)
 class CapacityChanges:
     """Writes what was decided for a target; says in its state what stood in the way."""
 
-    def __init__(self, store: Store, view: ScalingView) -> None:
+    def __init__(self, store: Store, documents: ScalingDocuments) -> None:
         self._store = store
-        self._view = view
+        self._documents = documents
 
     def carry_out(
         self,
         target: ScalableTarget,
         state: TargetState,
-        scaled: Scaled,
+        capacity: Capacity,
         decision: Decision,
         cause: str,
         policy: ScalingPolicy | None,
@@ -37,24 +38,24 @@ class CapacityChanges:
         *,
         is_fast: bool,
     ) -> None:
-        capacity = scaled.desired
+        before = capacity.desired
         if decision.not_scaled is not None:
-            state.activities.note_not_scaled(target, decision.not_scaled, capacity, cause, now_s)
+            state.activities.note_not_scaled(target, decision.not_scaled, before, cause, now_s)
             return
-        if decision.desired > capacity and (pause := state.activities.retry(now_s)) is not None:
-            state.decision = _paused(decision, capacity, pause)
+        if decision.desired > before and (pause := state.activities.retry(now_s)) is not None:
+            state.decision = _paused(decision, before, pause)
             return
-        since_s = state.overload_since_s if decision.desired > capacity else None
-        if not self._change(scaled, decision, since_s, now_s, is_fast=is_fast):
-            state.activities.note_not_scaled(target, NotScaled.UNSCALABLE, capacity, cause, now_s)
+        since_s = state.overload_since_s if decision.desired > before else None
+        if not self._change(capacity, decision, since_s, now_s, is_fast=is_fast):
+            state.activities.note_not_scaled(target, NotScaled.UNSCALABLE, before, cause, now_s)
             return
         cooldown_out, cooldown_in = _cooldowns(policy)
         with self._store.transaction():
             last = last_scaling(target)
-            if decision.desired > capacity:
-                last = last.after_out(now_s, capacity, decision.desired, cooldown_out)
+            if decision.desired > before:
+                last = last.after_out(now_s, before, decision.desired, cooldown_out)
             else:
-                last = last.after_in(now_s, capacity, cooldown_in)
+                last = last.after_in(now_s, before, cooldown_in)
             changed = replace(target, **asdict(last))
             if self._store.get(ScalableTarget, target.key) is not None:
                 self._store.put(changed)
@@ -62,26 +63,26 @@ class CapacityChanges:
         log.info(
             "capacity changed",
             target=target.resource_id,
-            before=capacity,
+            before=before,
             desired=decision.desired,
             reason=decision.reason,
         )
 
     def keep_bounds(
-        self, target: ScalableTarget, state: TargetState, scaled: Scaled, now_s: float
+        self, target: ScalableTarget, state: TargetState, capacity: Capacity, now_s: float
     ) -> bool:
         """Move a capacity that is outside of the target's bounds; True when it was."""
-        allowed = limits_of(target).clamp(scaled.desired)
-        if allowed == scaled.desired:
+        allowed = limits_of(target).clamp(capacity.desired)
+        if allowed == capacity.desired:
             return False
-        which = "minimum" if allowed > scaled.desired else "maximum"
-        bound = target.minimum if allowed > scaled.desired else target.maximum
+        which = "minimum" if allowed > capacity.desired else "maximum"
+        bound = target.minimum if allowed > capacity.desired else target.maximum
         cause = f"{which} capacity was set to {bound}"
         state.decision, state.decided_s = Decision(allowed, cause), now_s
-        if allowed > scaled.desired and (pause := state.activities.retry(now_s)) is not None:
-            state.decision = _paused(state.decision, scaled.desired, pause)
+        if allowed > capacity.desired and (pause := state.activities.retry(now_s)) is not None:
+            state.decision = _paused(state.decision, capacity.desired, pause)
             return True
-        if self._change(scaled, Decision(allowed, cause), None, now_s):
+        if self._change(capacity, Decision(allowed, cause), None, now_s):
             state.activities.begin(target, allowed, cause, now_s)
             log.info("capacity moved into its bounds", target=target.resource_id, desired=allowed)
         return True
@@ -91,10 +92,8 @@ class CapacityChanges:
     ) -> ScalableTarget:
         """Carry out what is due, once however often it was missed; what was due last wins."""
         due: list[tuple[float, ScheduledAction]] = []
-        for action in self._view.schedules.under(f"{target.key}/"):
-            due_s = next_run(
-                action.schedule, action.timezone, action.last_run_s, created_s=action.created_s
-            )
+        for action in self._documents.schedules.under(f"{target.key}/"):
+            due_s = state.due_s(action)
             if due_s is not None and due_s <= now_s:
                 due.append((due_s, action))
         for due_s, action in sorted(due, key=lambda each: (each[0], each[1].name)):
@@ -114,23 +113,23 @@ class CapacityChanges:
 
     def _change(
         self,
-        scaled: Scaled,
+        capacity: Capacity,
         decision: Decision,
         since_s: float | None,
         now_s: float,
         *,
         is_fast: bool = False,
     ) -> bool:
-        """False when it cannot be scaled now. The fast mode may correct itself while an
+        """False when it cannot be changed now. The fast mode may correct itself while an
         earlier change is under way."""
         change = CapacityChange(decision.desired, reason=decision.reason, cause_s=since_s)
-        return scaled.change(self._store, change, now_s, while_scaling=is_fast)
+        return capacity.change(self._store, change, now_s, while_scaling=is_fast)
 
 
-def _paused(decision: Decision, capacity: int, pause: tuple[float, str]) -> Decision:
+def _paused(decision: Decision, desired: int, pause: tuple[float, str]) -> Decision:
     left_s, message = pause
     why = f"{decision.reason}; the last attempt failed, next in {left_s:.0f} s: {message}"
-    return Decision(capacity, why, decision.policy, NotScaled.NO_CAPACITY)
+    return Decision(desired, why, decision.policy, NotScaled.NO_CAPACITY)
 
 
 def _cooldowns(policy: ScalingPolicy | None) -> tuple[int, int]:

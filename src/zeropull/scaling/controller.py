@@ -1,8 +1,8 @@
 """Application Auto Scaling's own loop: readings -> metrics -> alarms -> decisions -> capacity.
 
-A target decides as AWS documents it (`aws`), or every second from exact counts (`fast`, chosen by
-the tag `zeropull:scaling` on the scalable target or by the settings). Deciding is
-`zeropull.autoscaler`; here the state is read, the decision written down and the capacity changed.
+A target decides as AWS documents it (`aws`), or every half second from exact counts (`fast`, chosen
+by the tag `zeropull:scaling` on the scalable target or by the settings). `scaling.deciding` decides
+for one target; here is what happens every second, and that nothing ends it.
 """
 
 from __future__ import annotations
@@ -12,31 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 
 from zeropull.autoscaler.alarms import AlarmState
-from zeropull.autoscaler.combining import combine
-from zeropull.autoscaler.fast import FastPolicy, decide_fast
-from zeropull.autoscaler.load_window import PEAK_S
-from zeropull.autoscaler.readings import Decision, NotScaled
 from zeropull.controlapi.exchange import Exchange
 from zeropull.errors import ZeropullError
-from zeropull.metricstore.scaling_metrics import concurrency_target, tracking_policy
 from zeropull.metricstore.store import MetricStore
-from zeropull.resources.alarms import MetricAlarm
-from zeropull.resources.scaling import ScalableTarget, ScalingPolicy
 from zeropull.resources.settings import ScalingSettings
 from zeropull.scaling.alarms import alarms_evaluated
-from zeropull.scaling.capacity import Scaled, scaled_by
-from zeropull.scaling.changes import CapacityChanges
+from zeropull.scaling.deciding import KnownDecision, TargetDecisions
+from zeropull.scaling.documents import ScalingDocuments
+from zeropull.scaling.failures import TargetFailures
 from zeropull.scaling.metrics import half_loads, publish_readings, publish_utilization
-from zeropull.scaling.proposals import Evaluated, PolicyProposals
-from zeropull.scaling.targets import (
-    Loads,
-    ScalingView,
-    TargetState,
-    by_source,
-    last_scaling,
-    limits_of,
-    source_of,
-)
+from zeropull.scaling.proposals import EvaluatedAlarms
+from zeropull.scaling.targets import Loads, TargetStates, loads_by_source
 from zeropull.scaling.waking import ComponentWaker, waiting_requests
 from zeropull.statestore import Store
 from zeropull.telemetry import get_logger
@@ -55,7 +41,11 @@ log = get_logger(__name__)
 
 
 class ScalingController:
-    """`run` until cancelled; `decisions` is what `zeropull explain` shows."""
+    """`run` until cancelled; `decisions` is what `zeropull explain` shows.
+
+    An error of one target, one alarm or one part of a round leaves all others alone and ends no
+    loop, whatever its kind: what is stored would bring it again at every start.
+    """
 
     def __init__(
         self,
@@ -69,10 +59,11 @@ class ScalingController:
         self._metrics = metrics
         self._exchange = exchange
         self._clock = clock
-        self._view = ScalingView(store, metrics, settings.mode)
-        self._proposals = PolicyProposals(self._view, metrics)
-        self._changes = CapacityChanges(store, self._view)
-        self._waker = ComponentWaker(store, self._view)
+        self._documents = ScalingDocuments(store, settings.mode)
+        self._states = TargetStates(store, metrics, self._documents)
+        self._deciding = TargetDecisions(store, metrics, self._documents, self._states)
+        self._waker = ComponentWaker(store, self._documents, self._states)
+        self._failures = TargetFailures(self._states)
         self._looked_s = clock()
         self._evaluated_s = 0
         self._utilized_s = 0.0
@@ -83,90 +74,94 @@ class ScalingController:
             tasks.create_task(self._tick_forever())
             tasks.create_task(self._wake_forever())
 
-    async def _wake_forever(self) -> None:
-        """A request that begins to wait for a component without copies is not left until the next
-        half second."""
-        while True:
-            await self._exchange.held.wait()
-            self._exchange.held.clear()
-            try:
-                self.wake_components()
-            except ZeropullError as error:
-                log.error("components not woken", error=error.reason)
-
-    async def _tick_forever(self) -> None:
-        while True:
-            now_s = self._clock()
-            next_s = (int((now_s - REPORT_LAG_S) // TICK_S) + 1) * TICK_S
-            await asyncio.sleep(next_s + REPORT_LAG_S - now_s)
-            try:
-                self.wake_components()
-                if next_s % 1.0:
-                    self.half_tick()
-                else:
-                    await self._tick_in_slices()
-            except ZeropullError as error:
-                log.error("scaling round failed", error=error.reason)
-
-    def decisions(self) -> dict[str, tuple[str, float, Decision]]:
-        """By target key: how it is decided for, when it last was, and the decision."""
-        found: dict[str, tuple[str, float, Decision]] = {}
-        for stored in self._store.select(ScalableTarget):
-            state = self._view.known_state(stored.document)
-            if state is not None and state.decision is not None:
-                mode = self._view.mode(stored.document)
-                found[stored.document.key] = (mode, state.decided_s, state.decision)
-        return found
+    def decisions(self) -> dict[str, KnownDecision]:
+        """By target key, of the targets that have been decided for."""
+        return self._deciding.known()
 
     def wake_components(self) -> None:
         """Start the first copy of the components for which requests wait."""
         reports = (received.report for received in self._exchange.gateways.values())
-        self._waker.wake(waiting_requests(reports), self._clock())
+        self._guarded("wake", lambda: self._waker.wake(waiting_requests(reports), self._clock()))
 
     def tick(self) -> None:
         """One second."""
         for _ in self._steps():
             pass
 
+    def half_tick(self) -> None:
+        """Half a second later: only the fast mode, of what had requests meanwhile."""
+        now_s = self._clock()
+        loads = loads_by_source(half_loads(self._exchange.take_halves()))
+        for target in self._documents.targets.all() if loads else ():
+            seen = loads.get(target.load_source)
+            if seen and not self._failures.is_paused(target, now_s):
+                with self._failures.noted(target, now_s):
+                    self._deciding.decide_half(target, seen[-1], now_s)
+
+    async def _wake_forever(self) -> None:
+        """A request that begins to wait for a component without copies is not left until the next
+        half second."""
+        while True:
+            await self._exchange.held.wait()
+            self._exchange.held.clear()
+            self.wake_components()
+
+    async def _tick_forever(self) -> None:
+        while True:
+            now_s = self._clock()
+            next_s = (int((now_s - REPORT_LAG_S) // TICK_S) + 1) * TICK_S
+            await asyncio.sleep(next_s + REPORT_LAG_S - now_s)
+            self.wake_components()
+            if next_s % 1.0:
+                self._guarded("half a second", self.half_tick)
+            else:
+                await self._tick_in_slices()
+
     async def _tick_in_slices(self) -> None:
         """One second, letting others run whenever it has taken a while: every ten seconds all
         alarms are evaluated, and requests for routes or operations should not wait for that."""
         began_s = time.monotonic()
-        for _ in self._steps():
-            if time.monotonic() - began_s >= SLICE_S:
-                await asyncio.sleep(0)
-                began_s = time.monotonic()
+        try:
+            for _ in self._steps():
+                if time.monotonic() - began_s >= SLICE_S:
+                    await asyncio.sleep(0)
+                    began_s = time.monotonic()
+        except Exception as error:
+            log.error("scaling round failed", error=str(error), exc_info=_unless_ours(error))
 
     def _steps(self) -> Iterator[None]:
         """The parts of a tick. None awaits, so that nothing changes under the feet of one; every
         one reads its documents itself, as they may have changed since the last."""
         now_s = self._clock()
-        loads = by_source(publish_readings(self._metrics, self._exchange.take_readings()))
+        loads: Loads = {}
+        self._guarded("publish readings", lambda: loads.update(self._publish_readings()))
         yield
-        self._publish_utilization(now_s)
+        self._guarded("publish utilization", lambda: self._publish_utilization(now_s))
         yield
         boundary = int((now_s - READINGS_DELAY_S) // 10) * 10
         due = self._alarms_set(now_s)
         is_boundary = boundary > self._evaluated_s
         if is_boundary:
             self._evaluated_s = boundary
-            yield from alarms_evaluated(self._store, self._metrics, boundary, due)
-        keys = [target.key for target in self._view.targets.all()]
+            yield from alarms_evaluated(
+                self._store, self._metrics, self._documents.alarms.all(), boundary, due
+            )
+        evaluated = EvaluatedAlarms(due, self._evaluated_s)
+        keys = [target.key for target in self._documents.targets.all()]
         for key in keys:
-            target = self._view.targets.get(key)
-            if target is None:
-                continue  # deregistered since
-            try:
-                self._decide(target, loads, due, now_s)
-            except ZeropullError as error:
-                log.warning("target not decided", target=target.resource_id, error=error.reason)
+            target = self._documents.targets.get(key)
+            if target is None or self._failures.is_paused(target, now_s):
+                continue  # deregistered since, or it has just failed
+            with self._failures.noted(target, now_s):
+                self._deciding.decide(target, loads, evaluated, now_s)
             yield
-        self._view.forget_others(set(keys))
+        self._states.forget_others(set(keys))
+        self._failures.forget_others(set(keys))
         # Rows of minutes are written after the alarms were evaluated: every ten seconds.
-        self._metrics.flush(only_seconds=not is_boundary)
+        self._guarded("keep readings", lambda: self._metrics.flush(only_seconds=not is_boundary))
         if now_s - self._rolled_up_s >= ROLL_UP_S:
             self._rolled_up_s = now_s
-            self._metrics.roll_up(now_s)
+            self._guarded("roll readings up", lambda: self._metrics.roll_up(now_s))
 
     def _alarms_set(self, now_s: float) -> set[str]:
         """Keys of the alarms that users have put into ALARM since the last call: their actions are
@@ -174,154 +169,20 @@ class ScalingController:
         since_s, self._looked_s = self._looked_s, now_s
         return {
             alarm.key
-            for alarm in self._view.alarms.all()
+            for alarm in self._documents.alarms.all()
             if alarm.set_s >= since_s
             and alarm.set_s == alarm.state_transitioned_s
             and alarm.state == AlarmState.ALARM
         }
 
-    def half_tick(self) -> None:
-        """Half a second later: only the fast mode, of what had requests meanwhile."""
-        now_s = self._clock()
-        loads = by_source(half_loads(self._exchange.take_halves()))
-        for target in self._view.targets.all() if loads else ():
-            state = self._view.known_state(target)
-            seen = loads.get(source_of(target))
-            if state is None or not seen or self._view.mode(target) != "fast":
-                continue
-            second, load = seen[-1]
-            state.window.add_half(second, load.load)
-            scaled = scaled_by(self._store, target)
-            if scaled is None or limits_of(target).clamp(scaled.desired) != scaled.desired:
-                continue
-            policies = self._view.policies.under(f"{target.key}/")
-            try:
-                self._decide_fast(target, state, scaled, policies, now_s, load.queue_age_s)
-            except ZeropullError as error:
-                log.warning("target not decided", target=target.resource_id, error=error.reason)
-
-    def _decide(
-        self,
-        target: ScalableTarget,
-        loads: Loads,
-        due: set[str],
-        now_s: float,
-    ) -> None:
-        state = self._view.state(target, now_s)
-        state.feed(loads.get(source_of(target), ()))
-        target = self._changes.run_schedules(target, state, now_s)
-        scaled = scaled_by(self._store, target)
-        if scaled is None:
-            return
-        state.activities.follow(scaled, self._view.lacking(scaled), now_s)
-        if self._changes.keep_bounds(target, state, scaled, now_s):
-            return
-        policies = self._view.policies.under(f"{target.key}/")
-        if self._view.mode(target) == "fast":
-            self._decide_fast(target, state, scaled, policies, now_s, state.newest.queue_age_s)
-        else:
-            self._decide_as_aws(target, state, scaled, policies, due, now_s)
-
-    def _decide_as_aws(
-        self,
-        target: ScalableTarget,
-        state: TargetState,
-        scaled: Scaled,
-        policies: list[ScalingPolicy],
-        due: set[str],
-        now_s: float,
-    ) -> None:
-        """When an alarm of one of the policies was evaluated, or set by its user. The others have
-        their say too: a policy by the minute keeps one by ten seconds from scaling in between."""
-        if not due:
-            return
-        evaluated = Evaluated(due, self._evaluated_s)
-        proposals: list[Decision] = []
-        alarms: dict[str, MetricAlarm] = {}
-        is_due = False
-        for policy in policies:
-            found = self._proposals.of(target, state, policy, scaled, evaluated, now_s)
-            if found is None:
-                continue
-            is_due |= found.is_due
-            alarm = found.alarm if found.is_due else None
-            proposals.append(found.decision if found.is_due else found.as_vote(scaled.desired))
-            if alarm is not None:
-                alarms[policy.name] = alarm
-        if not is_due:
-            return
-        decision = combine(
-            proposals,
-            capacity=scaled.desired,
-            limits=limits_of(target),
-            last=last_scaling(target),
-            now_s=now_s,
-        )
-        state.decision, state.decided_s = decision, now_s
-        if decision.not_scaled is not None and not alarms:
-            return  # nothing is in ALARM: there was no attempt
-        cause = _cause(decision, alarms)
-        policy_of = {policy.name: policy for policy in policies}
-        chosen = policy_of.get(decision.policy or "")
-        self._changes.carry_out(
-            target, state, scaled, decision, cause, chosen, now_s, is_fast=False
-        )
-
-    def _decide_fast(
-        self,
-        target: ScalableTarget,
-        state: TargetState,
-        scaled: Scaled,
-        policies: list[ScalingPolicy],
-        now_s: float,
-        queue_age_s: float,
-    ) -> None:
-        tracked = [
-            (policy, goal)
-            for policy in policies
-            if (goal := concurrency_target(policy)) is not None
-        ]
-        if not tracked:
-            return
-        policy, goal = min(tracked, key=lambda each: each[1])
-        fleet = self._view.fleet(state, scaled, now_s)
-        sustained = state.window.sustained(1)
-        overloaded = sustained is not None and sustained > fleet.ready * goal
-        if not overloaded:
-            state.overload_since_s = None
-        elif state.overload_since_s is None:
-            state.overload_since_s = float(state.newest_second) + state.window.ends_in_half
-        decision = decide_fast(
-            FastPolicy(policy.name, goal, tracking_policy(policy).scale_in_disabled),
-            state.window,
-            queue_age_s=queue_age_s,
-            fleet=fleet,
-            limits=limits_of(target),
-            last=last_scaling(target),
-            now_s=now_s,
-        )
-        before = state.decision
-        state.decision, state.decided_s = decision, now_s
-        if before is None or before.not_scaled != decision.not_scaled:
-            log.info(
-                "fast decision",
-                target=target.resource_id,
-                desired=decision.desired,
-                not_scaled=decision.not_scaled,
-                reason=decision.reason,
-            )
-        if decision.desired > scaled.desired or decision.not_scaled is NotScaled.AT_MAXIMUM:
-            state.wanted_more_s = now_s
-        if not _is_attempt(decision, state.wanted_more_s, now_s):
-            return
-        cause = f"policy {policy.name} in the fast mode: {decision.reason}"
-        self._changes.carry_out(target, state, scaled, decision, cause, policy, now_s, is_fast=True)
+    def _publish_readings(self) -> Loads:
+        return loads_by_source(publish_readings(self._metrics, self._exchange.take_readings()))
 
     def _publish_utilization(self, now_s: float) -> None:
         if now_s - self._utilized_s < UTILIZATION_S:
             return
         self._utilized_s = now_s
-        for instance in self._view.instances.all():
+        for instance in self._documents.instances.all():
             received = self._exchange.nodes.get(instance.instance_id)
             if received is not None and now_s - received.received_s < UTILIZATION_S:
                 publish_utilization(
@@ -332,18 +193,16 @@ class ScalingController:
                     instance.variant,
                 )
 
+    def _guarded(self, what: str, step: Callable[[], None]) -> None:
+        """Do it; what goes wrong ends this step only."""
+        try:
+            step()
+        except Exception as error:
+            log.error(
+                "scaling step failed", step=what, error=str(error), exc_info=_unless_ours(error)
+            )
 
-def _is_attempt(decision: Decision, wanted_more_s: float, now_s: float) -> bool:
-    """Whether the fast mode tried to change the capacity. To scale in, as with AWS's alarm, after
-    15 minutes without wanting more: else bursts at a capacity that is both minimum and maximum
-    would be two reasons in turn, and push all else out of the activities."""
-    if decision.not_scaled is NotScaled.AT_MINIMUM:
-        return now_s - wanted_more_s >= PEAK_S
-    return decision.not_scaled in (None, NotScaled.AT_MAXIMUM)
 
-
-def _cause(decision: Decision, alarms: dict[str, MetricAlarm]) -> str:
-    alarm = alarms.get(decision.policy or "")
-    if alarm is None:
-        return decision.reason
-    return f"monitor alarm {alarm.name} in state ALARM triggered policy {decision.policy}"
+def _unless_ours(error: Exception) -> Exception | None:
+    """The traceback of an error that nobody foresaw; the project's own say enough."""
+    return None if isinstance(error, ZeropullError) else error

@@ -50,7 +50,7 @@ class Resource:
 
 
 @dataclass(slots=True)
-class Gathered:
+class SecondReadings:
     """All readings of one second of one resource."""
 
     copies: list[CopyReading] = field(default_factory=list)
@@ -61,7 +61,7 @@ def publish_readings(
     store: MetricStore, readings: Iterable[CopyReading]
 ) -> dict[tuple[Resource, int], LoadSecond]:
     """Add the readings to the store; returns the load by resource and second."""
-    seconds: dict[tuple[Resource, int], Gathered] = defaultdict(Gathered)
+    seconds: dict[tuple[Resource, int], SecondReadings] = defaultdict(SecondReadings)
     for reading in readings:
         resource = Resource(reading.account, reading.endpoint, reading.variant, reading.component)
         gathered = seconds[resource, reading.second]
@@ -101,7 +101,7 @@ def publish_utilization(
 
 
 def _publish_concurrency(
-    store: MetricStore, resource: Resource, second: int, gathered: Gathered
+    store: MetricStore, resource: Resource, second: int, gathered: SecondReadings
 ) -> None:
     """One sample per copy. Requests that wait at the gateway have no copy yet: they count for all
     copies alike, as they would if each copy had its own queue."""
@@ -122,7 +122,7 @@ def _publish_concurrency(
 
 
 def _publish_invocations(
-    store: MetricStore, resource: Resource, second: int, gathered: Gathered
+    store: MetricStore, resource: Resource, second: int, gathered: SecondReadings
 ) -> None:
     everything = gathered.copies + gathered.queues
     invocations = sum(reading.invocations for reading in everything)

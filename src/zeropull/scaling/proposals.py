@@ -16,8 +16,9 @@ from zeropull.metricstore.scaling_metrics import step_policy, tracking_policy
 from zeropull.metricstore.store import MetricStore
 from zeropull.resources.alarms import MetricAlarm, alarm_key
 from zeropull.resources.scaling import ScalableTarget, ScalingPolicy
-from zeropull.scaling.capacity import Scaled
-from zeropull.scaling.targets import ScalingView, TargetState, last_scaling
+from zeropull.scaling.capacity import Capacity
+from zeropull.scaling.documents import ScalingDocuments
+from zeropull.scaling.targets import TargetState, last_scaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +30,16 @@ class Proposal:
     alarm: MetricAlarm | None
     is_due: bool
 
-    def as_vote(self, capacity: int) -> Decision:
+    def as_vote(self, desired: int) -> Decision:
         """Its say in a scale-in that another policy begins."""
-        if self.decision.desired <= capacity:
+        if self.decision.desired <= desired:
             return self.decision
         why = "its alarm is evaluated later"
-        return Decision(capacity, why, self.decision.policy, NotScaled.WITHIN_TARGET)
+        return Decision(desired, why, self.decision.policy, NotScaled.WITHIN_TARGET)
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
+class EvaluatedAlarms:
     """The alarms that were evaluated just now, by key, and up to which second."""
 
     due: set[str]
@@ -48,8 +49,8 @@ class Evaluated:
 class PolicyProposals:
     """Reads alarms and their metrics; changes nothing."""
 
-    def __init__(self, view: ScalingView, metrics: MetricStore) -> None:
-        self._view = view
+    def __init__(self, documents: ScalingDocuments, metrics: MetricStore) -> None:
+        self._documents = documents
         self._metrics = metrics
 
     def of(
@@ -57,14 +58,14 @@ class PolicyProposals:
         target: ScalableTarget,
         state: TargetState,
         policy: ScalingPolicy,
-        scaled: Scaled,
-        evaluated: Evaluated,
+        capacity: Capacity,
+        evaluated: EvaluatedAlarms,
         now_s: float,
     ) -> Proposal | None:
         """What the policy would do; None when it has nothing to say."""
         if policy.policy_type == "StepScaling":
-            return self._step_proposal(target, policy, scaled, evaluated, now_s)
-        found = [self._view.alarms.get(alarm_key(policy.account, n)) for n in policy.alarms]
+            return self._step_proposal(target, policy, capacity, evaluated, now_s)
+        found = [self._documents.alarms.get(alarm_key(policy.account, n)) for n in policy.alarms]
         alarms = [alarm for alarm in found if alarm is not None]
         if len(alarms) != 2:
             return None
@@ -80,12 +81,12 @@ class PolicyProposals:
             high=AlarmState(high.state) if high.actions_enabled else AlarmState.OK,
             low=AlarmState(low.state) if low.actions_enabled else AlarmState.OK,
             metric=told[-1] if told else read,
-            capacity=scaled.desired,
+            capacity=capacity.desired,
         )
         if not told and newest is not None and newest < state.activities.changed_s():
             # Per unit of another capacity: the step would be computed from the wrong number.
             why = f"{decision.reason}; waiting for a reading of the new capacity"
-            decision = Decision(scaled.desired, why, policy.name, NotScaled.COOLING_DOWN)
+            decision = Decision(capacity.desired, why, policy.name, NotScaled.COOLING_DOWN)
         is_due = any(alarm.key in evaluated.due for alarm in alarms)
         return Proposal(decision, alarming if alarming.state == AlarmState.ALARM else None, is_due)
 
@@ -93,11 +94,11 @@ class PolicyProposals:
         self,
         target: ScalableTarget,
         policy: ScalingPolicy,
-        scaled: Scaled,
-        evaluated: Evaluated,
+        capacity: Capacity,
+        evaluated: EvaluatedAlarms,
         now_s: float,
     ) -> Proposal | None:
-        for alarm in self._view.alarms.under(f"{policy.account}/"):
+        for alarm in self._documents.alarms.under(f"{policy.account}/"):
             if alarm.key not in evaluated.due or policy.arn not in (
                 alarm.request.get("AlarmActions") or []
             ):
@@ -118,11 +119,11 @@ class PolicyProposals:
                 step_policy(policy),
                 metric=float(aggregate(values[-spec.rule.evaluation_periods :])),
                 threshold=spec.rule.threshold,
-                capacity=min(target.out_from, scaled.desired) if cooling else scaled.desired,
+                capacity=min(target.out_from, capacity.desired) if cooling else capacity.desired,
             )
-            if cooling and decision.desired <= scaled.desired:
-                why = f"{decision.reason}; scaled out to {scaled.desired} already, cooling down"
-                decision = Decision(scaled.desired, why, policy.name, NotScaled.COOLING_DOWN)
+            if cooling and decision.desired <= capacity.desired:
+                why = f"{decision.reason}; scaled out to {capacity.desired} already, cooling down"
+                decision = Decision(capacity.desired, why, policy.name, NotScaled.COOLING_DOWN)
             return Proposal(decision, alarm, is_due=True)
         return None
 

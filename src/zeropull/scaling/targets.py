@@ -1,9 +1,8 @@
-"""What scaling decisions are made from: documents, the load second by second, what is starting."""
+"""What is remembered of each scalable target: its load by the second, what is starting, why."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,32 +10,27 @@ from zeropull.autoscaler.combining import LastScaling
 from zeropull.autoscaler.fast import Fleet
 from zeropull.autoscaler.load_window import PEAK_S, SETTLE_S, LoadWindow
 from zeropull.autoscaler.readings import Decision, Limits
+from zeropull.autoscaler.schedules import next_run
 from zeropull.metricstore.scaling_metrics import SAGEMAKER
 from zeropull.metricstore.store import MetricKey, MetricStore
-from zeropull.resources.alarms import MetricAlarm
 from zeropull.resources.endpoints import Endpoint
-from zeropull.resources.instances import CopyRecord, Instance, InstanceState, TimelineRecord
+from zeropull.resources.instances import CopyRecord, Instance
 from zeropull.resources.scaling import (
     COMPONENT_DIMENSION,
+    LoadSource,
     ScalableTarget,
-    ScalingPolicy,
     ScheduledAction,
-    component_of,
-    mode_of,
 )
-from zeropull.resources.tags import ResourceTags
 from zeropull.scaling.activities import ActivityLog
-from zeropull.scaling.capacity import Scaled
+from zeropull.scaling.capacity import Capacity
+from zeropull.scaling.documents import ScalingDocuments
 from zeropull.scaling.metrics import LoadSecond, Resource
 from zeropull.statestore import Store
-from zeropull.statestore.cached_kind import CachedKind
+from zeropull.telemetry import get_logger
 
-STARTS_REMEMBERED = 10
-FIRST_GUESS_S = 60.0
+log = get_logger(__name__)
 
-Source = tuple[str, ...]
-"""Account and component, or account, endpoint and variant."""
-Loads = dict[Source, list[tuple[int, LoadSecond]]]
+Loads = dict[LoadSource, list[tuple[int, LoadSecond]]]
 
 
 @dataclass(slots=True)
@@ -54,6 +48,7 @@ class TargetState:
     wanted_more_s: float = -math.inf
     units: tuple[int, Sequence[float]] = (0, ())
     units_revision: int = -1
+    schedules: dict[str, tuple[ScheduledAction, float | None]] = field(default_factory=dict)
 
     def feed(self, loads: Iterable[tuple[int, LoadSecond]]) -> None:
         """Seconds in order; one that has been seen is not counted again."""
@@ -62,59 +57,57 @@ class TargetState:
                 self.window.add(second, load.load)
                 self.newest, self.newest_second = load, second
 
+    def due_s(self, action: ScheduledAction) -> float | None:
+        """When the action is to run next; None = never again. Computed once for every run."""
+        known = self.schedules.get(action.name)
+        if known is None or known[0] is not action:
+            due_s = next_run(
+                action.schedule, action.timezone, action.last_run_s, created_s=action.created_s
+            )
+            known = self.schedules[action.name] = (action, due_s)
+        return known[1]
 
-class ScalingView:
-    """The documents that every second is decided from, and what is remembered of each target."""
+    def note_overload(self, most: float) -> None:
+        """Remember since when the load has been above `most`, what the serving capacity takes."""
+        sustained = self.window.sustained(1)
+        if sustained is None or sustained <= most:
+            self.overload_since_s = None
+        elif self.overload_since_s is None:
+            self.overload_since_s = float(self.newest_second) + self.window.ends_in_half
 
-    def __init__(self, store: Store, metrics: MetricStore, mode: str) -> None:
-        """`mode`: of targets whose tags do not say it."""
+
+class TargetStates:
+    """What is remembered of each target."""
+
+    def __init__(self, store: Store, metrics: MetricStore, documents: ScalingDocuments) -> None:
         self._store = store
         self._metrics = metrics
-        self._mode = mode
+        self._documents = documents
         self._states: dict[str, TargetState] = {}
-        self.targets = CachedKind(store, ScalableTarget)
-        self.policies = CachedKind(store, ScalingPolicy)
-        self.schedules = CachedKind(store, ScheduledAction)
-        self.alarms = CachedKind(store, MetricAlarm)
-        self.tags = CachedKind(store, ResourceTags)
-        self.instances = CachedKind(store, Instance, lambda each: each.endpoint_uid)
-        self.timelines = CachedKind(store, TimelineRecord, lambda each: each.endpoint_uid)
 
-    def state(self, target: ScalableTarget, now_s: float) -> TargetState:
+    def of(self, target: ScalableTarget, now_s: float) -> TargetState:
         """Read again from the stores when it is not in memory."""
         state = self._states.get(target.key)
         if state is None:
             state = self._states[target.key] = self._recalled(target, now_s)
         return state
 
-    def known_state(self, target: ScalableTarget) -> TargetState | None:
+    def known(self, target: ScalableTarget) -> TargetState | None:
         return self._states.get(target.key)
-
-    def mode(self, target: ScalableTarget) -> str:
-        """How it is decided for: "aws" or "fast"."""
-        tags = self.tags.get(target.arn)
-        return mode_of(tags.tags if tags is not None else {}, self._mode)
 
     def forget_others(self, known: set[str]) -> None:
         for key in self._states.keys() - known:
             del self._states[key]
 
-    def lacking(self, scaled: Scaled) -> str:
-        """Why the provider does not give an instance that is wanted; empty when it does."""
-        if not scaled.is_in_progress:
-            return ""
-        instances = self.instances.grouped(scaled.endpoint_uid)
-        return next((i.failure for i in instances if i.state is InstanceState.WANTED), "")
-
-    def fleet(self, state: TargetState, scaled: Scaled, now_s: float) -> Fleet:
+    def fleet(self, state: TargetState, capacity: Capacity, now_s: float) -> Fleet:
         revision = self._store.revision_of(CopyRecord.kind, Instance.kind, Endpoint.kind)
         if state.units_revision != revision:
-            state.units = scaled.units(self._store)
+            state.units = capacity.units(self._documents)
             state.units_revision = revision
         serving, began_s = state.units
-        ready = min(serving, scaled.desired)
-        startup_s = self._startup_s(scaled)
-        waiting = max(0, scaled.desired - ready)
+        ready = min(serving, capacity.desired)
+        startup_s = self._documents.startup_s(capacity.endpoint_uid, capacity.component)
+        waiting = max(0, capacity.desired - ready)
         newest = list(began_s)[-waiting:] if waiting else []
         began = newest + [now_s] * (waiting - len(newest))
         return Fleet(ready, tuple(max(now_s, at + startup_s) for at in began), startup_s)
@@ -128,42 +121,24 @@ class ScalingView:
             if target.dimension == COMPONENT_DIMENSION
             else "ConcurrentRequestsPerModel"
         )
-        dimensions = _dimensions(target)
+        dimensions = target.metric_dimensions
         key = MetricKey.of(target.account, SAGEMAKER, name, dimensions, "None")
-        points = self._metrics.read(key, int(now_s) - PEAK_S - SETTLE_S, int(now_s), 1)
+        try:
+            points = self._metrics.read(key, int(now_s) - PEAK_S - SETTLE_S, int(now_s), 1)
+        except Exception as error:  # readings only: bounds and alarms count without them
+            log.error("load not recalled", target=target.resource_id, error=str(error))
+            points = {}
         for second, point in sorted(points.items()):
             state.window.add(second, point.total)  # one sample per copy: the sum is the load
             state.newest_second = second
             state.newest = LoadSecond(load=point.total, copies=int(point.count))
         return state
 
-    def _startup_s(self, scaled: Scaled) -> float:
-        """The median of the newest launches: of new instances, or of the component's copies."""
-        records = [
-            record
-            for record in self.timelines.grouped(scaled.endpoint_uid)
-            if record.ready_s is not None
-            and (
-                record.new_instance
-                if scaled.component is None
-                else record.component == scaled.component
-            )
-        ]
-        newest = sorted(records, key=lambda record: record.began_s)[-STARTS_REMEMBERED:]
-        seconds = [record.ready_s - record.began_s for record in newest if record.ready_s]
-        return statistics.median(seconds) if seconds else FIRST_GUESS_S
 
-
-def source_of(target: ScalableTarget) -> Source:
-    if target.dimension == COMPONENT_DIMENSION:
-        return (target.account, component_of(target.resource_id))
-    return (target.account, *target.endpoint_and_variant)
-
-
-def by_source(loads: dict[tuple[Resource, int], LoadSecond]) -> Loads:
+def loads_by_source(loads: dict[tuple[Resource, int], LoadSecond]) -> Loads:
     found: Loads = {}
     for (resource, second), load in sorted(loads.items(), key=lambda each: each[0][1]):
-        source: Source = (resource.account, resource.endpoint, resource.variant)
+        source: LoadSource = (resource.account, resource.endpoint, resource.variant)
         if resource.component is not None:
             source = (resource.account, resource.component)
         found.setdefault(source, []).append((second, load))
@@ -181,10 +156,3 @@ def last_scaling(target: ScalableTarget) -> LastScaling:
         target.out_at_s, target.out_from, target.out_to, target.out_cooldown_s,
         target.in_at_s, target.in_cooldown_s, target.in_from,
     )  # fmt: skip
-
-
-def _dimensions(target: ScalableTarget) -> dict[str, str]:
-    if target.dimension == COMPONENT_DIMENSION:
-        return {"InferenceComponentName": component_of(target.resource_id)}
-    endpoint, variant = target.endpoint_and_variant
-    return {"EndpointName": endpoint, "VariantName": variant}

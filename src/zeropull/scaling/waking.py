@@ -18,8 +18,9 @@ from zeropull.resources.components import (
     component_key,
     with_copies,
 )
-from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget, component_of
-from zeropull.scaling.targets import ScalingView
+from zeropull.resources.scaling import COMPONENT_DIMENSION, ScalableTarget
+from zeropull.scaling.documents import ScalingDocuments
+from zeropull.scaling.targets import TargetStates
 from zeropull.statestore import Store
 from zeropull.telemetry import get_logger
 
@@ -51,26 +52,32 @@ def waiting_requests(reports: Iterable[GatewayReport]) -> Counter[WaitedFor]:
 class ComponentWaker:
     """Raises the desired copies of components in the fast mode that have none."""
 
-    def __init__(self, store: Store, view: ScalingView) -> None:
+    def __init__(self, store: Store, documents: ScalingDocuments, states: TargetStates) -> None:
         self._store = store
-        self._view = view
+        self._documents = documents
+        self._states = states
 
     def wake(self, waiting: Counter[WaitedFor], now_s: float) -> None:
         """Wake every component for which requests wait."""
         if not waiting:
             return
-        for target in self._view.targets.all():
-            if target.dimension != COMPONENT_DIMENSION or not target.holds(self._view.mode(target)):
+        for target in self._documents.targets.all():
+            if target.dimension != COMPONENT_DIMENSION:
                 continue
-            key = component_key(target.account, component_of(target.resource_id))
-            stored = self._store.get(InferenceComponent, key)
-            if stored is None or stored.document.desired_copies:
-                continue
-            component = stored.document
-            if component.status is ComponentStatus.DELETING:
-                continue
-            if count := self._count_of(component, waiting):
-                self._raise_copies(target, component, count, now_s)
+            try:
+                self._wake_one(target, waiting, now_s)
+            except Exception as error:  # requests for other components wait too
+                log.error("not woken", target=target.resource_id, error=str(error), exc_info=error)
+
+    def _wake_one(self, target: ScalableTarget, waiting: Counter[WaitedFor], now_s: float) -> None:
+        component = self._documents.components.get(component_key(target.account, target.component))
+        if component is None or component.desired_copies:
+            return
+        if component.status is ComponentStatus.DELETING:
+            return
+        count = self._count_of(component, waiting)
+        if count and target.holds(self._documents.mode(target)):
+            self._raise_copies(target, component, count, now_s)
 
     def _count_of(self, component: InferenceComponent, waiting: Counter[WaitedFor]) -> int:
         count = waiting[WaitedFor(component.account, component.endpoint, component.name)]
@@ -81,8 +88,8 @@ class ComponentWaker:
 
     def _is_only_of_its_name(self, component: InferenceComponent) -> bool:
         """No other account has one: a request without an account can wait for this one only."""
-        named = self._store.select(InferenceComponent, name=component.name)
-        return sum(each.document.endpoint == component.endpoint for each in named) == 1
+        names = [(each.endpoint, each.name) for each in self._documents.components.all()]
+        return names.count((component.endpoint, component.name)) == 1
 
     def _raise_copies(
         self, target: ScalableTarget, component: InferenceComponent, count: int, now_s: float
@@ -97,6 +104,6 @@ class ComponentWaker:
             return  # it is being created or updated: the next look finds it again
         with self._store.transaction():
             self._store.put(changed)
-            activities = self._view.state(target, now_s).activities
+            activities = self._states.of(target, now_s).activities
             activities.begin(target, copies, f"the fast mode: {reason}", now_s)
         log.info("inference component woken", component=component.name, reason=reason)

@@ -99,8 +99,6 @@ class Store:
     ) -> None:
         self.close()
 
-    # ------------------------------------------------------------------------------------ reading
-
     def get(self, document_type: type[D], key: str) -> Stored[D] | None:
         """The document, or None."""
         rows = self._query(
@@ -138,8 +136,6 @@ class Store:
             values.append(value)
         rows = self._query(sql + " ORDER BY key", tuple(values))
         return [_stored(document_type, row) for row in rows]
-
-    # ------------------------------------------------------------------------------------ writing
 
     def put(self, document: Document, *, expected_version: int | None = None) -> int:
         """Create or replace; returns the new version.
@@ -217,8 +213,6 @@ class Store:
                 self._depth = 0
             self._announce()
 
-    # ------------------------------------------------------------------------------------ changes
-
     @property
     def revision(self) -> int:
         return self._revision
@@ -244,8 +238,6 @@ class Store:
         finally:
             self._waiters.discard(waiter)
         return self.revision_of(*kinds)
-
-    # ------------------------------------------------------------------------------------ private
 
     def _check_version(self, kind: str, key: str, expected: int | None) -> int:
         rows = self._query("SELECT version FROM documents WHERE kind = ? AND key = ?", (kind, key))

@@ -46,7 +46,8 @@ def put_alarm(store: Store, name: str = "errors", **more: Any) -> None:
 def evaluated(store: Store, metrics: MetricStore, now_s: float) -> set[str]:
     """Keys of the alarms that were due."""
     due: set[str] = set()
-    for _ in alarms_evaluated(store, metrics, now_s, due):
+    alarms = [stored.document for stored in store.select(MetricAlarm)]
+    for _ in alarms_evaluated(store, metrics, alarms, now_s, due):
         pass
     return due
 

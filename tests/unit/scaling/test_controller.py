@@ -49,9 +49,6 @@ def put_metric(world: ScalingWorld, name: str, value: float, **more: Any) -> Non
     world.call("PutMetricData", Namespace="own", MetricData=[datum])
 
 
-# ------------------------------------------------------------------------------- as AWS documents
-
-
 def test_scale_out_comes_after_three_periods_of_ten_seconds_and_not_before(
     world: ScalingWorld,
 ) -> None:
@@ -235,9 +232,6 @@ def test_suspended_scaling_is_named_and_resumes(world: ScalingWorld) -> None:
     world.seconds_until(4, limit=30)
 
 
-# ------------------------------------------------------------------------- bounds and activities
-
-
 def test_new_bounds_move_the_capacity_at_once(world: ScalingWorld) -> None:
     world.endpoint_with(2).seconds(3)
     world.call("RegisterScalableTarget", **RESOURCE, MinCapacity=5)
@@ -324,9 +318,6 @@ def test_a_minimum_that_cannot_be_had_is_asked_for_again_later(world: ScalingWor
     world.seconds_until(3, limit=40)
 
 
-# -------------------------------------------------------------------------------------- schedules
-
-
 def schedule(world: ScalingWorld, name: str, text: str, **more: Any) -> None:
     bounds = {"MinCapacity": more.pop("minimum", None), "MaxCapacity": more.pop("maximum", None)}
     world.call(
@@ -399,9 +390,6 @@ def test_suspended_schedules_are_skipped(world: ScalingWorld) -> None:
     schedule(world, "every", "rate(1 minute)", minimum=3)
     world.seconds(65)
     assert world.target.minimum == 1
-
-
-# -------------------------------------------------------------------------------------- fast mode
 
 
 def test_fast_decides_within_two_seconds_of_a_sustained_overload(world: ScalingWorld) -> None:
