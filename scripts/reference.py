@@ -58,6 +58,11 @@ def api_page() -> str:
         "which the log notes; *refused* ones give an error that names them; all others of each",
         "operation are supported.",
         "",
+        "CloudWatch speaks smithy-rpc-v2-cbor, awsJson1.0 and the query protocol, the other two",
+        "services awsJson1.1. A body has at most 4 MiB, also when it is unzipped. PutMetricData is",
+        "bounded for each account: more than 100 requests a second are answered with Throttling,",
+        "and each 16 KiB of a body count as one request more.",
+        "",
         "The gateway serves InvokeEndpoint and InvokeEndpointWithResponseStream.",
         "",
     ]

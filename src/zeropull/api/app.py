@@ -11,14 +11,9 @@ from pathlib import Path
 from aiohttp import web
 
 from zeropull.api.keys import KeyRing
+from zeropull.api.messages import ApiAnswer, ApiRequest
 from zeropull.api.operations import OperationTable
-from zeropull.api.requests import (
-    MAX_BODY_BYTES,
-    ApiAnswer,
-    ApiRequest,
-    RequestHandler,
-    too_large,
-)
+from zeropull.api.requests import MAX_BODY_BYTES, RequestHandler, too_large
 from zeropull.api.sagemaker import EndpointHooks, sagemaker_table
 from zeropull.placement.capacity import Shape
 from zeropull.resources.accounts import StoredKey
@@ -72,7 +67,11 @@ def create_api_app(
     async def scrape(request: web.Request) -> web.Response:
         return web.Response(body=metrics() if metrics else b"", content_type="text/plain")
 
+    async def close(app: web.Application) -> None:
+        handler.close()
+
     app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app.on_cleanup.append(close)
     if metrics is not None:
         app.router.add_get("/metrics", scrape)
     app.router.add_route("*", "/{path:.*}", serve)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from zeropull.api.request_rates import Rate
 from zeropull.awsprotocol.members import MemberRow, MemberRules, member_rows
 from zeropull.awsprotocol.services import load_service
 from zeropull.awsprotocol.validation import EnumExtras
@@ -30,11 +31,24 @@ Output = Mapping[str, Any] | None
 Handler = Callable[[Call, Members], Output | Awaitable[Output]]
 
 
+# Pure work on the members before the handler sees them, which may take long: it runs in the thread
+# that parses a large body. Raises as a handler does.
+Preparation = Callable[[Call, Members], Members]
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
+    """`rate` bounds the requests of each account; None: there is no bound.
+
+    `has_large_output`: the answer is written in a thread.
+    """
+
     name: str
     handler: Handler
     rules: MemberRules = field(default_factory=MemberRules)
+    prepare: Preparation | None = None
+    rate: Rate | None = None
+    has_large_output: bool = False
 
 
 @dataclass(frozen=True, slots=True)

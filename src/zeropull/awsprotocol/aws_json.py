@@ -11,6 +11,7 @@ from typing import Any
 from botocore.model import Shape
 
 from zeropull.awsprotocol.faults import ApiFault
+from zeropull.awsprotocol.limits import check_counts
 
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -19,10 +20,12 @@ def parse_body(body: bytes) -> Any:
     """The JSON value of a request; an empty body is `{}`.
 
     Raises:
-        ApiFault: SerializationException.
+        ApiFault: SerializationException, or the body is too large to be parsed.
     """
     if not body:
         return {}
+    containers = body.count(b"[") + body.count(b"{")
+    check_counts(containers + body.count(b","), containers)
     try:
         value = json.loads(body, object_pairs_hook=_without_doubles, parse_constant=_no_constant)
         if _ESCAPED_SURROGATE.search(body):

@@ -54,6 +54,7 @@ QUERY_CODES: Mapping[str, str] = {
     "IncompleteSignatureException": "IncompleteSignature",
     "UnknownOperationException": "InvalidAction",
     "SerializationException": "MalformedInput",
+    "ThrottlingException": "Throttling",
     "ValidationException": "ValidationError",
 }
 
@@ -98,6 +99,11 @@ def fault_of(error: ZeropullError, service: str) -> ApiFault:
         if isinstance(error, kind):
             return ApiFault(code, error.reason, status)
     return internal_failure()
+
+
+def throttled() -> ApiFault:
+    """Every SDK tries again after a while."""
+    return ApiFault("ThrottlingException", "Rate exceeded", 400)
 
 
 def internal_failure() -> ApiFault:

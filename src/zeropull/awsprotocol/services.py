@@ -47,6 +47,15 @@ class Service:
             return None
         return self.model.operation_model(name)
 
+    @property
+    def speaks_cbor(self) -> bool:
+        return "smithy-rpc-v2-cbor" in self.model.metadata.get("protocols", ())
+
+    def error_members(self, shape_name: str) -> frozenset[str]:
+        """The member names of an error of the model; empty for one that is in no model."""
+        shape = next((s for s in self.model.error_shapes if s.name == shape_name), None)
+        return frozenset(shape.members) if shape is not None else frozenset()
+
     def error(self, code: str) -> tuple[str, str, int | None]:
         """(shape name, query code, HTTP status or None) of an error given by either name."""
         return _errors(self).get(code, (code, code, None))

@@ -60,7 +60,7 @@ def parse_members(
             constraints (all of them in one text) and unknown members.
     """
     if not isinstance(raw, dict):
-        raise _serialization("the request", "a JSON object", raw)
+        raise _serialization("the request", "an object", raw)
     if shape is None:
         return {}
     check = _Check(enum_extras or {}, is_text)
@@ -139,6 +139,8 @@ def _map(shape: MapShape, raw: Any, path: str, check: _Check) -> dict[str, Any]:
     bad_keys: dict[str, None] = {}
     bad_values: dict[str, None] = {}
     for key, item in raw.items():
+        if not isinstance(key, str):
+            raise _serialization(path, "an object with text keys", raw)
         bad_keys.update(dict.fromkeys(_broken_rules(shape.key, key, check.enum_extras)))
         if is_flat:
             parsed[key] = _scalar(shape.value, item, path, check.is_text)
@@ -215,8 +217,12 @@ def _scalar(shape: Shape, raw: Any, path: str, is_text: bool) -> Any:
             return float(raw)
         case "float" | "double" if raw in ("NaN", "Infinity", "-Infinity"):
             return float(raw)
+        case "float" | "double" if isinstance(raw, float):
+            return raw  # CBOR has numbers that are not finite; JSON spells them as above
         case "timestamp":
             return _timestamp(raw, path)
+        case "blob" if isinstance(raw, bytes):
+            return raw  # CBOR has bytes of its own
         case "blob" if isinstance(raw, str):
             try:
                 return base64.b64decode(raw, validate=True)
@@ -287,6 +293,8 @@ def _json_kind(raw: Any) -> str:
             return f"the number {raw!r:.40}"
         case str():
             return f"the text {raw[:40]!r}"
+        case bytes():
+            return "bytes"
         case list():
             return "a list"
     return "an object"

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import botocore.session
+import cbor2
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -116,11 +117,11 @@ def cloudwatch(served: Served, protocol: str) -> Any:
     )
 
 
-BOTH = pytest.mark.parametrize("protocol", ["json", "query"])
+ALL = pytest.mark.parametrize("protocol", ["json", "query", "smithy-rpc-v2-cbor"])
 
 
-@BOTH
-def test_cloudwatch_means_the_same_in_json_and_query(
+@ALL
+def test_cloudwatch_means_the_same_in_every_protocol(
     served: Served, echo: Echo, protocol: str
 ) -> None:
     client = cloudwatch(served, protocol)
@@ -155,15 +156,17 @@ def test_cloudwatch_means_the_same_in_json_and_query(
     assert echo.seen[-1][1]["MetricDataQueries"][0]["ReturnData"] is False
 
 
-@BOTH
+@ALL
 def test_large_bodies_may_come_zipped(served: Served, echo: Echo, protocol: str) -> None:
     data = [{"MetricName": "m" * 200, "Value": float(n)} for n in range(300)]
     cloudwatch(served, protocol).put_metric_data(Namespace="ns", MetricData=data)
     assert len(echo.seen[-1][1]["MetricData"]) == 300
 
 
-@BOTH
-def test_cloudwatch_errors_have_their_query_codes_in_both(served: Served, protocol: str) -> None:
+@ALL
+def test_cloudwatch_errors_have_their_query_codes_in_every_protocol(
+    served: Served, protocol: str
+) -> None:
     client = cloudwatch(served, protocol)
 
     def refusal(name: str) -> dict[str, Any]:
@@ -186,7 +189,7 @@ def test_cloudwatch_errors_have_their_query_codes_in_both(served: Served, protoc
     assert "enum value set: [OK, ALARM, INSUFFICIENT_DATA]" in str(caught.value)
 
 
-@BOTH
+@ALL
 def test_a_wrong_secret_has_the_code_of_its_protocol(served: Served, protocol: str) -> None:
     served.key = StoredKey(served.key.access_key_id, "wrong", ACCOUNT, 0.0)
     with pytest.raises(ClientError) as caught:
@@ -232,9 +235,6 @@ def test_new_and_disabled_keys_take_effect_at_once(served: Served) -> None:
         served.client("sagemaker").list_models()
 
 
-# --------------------------------------------------------------------------------- raw requests
-
-
 def raw(
     served: Served,
     headers: dict[str, str],
@@ -272,16 +272,66 @@ def test_what_is_no_operation_is_unknown(served: Served) -> None:
         assert answer["x-amzn-requestid"]
 
 
-def test_cbor_is_refused_in_cbor(served: Served) -> None:
-    status, headers, body = raw(
-        served,
-        {"smithy-protocol": "rpc-v2-cbor", "Content-Type": "application/cbor"},
-        b"\xa0",
-        path="/service/GraniteServiceVersion20100801/operation/ListMetrics",
-        service="monitoring",
-    )
-    assert (status, headers["content-type"]) == (404, "application/cbor")
-    assert b"smithy-rpc-v2-cbor is not supported here" in body
+CBOR = {"smithy-protocol": "rpc-v2-cbor", "Content-Type": "application/cbor"}
+GRANITE = "/service/GraniteServiceVersion20100801/operation/"
+
+
+def test_cbor_errors_have_an_absolute_shape_and_smithys_status(served: Served) -> None:
+    """Statuses and header of the query protocol are for clients that ask for them."""
+    body = cbor2.dumps({"AlarmName": "unknown", "StateValue": "OK", "StateReason": "r"})
+    for headers, expected, query_error in [
+        (CBOR, 400, None),
+        (CBOR | {"x-amzn-query-mode": "true"}, 404, "ResourceNotFound;Sender"),
+    ]:
+        status, answer, text = raw(
+            served, headers, body, path=GRANITE + "SetAlarmState", service="monitoring"
+        )
+        assert (status, answer.get("x-amzn-query-error")) == (expected, query_error)
+        assert answer["content-type"] == "application/cbor"
+        assert answer["smithy-protocol"] == "rpc-v2-cbor"
+        assert answer["x-amzn-requestid"]
+        assert cbor2.loads(text) == {
+            "__type": "com.amazonaws.cloudwatch#ResourceNotFound",
+            "message": "no such alarm",
+        }
+
+
+def test_json_statuses_are_those_of_aws_json_without_query_mode(served: Served) -> None:
+    headers = {"X-Amz-Target": "GraniteServiceVersion20100801.SetAlarmState"}
+    body = json.dumps({"AlarmName": "unknown", "StateValue": "OK", "StateReason": "r"}).encode()
+    status, answer, _ = raw(served, headers, body, service="monitoring")
+    assert (status, "x-amzn-query-error" in answer) == (400, False)
+    headers["x-amzn-query-mode"] = "true"
+    status, answer, _ = raw(served, headers, body, service="monitoring")
+    assert (status, answer["x-amzn-query-error"]) == (404, "ResourceNotFound;Sender")
+
+
+def test_cbor_of_indefinite_length_means_the_same(served: Served, echo: Echo) -> None:
+    datum = b"\xbf\x6aMetricName\x7f\x62ab\x61c\xff\x65Value\xf9\x3c\x00\x69Timestamp\xc1\x1a"
+    datum += int(MOMENT_S).to_bytes(4, "big") + b"\x64Unit\xf7\xff"
+    body = b"\xbf\x69Namespace\x62ns\x6aMetricData\x9f" + datum + b"\xff\xff"
+    status, _, _ = raw(served, CBOR, body, path=GRANITE + "PutMetricData", service="monitoring")
+    assert status == 200
+    assert echo.seen[-1][1] == {
+        "Namespace": "ns",
+        "MetricData": [{"MetricName": "abc", "Value": 1.0, "Timestamp": float(int(MOMENT_S))}],
+    }
+
+
+def test_cbor_is_spoken_where_the_model_says_so_only(served: Served) -> None:
+    for headers, path, method in [
+        (CBOR, "/service/SageMaker/operation/ListModels", "POST"),
+        (CBOR, GRANITE + "Nonsense", "POST"),
+        (CBOR, GRANITE + "ListMetrics", "GET"),
+        (CBOR, "/", "POST"),
+        ({"smithy-protocol": "rpc-v3-cbor"}, GRANITE + "ListMetrics", "POST"),
+        ({}, GRANITE + "ListMetrics", "POST"),
+    ]:
+        status, answer, body = raw(
+            served, headers, b"\xa0", path=path, method=method, service="monitoring"
+        )
+        assert (status, answer["content-type"]) == (404, "application/cbor")
+        assert cbor2.loads(body)["__type"].endswith("UnknownOperationException")
 
 
 def test_bodies_that_are_broken_or_too_large_are_refused(served: Served) -> None:

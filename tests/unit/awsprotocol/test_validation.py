@@ -72,7 +72,7 @@ def test_unknown_members_are_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("raw", "text"),
     [
-        ([], "JSON object"),
+        ([], "an object"),
         ({"EndpointName": 5}, "a string"),
         ({"EndpointName": ["e"]}, "a string"),
         ({"MaxResults": "5"}, "an integer"),
@@ -116,7 +116,7 @@ def test_extra_enum_values_are_accepted() -> None:
 
 def test_json_bodies_that_are_none_are_refused() -> None:
     assert aws_json.parse_body(b"") == {}
-    for body in (b"{", b"NaN", b'{"a":1,"a":2}', b"\xff", b"[" * 100_000):
+    for body in (b"{", b"NaN", b'{"a":1,"a":2}', b"\xff", b"[" * 50_000):
         with pytest.raises(ApiFault) as caught:
             aws_json.parse_body(body)
         assert caught.value.code == "SerializationException"

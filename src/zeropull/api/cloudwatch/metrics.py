@@ -13,6 +13,7 @@ from typing import Any
 from zeropull.api.cloudwatch.faults import invalid_combination, invalid_value, missing
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
+from zeropull.api.request_rates import PUT_METRIC_DATA
 from zeropull.metricstore.alarm_specs import query_from
 from zeropull.metricstore.expressions import Series
 from zeropull.metricstore.points import PERCENTILE, Point
@@ -40,29 +41,14 @@ class MetricOperations:
 
     def operations(self) -> tuple[Operation, ...]:
         return (
-            Operation("PutMetricData", self.put),
-            Operation("GetMetricData", self.get_data),
+            Operation("PutMetricData", self.put, prepare=_prepared, rate=PUT_METRIC_DATA),
+            Operation("GetMetricData", self.get_data, has_large_output=True),
             Operation("GetMetricStatistics", self.get_statistics),
             Operation("ListMetrics", self.list),
         )
 
     def put(self, call: Call, members: Members) -> Output:
-        namespace = members["Namespace"]
-        if namespace.startswith("AWS/"):
-            raise invalid_value("The value AWS/ for parameter Namespace is invalid.")
-        datums = members.get("MetricData") or []
-        if not datums:
-            raise missing("The parameter MetricData is required.")
-        if len(datums) > MAX_DATUMS:
-            raise invalid_value(
-                f"The collection MetricData must not have a size greater than {MAX_DATUMS}."
-            )
-        # All are checked before the first is kept: a refused call loses and keeps nothing.
-        checked = [
-            (_key_of(call, namespace, datum), *_datum(call, datum, f"MetricData.member.{number}"))
-            for number, datum in enumerate(datums, 1)
-        ]
-        for key, at_s, point, resolution in checked:
+        for key, at_s, point, resolution in members["points"]:
             self._metrics.add(key, at_s, point, resolution=resolution)
         self._metrics.flush()
         return None
@@ -167,6 +153,26 @@ class MetricOperations:
             for namespace, name, dimensions in chosen
         ]
         return {"Metrics": metrics, "NextToken": token, "OwningAccounts": None}
+
+
+def _prepared(call: Call, members: Members) -> Members:
+    """The points of PutMetricData. All are checked before the first is kept: a refused call loses
+    and keeps nothing."""
+    namespace = members["Namespace"]
+    if namespace.startswith("AWS/"):
+        raise invalid_value("The value AWS/ for parameter Namespace is invalid.")
+    datums = members.get("MetricData") or []
+    if not datums:
+        raise missing("The parameter MetricData is required.")
+    if len(datums) > MAX_DATUMS:
+        raise invalid_value(
+            f"The collection MetricData must not have a size greater than {MAX_DATUMS}."
+        )
+    points = [
+        (_key_of(call, namespace, datum), *_datum(call, datum, f"MetricData.member.{number}"))
+        for number, datum in enumerate(datums, 1)
+    ]
+    return {"points": points}
 
 
 def query_of(raw: Mapping[str, Any], path: str) -> Query:
