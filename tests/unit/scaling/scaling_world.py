@@ -72,6 +72,8 @@ class ScalingWorld:
             found = table.operation(operation)
             if found is not None:
                 call = Call(ACCOUNT, "us-east-1", operation, "r", self.now_s)
+                if found.prepare is not None:
+                    members = found.prepare(call, members)
                 return dict(found.handler(call, members) or {})  # type: ignore[arg-type]
         raise AssertionError(operation)
 
