@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable
 
 from zeropull.erofs.tar_headers import BLOCK, number_field, pax_number
-from zeropull.errors import ImageError
+from zeropull.errors import UnreadableImage
 
 HOLE = 0xFFFFFFFF
 SPARSE_FILE_MAX_BYTES = 16 << 40  # the largest file of ext4
@@ -35,7 +35,7 @@ def old_gnu_map(header: bytes, take: Callable[[int], bytes]) -> tuple[int, Segme
         if not extended:
             return size, segments
         if len(segments) > SEGMENTS_MAX:
-            raise ImageError(f"a sparse file has more than {SEGMENTS_MAX} segments")
+            raise UnreadableImage(f"a sparse file has more than {SEGMENTS_MAX} segments")
         block, entries = take(BLOCK), 21
         extended = block[504]
 
@@ -53,7 +53,7 @@ def pax_map(
         return None
     size = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
     if size is None or len(numbers) % 2:
-        raise ImageError("a sparse file has no size or an odd map")
+        raise UnreadableImage("a sparse file has no size or an odd map")
     return pax_number(size, "sparse size"), list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
@@ -67,7 +67,7 @@ def pax_1_0_map(take: Callable[[int], bytes]) -> tuple[Segments, int]:
         end = text.find(b"\n")
         if end < 0:
             if len(text) > 40:
-                raise ImageError("a sparse file's map has a number that is too long")
+                raise UnreadableImage("a sparse file's map has a number that is too long")
             text += take(BLOCK)
             used += BLOCK
             continue
@@ -75,24 +75,26 @@ def pax_1_0_map(take: Callable[[int], bytes]) -> tuple[Segments, int]:
         del text[: end + 1]
         if not numbers:
             if not 0 <= number <= SEGMENTS_MAX:
-                raise ImageError(f"a sparse file has {number} segments, at most {SEGMENTS_MAX}")
+                raise UnreadableImage(
+                    f"a sparse file has {number} segments, at most {SEGMENTS_MAX}"
+                )
             wanted = 1 + 2 * number
         numbers.append(number)
     return list(zip(numbers[1::2], numbers[2::2], strict=True)), used
 
 
 def check_map(size: int, segments: Segments, stored: int) -> None:
-    """Raises ImageError unless the map is ascending, inside the file, and as long as the data."""
+    """Raises UnreadableImage unless the map is ascending, inside the file, as long as the data."""
     if not 0 <= size <= SPARSE_FILE_MAX_BYTES:
-        raise ImageError(f"a sparse file has {size} bytes, at most {SPARSE_FILE_MAX_BYTES}")
+        raise UnreadableImage(f"a sparse file has {size} bytes, at most {SPARSE_FILE_MAX_BYTES}")
     position = total = 0
     for offset, length in segments:
         if offset < position or length < 0 or offset + length > size:
-            raise ImageError("a sparse file's map overlaps, runs backwards or leaves the file")
+            raise UnreadableImage("a sparse file's map overlaps, runs backwards or leaves the file")
         position = offset + length
         total += length
     if total != stored:
-        raise ImageError(f"a sparse file's map names {total} bytes, {stored} are stored")
+        raise UnreadableImage(f"a sparse file's map names {total} bytes, {stored} are stored")
 
 
 def chunk_bits_for(size: int) -> int:

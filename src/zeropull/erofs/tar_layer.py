@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from zeropull.erofs import sparse
+from zeropull.erofs.tar_bytes import TarBytes
 from zeropull.erofs.tar_headers import (
     BLOCK,
     KINDS,
@@ -23,19 +24,23 @@ from zeropull.erofs.tar_headers import (
     pax_xattrs,
 )
 from zeropull.erofs.tree import Entry, LayerTree, Node, clean_path
-from zeropull.errors import ImageError
+from zeropull.errors import ImageError, UnreadableImage
 
+# Far above what real images have: the largest layers known have some 100 GB and a million entries.
+LAYER_BYTES = 256 << 30
+LAYER_ENTRIES = 4_000_000
 _ZERO_BLOCK = bytes(BLOCK)
 _ZEROS = memoryview(bytes(1 << 16))
 
 
 @dataclass(frozen=True, slots=True)
 class LayerLimits:
-    """What one layer may cost. `data_bytes`: file contents, zeros between sparse parts included;
-    `entries`: a million entries take some 500 MB of memory while the layer is converted."""
+    """What one layer may cost. `data_bytes`: its tar stream, and its file contents with the zeros
+    between sparse parts; `entries`: a million of them take some 500 MB of memory while the layer is
+    converted. Compression says nothing: gzip makes a thousandth of a log that is full of zeros."""
 
-    data_bytes: int = 1 << 40
-    entries: int = 500_000
+    data_bytes: int = LAYER_BYTES
+    entries: int = LAYER_ENTRIES
 
 
 class DataSink(Protocol):
@@ -61,43 +66,44 @@ class LayerReader:
         self.file_bytes = 0  # sizes of the regular files, holes included
         self._alike = _Alike()
         self._stream = stream
+        self._bytes = TarBytes(stream)
         self._sink = sink
         self._limits = limits or LayerLimits()
         self._data_bytes = 0
-        self._view = memoryview(b"")
-        self._position = 0
 
     def read(self) -> LayerTree:
         """Raises:
-        ImageError: the stream is truncated, malformed, or larger than the limits allow.
+        UnreadableImage: the stream is truncated or malformed.
+        ImageError: it is larger than the limits allow, or containerd would refuse it as well.
         """
         while True:
-            block = self._take_block()
+            block = self._bytes.block()
             if block is None:
                 break
             if block == _ZERO_BLOCK:
-                second = self._take_block()
+                second = self._bytes.block()
                 if second is not None and second != _ZERO_BLOCK:
-                    raise ImageError("the layer's tar stream has a lone zero block inside")
+                    raise UnreadableImage("the layer's tar stream has a lone zero block inside")
                 break
-            self._member(block)
+            if not self._member(block):
+                break
         for _ in self._stream:
             pass
         return self.tree
 
-    def _member(self, block: bytes) -> None:
+    def _member(self, block: bytes) -> bool:
+        """Read one member; False when there was none, and the stream has ended."""
         known = self._alike.entry(block)
         if known is not None:
             entry, stored = known
             self._check_entries()
             self._check_size(entry, stored)
             self._whole_file(self.tree.add(entry), stored)
-            self._skip(-stored % BLOCK)
-            return
+            self._bytes.skip_padding(stored)
+            return True
         records: dict[bytes, bytes] = {}
         pairs: list[tuple[bytes, bytes]] = []
-        long_name: bytes | None = None
-        long_link: bytes | None = None
+        long_name = long_link = b""
         while True:
             header = parse_header(block)
             kind = header.typeflag
@@ -109,24 +115,25 @@ class LayerReader:
                 long_link = self._special(header).partition(b"\0")[0]
             elif kind == b"g":
                 parse_pax(self._special(header))
-                return
+                return True
             else:
                 break
-            following = self._take_block()
+            following = self._bytes.block()
             if following is None or following == _ZERO_BLOCK:
-                raise ImageError("the layer's tar stream ends after an extended header")
+                return False  # an extended header of nothing, which Go takes for the end, too
             block = following
         if kind not in KINDS:
-            raise ImageError(f"{header.name[:200]!r}: tar entry of the unknown type {kind!r}")
+            raise UnreadableImage(f"{header.name[:200]!r}: tar entry of the unknown type {kind!r}")
         entry, stored = _entry(header, records, long_name, long_link)
-        if kind == b"0" and long_name is None and not records:
+        if kind == b"0" and not long_name and not records:
             self._alike.keep(block, entry)
         self._check_entries()
         if entry.kind != KINDS[b"0"]:
             self.tree.add(entry)
-            return
+            return True
         self._check_size(entry, stored)
         self._regular(block, entry, stored, records, pairs)
+        return True
 
     def _regular(
         self,
@@ -136,12 +143,12 @@ class LayerReader:
         records: dict[bytes, bytes],
         pairs: list[tuple[bytes, bytes]],
     ) -> None:
-        padding = -stored % BLOCK
+        whole = stored
         sparse_map: tuple[int, sparse.Segments] | None = None
         if block[156:157] == b"S":
-            sparse_map = sparse.old_gnu_map(block, self._take)
+            sparse_map = sparse.old_gnu_map(block, self._bytes.take)
         elif records.get(b"GNU.sparse.major") == b"1":
-            segments, used = sparse.pax_1_0_map(self._take)
+            segments, used = sparse.pax_1_0_map(self._bytes.take)
             size = pax_number(records.get(b"GNU.sparse.realsize", b""), "sparse size")
             sparse_map, stored = (size, segments), stored - used
         else:
@@ -156,12 +163,12 @@ class LayerReader:
             self._place_sparse(node, *sparse_map)
         else:
             self._whole_file(node, stored)
-        self._skip(padding)
+        self._bytes.skip_padding(whole)
 
     def _whole_file(self, node: Node | None, stored: int) -> None:
         """The contents of a file without holes; skipped where the tree has no place for it."""
         if node is None:
-            self._skip(stored)
+            self._bytes.skip(stored)
         elif stored:
             node.size = stored
             node.block = self._sink.begin()
@@ -170,13 +177,16 @@ class LayerReader:
 
     def _check_entries(self) -> None:
         if self.tree.entries >= self._limits.entries:
-            raise ImageError(f"the layer has more than {self._limits.entries} entries")
+            raise ImageError(
+                f"the layer has more than {self._limits.entries:,} entries: raise the setting "
+                "fleet.layer_entries"
+            )
 
     def _check_size(self, entry: Entry, stored: int) -> None:
         if not 0 <= stored <= self._limits.data_bytes - self._data_bytes:
             raise ImageError(
                 f"{entry.name[:200]!r}: {stored} more bytes would be over the layer's limit of "
-                f"{self._limits.data_bytes}"
+                f"{self._limits.data_bytes}: raise the setting fleet.layer_bytes"
             )
 
     def _place_sparse(self, node: Node, size: int, segments: sparse.Segments) -> None:
@@ -188,70 +198,25 @@ class LayerReader:
 
     def _special(self, header: Header) -> bytes:
         if not 0 <= header.size <= SPECIAL_MAX_BYTES:
-            raise ImageError(
+            raise UnreadableImage(
                 f"the layer has an extended header of {header.size} bytes, "
                 f"at most {SPECIAL_MAX_BYTES} are read"
             )
-        content = self._take(header.size)
-        self._skip(-header.size % BLOCK)
+        content = self._bytes.take(header.size)
+        self._bytes.skip_padding(header.size)
         return content
 
     def _charge(self, count: int) -> None:
         self._data_bytes += count
         if self._data_bytes > self._limits.data_bytes:
-            raise ImageError(f"the layer has more than {self._limits.data_bytes} bytes of data")
-
-    # ------------------------------------------------------------------ the stream
-
-    def _more(self) -> bool:
-        for view in self._stream:
-            if len(view):
-                self._view, self._position = view, 0
-                return True
-        self._view, self._position = memoryview(b""), 0
-        return False
-
-    def _take_block(self) -> bytes | None:
-        """The next 512 bytes; None at the end of the stream."""
-        start = self._position
-        if start + BLOCK <= len(self._view):
-            self._position = start + BLOCK
-            return bytes(self._view[start : start + BLOCK])
-        if start == len(self._view) and not self._more():
-            return None
-        return self._take(BLOCK)
-
-    def _take(self, count: int) -> bytes:
-        taken = bytearray()
-        while len(taken) < count:
-            if self._position == len(self._view) and not self._more():
-                raise ImageError("the layer's tar stream is truncated")
-            end = min(len(self._view), self._position + count - len(taken))
-            taken += self._view[self._position : end]
-            self._position = end
-        return bytes(taken)
-
-    def _skip(self, count: int) -> None:
-        while count:
-            if self._position == len(self._view) and not self._more():
-                raise ImageError("the layer's tar stream is truncated")
-            part = min(count, len(self._view) - self._position)
-            self._position += part
-            count -= part
+            raise ImageError(
+                f"the layer has more than {self._limits.data_bytes:,} bytes of data: raise the "
+                "setting fleet.layer_bytes"
+            )
 
     def _copy(self, count: int) -> None:
         self._charge(count)
-        write = self._sink.write
-        while count:
-            start = self._position
-            if start == len(self._view):
-                if not self._more():
-                    raise ImageError("the layer's tar stream is truncated")
-                start = 0
-            part = min(count, len(self._view) - start)
-            write(self._view[start : start + part])
-            self._position = start + part
-            count -= part
+        self._bytes.copy(count, self._sink.write)
 
     def _zeros(self, count: int) -> None:
         self._charge(count)
@@ -301,8 +266,8 @@ class _Alike:
 def _entry(
     header: Header,
     records: dict[bytes, bytes],
-    long_name: bytes | None,
-    long_link: bytes | None,
+    long_name: bytes,
+    long_link: bytes,
 ) -> tuple[Entry, int]:
     """The member with its extended headers applied, and the bytes stored for it."""
     name, target, stored = header.name, header.linkname, header.size
@@ -321,8 +286,7 @@ def _entry(
         if value := records.get(b"mtime"):
             mtime_s, mtime_ns = pax_time(value)
         xattrs = pax_xattrs(records)
-    name = long_name if long_name is not None else name
-    target = long_link if long_link is not None else target
+    name, target = long_name or name, long_link or target
     kind = KINDS[header.typeflag]
     if header.typeflag == b"\0" and name.endswith(b"/"):
         kind = KINDS[b"5"]  # directories of archives older than ustar

@@ -172,7 +172,7 @@ def _convert(job: LayerJob, blob: Iterator[memoryview], stop: threading.Event) -
 def _read_layer(
     job: LayerJob, blob: Iterator[memoryview], data: DataFile, stop: threading.Event
 ) -> tuple[LayerTree, int]:
-    stream = TarStream(blob, job.blob_bytes, stop)
+    stream = TarStream(blob, job.blob_bytes, stop, job.limits.data_bytes)
     try:
         with stream:
             reader = LayerReader(iter(stream), data, job.limits)

@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Iterator
 
-from zeropull.errors import ImageError, IntegrityError, Unavailable
+from zeropull.errors import ImageError, IntegrityError, Unavailable, UnreadableImage
 from zeropull.inflating.process import WORTH_IT_BYTES, InflatingProcess
 from zeropull.inflating.readers import (
     HEAD_BYTES,
@@ -21,9 +21,6 @@ from zeropull.inflating.readers import (
 
 BUFFER_BYTES = 1 << 20
 _BUFFERS = 12
-# A blob may inflate to this much whatever its size, and beyond it by this factor.
-BOMB_FREE_BYTES = 1 << 30
-BOMB_FACTOR = 200
 
 
 class HashedBlob:
@@ -72,11 +69,16 @@ class TarStream:
     """
 
     def __init__(
-        self, blob: Iterator[memoryview | bytes], blob_size: int, stop: threading.Event
+        self,
+        blob: Iterator[memoryview | bytes],
+        blob_size: int,
+        stop: threading.Event,
+        limit_bytes: int,
     ) -> None:
+        """`limit_bytes`: of the tar; a longer one is refused."""
         self._blob = HashedBlob(blob)
         self._blob_size = blob_size
-        self._limit = BOMB_FREE_BYTES + BOMB_FACTOR * blob_size
+        self._limit = limit_bytes
         self._stop = stop
         self._ended = False
         self._hash = hashlib.sha256()
@@ -123,8 +125,8 @@ class TarStream:
             total += len(view)
             if total > self._limit:
                 raise ImageError(
-                    f"the layer inflates to more than {self._limit} bytes "
-                    f"({BOMB_FACTOR} times its compressed size and 1 GiB): refused"
+                    f"the layer inflates to more than {self._limit:,} bytes: raise the setting "
+                    "fleet.layer_bytes"
                 )
             self._hash.update(view)
             yield view
@@ -204,7 +206,11 @@ class TarStream:
             raise Unavailable("the conversion was stopped")
 
 
-def _damaged(error: DamagedStream) -> IntegrityError:
-    failure = IntegrityError(f"the layer's compressed stream is damaged: {error}")
+def _damaged(error: DamagedStream) -> IntegrityError | UnreadableImage:
+    failure = (
+        UnreadableImage(f"the layer's compressed stream: {error}")
+        if error.needs_memory
+        else IntegrityError(f"the layer's compressed stream is damaged: {error}")
+    )
     failure.__cause__ = error
     return failure

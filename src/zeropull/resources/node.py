@@ -15,6 +15,9 @@ from zeropull.linux.files import replace_file
 
 SNAPSHOTTER = "zeropull"  # name of our plugin in containerd
 MODEL_LINK_SHARE = 0.2
+# As `zeropull.erofs.tar_layer` has them: far above what real images have.
+LAYER_BYTES = 256 << 30
+LAYER_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,8 @@ class NodeConfig:
     ("0", "1") when `simulate_accelerators`. Containers get addresses from `first_container_host` to
     `last_container_host` of `subnet`; `gateway` is their default route and `bridge` their link.
     `disk_bytes` is the budget of `disk_dir`, None = what the disk has. `model_link_share` of the
-    link is a model's while an image arrives beside it.
+    link is a model's while an image arrives beside it. A layer with more than `layer_bytes` of tar
+    or `layer_entries` entries is refused.
     """
 
     instance_id: str
@@ -55,6 +59,8 @@ class NodeConfig:
     cdi_dirs: tuple[str, ...] = ()
     disk_bytes: int | None = None
     model_link_share: float = MODEL_LINK_SHARE
+    layer_bytes: int = LAYER_BYTES
+    layer_entries: int = LAYER_ENTRIES
     log_level: str = "info"
     labels: dict[str, str] = field(default_factory=dict)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from zeropull.backoff import Backoff
-from zeropull.resources.node import MODEL_LINK_SHARE
+from zeropull.resources.node import LAYER_BYTES, LAYER_ENTRIES, MODEL_LINK_SHARE
 
 DEFAULT_STATE_DIR = "/var/lib/zeropull"
 RUN_ROOT = "/run/zeropull"
@@ -43,6 +43,8 @@ class FleetSettings:
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")  # CDI specifications of the host
     node_disk_bytes: int | None = None  # disk budget of one node; None = what the disk has
     model_link_share: float = MODEL_LINK_SHARE  # of the link, while the image arrives beside it
+    layer_bytes: int = LAYER_BYTES  # of one layer's tar; more is refused, so that no disk is filled
+    layer_entries: int = LAYER_ENTRIES  # of one layer; a million take 500 MB while it is pulled
     max_instances: int = 64  # more is refused as missing capacity
     network: str = "198.18.0.0/15"  # every instance gets a free /24 of it (RFC 2544's test network)
     loopback_ports: tuple[int, ...] = ()  # ports of the host's 127.0.0.1 that nodes may reach

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from zeropull.controlapi.messages import ImageAssignment
+from zeropull.erofs.tar_layer import LayerLimits
 from zeropull.errors import IntegrityError
 from zeropull.layers.layout import layer_directory
 from zeropull.layers.pull import PullProgress, pull_layers
@@ -23,6 +24,7 @@ from zeropull.oci.digests import hex_of
 from zeropull.oci.images import ResolvedImage
 from zeropull.registry.blobs import BlobSource, open_blob
 from zeropull.registry.client import RegistryClient
+from zeropull.resources.node import NodeConfig
 from zeropull.telemetry import get_logger
 
 USER_AGENT = "zeropull"
@@ -35,12 +37,14 @@ class LayerPull:
 
     def __init__(
         self,
+        config: NodeConfig,
         catalog: Catalog,
         disk: NodeDisk,
         link: LinkShare,
         tell: Callable[[str, str], None],
     ) -> None:
         self.registry_bytes = 0
+        self._limits = LayerLimits(config.layer_bytes, config.layer_entries)
         self._catalog = catalog
         self._disk = disk
         self._link = link
@@ -105,6 +109,7 @@ class LayerPull:
                         self._catalog.layers,
                         self._parent,
                         follow,
+                        limits=self._limits,
                         open_blob=self._open_blob,
                     )
         finally:

@@ -55,7 +55,7 @@ class NodeImages:
         self._catalog = catalog
         self._assignment = assignment
         tell = self.progress.__setitem__
-        self._layer_pull = LayerPull(catalog, disk, link, tell)
+        self._layer_pull = LayerPull(config, catalog, disk, link, tell)
         self._plain_pull = PlainPull(config, client, disk, link, tell)
         self._ladder = Ladder(
             client,

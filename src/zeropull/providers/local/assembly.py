@@ -186,6 +186,8 @@ def _node_config(
         cdi_dirs=settings.cdi_dirs,
         disk_bytes=record.disk_bytes or settings.node_disk_bytes,
         model_link_share=settings.model_link_share,
+        layer_bytes=settings.layer_bytes,
+        layer_entries=settings.layer_entries,
         log_level=programs.log_level,
         labels=dict(record.labels),
     )
