@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zeropull.awsprotocol import sigv4
 from zeropull.awsprotocol.faults import SignatureError
+from zeropull.awsprotocol.sigv4 import SignedHead
 from zeropull.gateway import refusals
+from zeropull.gateway.body import RequestBody
 from zeropull.gateway.invocation_head import InvocationHead, parse_path
 from zeropull.gateway.refusals import Refusal
 from zeropull.gateway.request import Request
 from zeropull.gateway.routing import Group
-
-if TYPE_CHECKING:
-    from zeropull.awsprotocol.sigv4 import SignedHead
-    from zeropull.gateway.server import Gateway
-    from zeropull.gateway.whole_request import KnownHead
+from zeropull.gateway.state import GatewayState
+from zeropull.gateway.whole_request import KnownHead
 
 
 def admit(
-    gateway: Gateway,
+    state: GatewayState,
     request: Request,
     head: InvocationHead,
-    body_sha256: str,
+    body: RequestBody,
     received_s: float,
 ) -> tuple[Group, bool]:
     """The group that takes the request, and whether its answer is streamed.
@@ -30,22 +27,22 @@ def admit(
     Raises:
         Refusal: as AWS answers.
     """
-    account = _signer(gateway, request, body_sha256, received_s) if gateway.signed else None
-    return _group(gateway, request, head, account)
+    account = _signer(state, request, body.sha256(), received_s) if state.signed else None
+    return _group(state, request, head, account)
 
 
 def admit_signed(
-    gateway: Gateway, known: KnownHead, signed: SignedHead, signature: bytes, body_sha256: str
+    state: GatewayState, known: KnownHead, signed: SignedHead, signature: bytes, body_sha256: str
 ) -> tuple[Group, bool]:
     """As `admit`, for a request that came at this moment with a head known before."""
-    now_s = gateway.clock()
+    now_s = state.clock()
     try:
-        key = signed.verify(signature, body_sha256, gateway.table.keys, now_s=now_s)
+        key = signed.verify(signature, body_sha256, state.table.keys, now_s=now_s)
     except SignatureError as error:
         raise Refusal(error.status, error.code, str(error)) from error
     if known.group is not None:
         return known.group, known.streamed
-    return _group(gateway, known.request, known.head, key.account)
+    return _group(state, known.request, known.head, key.account)
 
 
 def is_settled(head: InvocationHead, group: Group) -> bool:
@@ -55,19 +52,19 @@ def is_settled(head: InvocationHead, group: Group) -> bool:
 
 
 def _group(
-    gateway: Gateway, request: Request, head: InvocationHead, account: str | None
+    state: GatewayState, request: Request, head: InvocationHead, account: str | None
 ) -> tuple[Group, bool]:
     name, streamed = parse_path(request.path, request.method)
-    endpoint = gateway.table.find(name, account)
+    endpoint = state.table.find(name, account)
     if endpoint is None:
-        raise refusals.endpoint_not_found(name, account or gateway.account)
+        raise refusals.endpoint_not_found(name, account or state.account)
     return endpoint.group(head.variant, head.component), streamed
 
 
-def _signer(gateway: Gateway, request: Request, body_sha256: str, received_s: float) -> str:
+def _signer(state: GatewayState, request: Request, body_sha256: str, received_s: float) -> str:
     """Its account."""
     # A large body may take longer than a signature holds: what counts is when its head came.
-    received_at_s = gateway.clock() - (gateway.monotonic() - received_s)
+    received_at_s = state.clock() - (state.monotonic() - received_s)
     try:
         key, request.signed = sigv4.verify_head(
             request.method,
@@ -75,8 +72,8 @@ def _signer(gateway: Gateway, request: Request, body_sha256: str, received_s: fl
             request.query,
             request.headers,
             body_sha256,
-            gateway.table.keys,
-            region=gateway.table.region,
+            state.table.keys,
+            region=state.table.region,
             service="sagemaker",
             now_s=received_at_s,
         )

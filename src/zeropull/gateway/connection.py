@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import httptools
 
 from zeropull.gateway import refusals
+from zeropull.gateway.refusals import Refusal
 from zeropull.gateway.request import Handler, Request
-
-if TYPE_CHECKING:
-    from zeropull.gateway.server import Gateway
+from zeropull.gateway.state import GatewayState
+from zeropull.gateway.whole_request import KnownHead
 
 MAX_HEAD_BYTES = 64 * 1024
 IDLE_S = 75.0  # a connection without a request is closed after this long
@@ -29,6 +29,20 @@ LINGER_S = 5.0
 _CHUNKED_OVERHEAD = 64 << 10
 
 
+class WholeHandler(Handler, Protocol):
+    """Answers a request that came whole, with a head that is known."""
+
+    def start_whole(self, known: KnownHead, data: bytes, signature: bytes) -> None: ...
+
+
+class Handlers(Protocol):
+    """Makes the handler of each request."""
+
+    def handler_for(self, client: ClientConnection, request: Request) -> Handler: ...
+    def known_handler_for(self, client: ClientConnection, request: Request) -> WholeHandler:
+        """Of a request that came at this moment with a head known before."""
+
+
 class ClientConnection(asyncio.Protocol):
     """One client. `current` is the request being answered, `handler` what answers it, and `_ready`
     what was read behind it."""
@@ -38,29 +52,31 @@ class ClientConnection(asyncio.Protocol):
         "_began_s",
         "_bytes",
         "_completed",
+        "_handlers",
         "_lingering_s",
         "_parser",
         "_reading",
         "_reading_paused",
         "_ready",
+        "_state",
         "_throttled",
         "active_s",
         "closed",
         "current",
-        "gateway",
         "handler",
         "transport",
         "writable",
     )
 
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway = gateway
+    def __init__(self, state: GatewayState, handlers: Handlers) -> None:
+        self._state = state
+        self._handlers = handlers
         self.transport: asyncio.Transport
         self.current: Request | None = None
         self.handler: Handler | None = None
         self.closed = False
         self.writable = True
-        self.active_s = gateway.now_s
+        self.active_s = state.now_s
         self._parser = httptools.HttpRequestParser(self)
         self._ready: deque[Request] = deque()
         self._reading: Request | None = None  # whose head or body is being read
@@ -72,27 +88,23 @@ class ClientConnection(asyncio.Protocol):
         self._began_s = 0.0  # when its first byte came; 0 = none has come
         self._lingering_s = 0.0
 
-    # ------------------------------------------------------------------ asyncio's side
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's derive from no such class
-        self.gateway.connections.add(self)
-        if len(self.gateway.connections) > self.gateway.settings.max_connections:
+        if not self._state.clients.enter(self):
             # No answer: whoever opens that many would be given as many buffers.
-            self.gateway.connections_refused += 1
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        gateway = self.gateway
-        self.active_s = now_s = gateway.now_s
+        state = self._state
+        self.active_s = now_s = state.now_s
         fresh = not (self._bytes or self.current or self._lingering_s)  # between two requests
         if fresh:
-            whole = gateway.remembered.find(data)
+            whole = state.known_requests.find(data)
             if whole is not None:
                 known, body, signature = whole
                 self.current = request = known.request
-                self.handler = invocation = gateway.invocation_for(self, request)
-                invocation.start_whole(known, body, signature)
+                self.handler = handler = self._handlers.known_handler_for(self, request)
+                handler.start_whole(known, body, signature)
                 return
         if not self._bytes:
             self._began_s = now_s
@@ -105,20 +117,18 @@ class ClientConnection(asyncio.Protocol):
             self._completed = None
             self._parser.feed_data(data)
             if fresh and self._completed is not None and self._reading is None:
-                gateway.remembered.remember(data, self._completed)
+                state.known_requests.remember(data, self._completed)
         except httptools.HttpParserUpgrade:
-            self._refuse(refusals.Refusal(400, "ValidationError", "Upgrade is not supported."))
+            self._refuse_bytes(Refusal(400, "ValidationError", "Upgrade is not supported."))
             return
         except httptools.HttpParserError as error:
-            self._refuse(
-                refusals.Refusal(400, "MalformedHttpRequestException", f"Malformed HTTP: {error}")
+            self._refuse_bytes(
+                Refusal(400, "MalformedHttpRequestException", f"Malformed HTTP: {error}")
             )
             return
         reading = self._reading
         if reading is not None and self._bytes > self._read_limit(reading):
-            self._refuse(
-                refusals.Refusal(431, "ValidationError", "The request's head is too long.")
-            )
+            self._refuse_bytes(Refusal(431, "ValidationError", "The request's head is too long."))
         elif self._ready and not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
@@ -128,9 +138,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        self.gateway.connections.discard(self)
-        if not self.gateway.connections:
-            self.gateway.drained.set()
+        self._state.clients.leave(self)
         self._ready.clear()
         handler, self.current, self.handler = self.handler, None, None
         if handler is not None:
@@ -146,7 +154,7 @@ class ClientConnection(asyncio.Protocol):
         if self.handler is not None:
             self.handler.on_client_writable(True)
 
-    # ------------------------------------------------------------------ httptools' side
+    # The parser calls these.
 
     def on_message_begin(self) -> None:
         self._reading = None
@@ -169,7 +177,7 @@ class ClientConnection(asyncio.Protocol):
         request.method = parser.get_method()
         request.keep_alive = parser.should_keep_alive()
         request.http10 = parser.get_http_version() == "1.0"
-        request.received_s = self.gateway.monotonic()
+        request.received_s = self._state.monotonic()
         if self.current is None:
             self.current = request
             self._activate(request)
@@ -197,10 +205,15 @@ class ClientConnection(asyncio.Protocol):
         elif request is self.current and self.handler is not None:
             self.handler.on_complete()
 
-    # ------------------------------------------------------------------ the handler's side
+    # The handlers call these.
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
+
+    def refuse(self, request: Request, refusal: Refusal, lines: bytes = b"") -> None:
+        """Answer the current request with this error, and these lines in its head."""
+        close = not (request.keep_alive and request.complete)
+        self._write_refusal(refusal, lines, close=close)
 
     def continue_body(self) -> None:
         """Tell a client that asked for it (Expect: 100-continue) to send the body."""
@@ -217,7 +230,7 @@ class ClientConnection(asyncio.Protocol):
         if request is None or self.closed:
             return
         self._throttled = False
-        if not (keep_alive and request.keep_alive) or self.gateway.stopping:
+        if not (keep_alive and request.keep_alive) or self._state.stopping:
             self._ready.clear()
             self._close(request)
             return
@@ -251,10 +264,10 @@ class ClientConnection(asyncio.Protocol):
         if self.current is None and not self._ready:
             self.transport.close()
 
-    # ------------------------------------------------------------------ in order
+    # Requests in order
 
     def _activate(self, request: Request) -> None:
-        self.handler = handler = self.gateway.handler_for(self, request)
+        self.handler = handler = self._handlers.handler_for(self, request)
         handler.start()
         if request.chunks:
             chunks, request.chunks = request.chunks, []
@@ -292,12 +305,12 @@ class ClientConnection(asyncio.Protocol):
         # The body itself is bounded by its handler; this bounds chunk headers and trailers, and is
         # no limit for a relayed body, which is never kept.
         return (
-            5 * self.gateway.settings.max_body_bytes + _CHUNKED_OVERHEAD
-            if reading is not self.current or reading.path.startswith(b"/endpoints/")
+            5 * self._state.settings.max_body_bytes + _CHUNKED_OVERHEAD
+            if reading is not self.current or reading.is_invocation
             else 1 << 62
         )
 
-    def _refuse(self, refusal: refusals.Refusal) -> None:
+    def _refuse_bytes(self, refusal: Refusal) -> None:
         """The bytes are no request that can be answered in order: answer what can be, and close."""
         handler, self.current, self.handler = self.handler, None, None
         if handler is not None:
@@ -305,16 +318,19 @@ class ClientConnection(asyncio.Protocol):
         self._ready.clear()
         if self.closed:
             return
+        self._write_refusal(refusal, b"", close=True)
+        self._linger()
+
+    def _write_refusal(self, refusal: Refusal, lines: bytes, *, close: bool) -> None:
         self.transport.write(
             refusals.response(
                 refusal.status,
                 refusal.body(),
-                request_id=self.gateway.next_request_id(),
-                headers=refusals.error_headers(refusal.code),
-                close=True,
+                request_id=self._state.next_request_id(),
+                headers=refusals.error_headers(refusal.code) + lines,
+                close=close,
             )
         )
-        self._linger()
 
     def _close(self, request: Request) -> None:
         if request.complete:
@@ -324,7 +340,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _linger(self) -> None:
         # Closing with unread bytes would reset the connection, and the answer with it.
-        self._lingering_s = self.gateway.now_s + LINGER_S
+        self._lingering_s = self._state.now_s + LINGER_S
         self._bytes = 0
         if self._reading_paused:
             self._reading_paused = False

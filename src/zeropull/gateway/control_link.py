@@ -39,7 +39,7 @@ class ControlLink:
         self._routes_file = routes_file
         self._delivers = True  # the last report arrived
         self._urgent = asyncio.Event()  # routes were applied, or a request waits for a first copy
-        gateway.first_held = self._urgent.set
+        gateway.state.first_held = self._urgent.set
 
     def load_routes(self) -> bool:
         """Serve from the routes that the last gateway kept; False when there are none to use."""
@@ -66,17 +66,17 @@ class ControlLink:
 
         `only_if_busy` saves the report of half a second without requests.
         """
-        gateway = self._gateway
+        gateway, state = self._gateway, self._gateway.state
         # Nobody may be there to read it: then a long outage's readings are not encoded in vain.
         readings = gateway.take_readings(MAX_REPORTED if self._delivers else TRIED)
         halves = gateway.take_halves()
         if only_if_busy and not readings and not halves:
             return True
-        targets = gateway.table.targets.values()
+        targets = state.table.targets.values()
         report = GatewayReport(
             gateway_id=self._gateway_id,
-            routes_version=gateway.table.version,
-            sent_at_s=gateway.clock(),
+            routes_version=state.table.version,
+            sent_at_s=state.clock(),
             in_flight={target.copy_id: target.meter.in_flight for target in targets},
             waiting=tuple(
                 WaitingRequests(
@@ -86,7 +86,7 @@ class ControlLink:
                     group.component,
                     len(group.waiting),
                 )
-                for group in gateway.table.groups.values()
+                for group in state.table.groups.values()
                 if group.waiting
             ),
             routed_at_s={t.copy_id: t.routed_at_s for t in targets if t.routed_at_s},
@@ -98,7 +98,7 @@ class ControlLink:
             await self._client.report_gateway(report)
         except (Unavailable, AccessDenied) as error:
             self._delivers = False
-            gateway.readings.give_back(readings)
+            state.readings.give_back(readings)
             log.debug("report not delivered", reason=error.reason)
             return False
         self._delivers = True
@@ -108,21 +108,21 @@ class ControlLink:
         failures = 0
         while True:
             try:
-                routes = await self._client.watch_routes(self._gateway.table.version)
+                routes = await self._client.watch_routes(self._gateway.state.table.version)
             except (Unavailable, AccessDenied) as error:
                 failures += 1
                 log.warning("no routes from the control plane", reason=error.reason)
                 await asyncio.sleep(RETRY.after(failures))
                 continue
             failures = 0
-            if routes is not None and routes.version > self._gateway.table.version:
+            if routes is not None and routes.version > self._gateway.state.table.version:
                 self._gateway.apply(routes)
                 self._urgent.set()
                 await asyncio.to_thread(self._keep, routes)
 
     async def _report_always(self) -> None:
         while True:
-            now_s = self._gateway.clock()
+            now_s = self._gateway.state.clock()
             until_s = HALF_S - now_s % HALF_S + REPORT_LAG_S
             urgent = True
             try:

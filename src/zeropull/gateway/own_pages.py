@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -11,21 +10,21 @@ from zeropull.gateway import refusals
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.request import Request
 from zeropull.gateway.routing import Group
-
-if TYPE_CHECKING:
-    from zeropull.gateway.server import Gateway
+from zeropull.gateway.state import GatewayState
 
 CONTROL_PLANE_TIMEOUT_S = 2.0
+METRICS = b"/metrics"
+PAGES = frozenset({b"/healthz", METRICS})
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
-class LocalAnswer:
+class OwnPage:
     """Handler of one request to a page of the gateway itself."""
 
-    __slots__ = ("_client", "_gateway", "_gone", "_request")
+    __slots__ = ("_client", "_gone", "_request", "_state")
 
-    def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
-        self._gateway = gateway
+    def __init__(self, state: GatewayState, client: ClientConnection, request: Request) -> None:
+        self._state = state
         self._client = client
         self._request = request
         self._gone = False
@@ -37,10 +36,10 @@ class LocalAnswer:
         """A body means nothing here."""
 
     def on_complete(self) -> None:
-        if self._request.path == b"/metrics":
-            self._gateway.run(self)
+        if self._request.path == METRICS:
+            self._state.tasks.create_task(self._collect())
         else:
-            version = self._gateway.table.version
+            version = self._state.table.version
             self._answer(b'{"status":"ok","routes_version":%d}' % version, b"application/json")
 
     def on_client_gone(self) -> None:
@@ -49,12 +48,12 @@ class LocalAnswer:
     def on_client_writable(self, writable: bool) -> None:
         """A page is small."""
 
-    async def collect(self) -> None:
+    async def _collect(self) -> None:
         """The gateway's metrics, and the control plane's behind them when it answers."""
-        page = "\n".join(metrics_lines(self._gateway)).encode() + b"\n"
+        page = "\n".join(metrics_lines(self._state)).encode() + b"\n"
         timeout = aiohttp.ClientTimeout(total=CONTROL_PLANE_TIMEOUT_S)
         try:
-            connector = aiohttp.UnixConnector(self._gateway.api_socket)
+            connector = aiohttp.UnixConnector(self._state.api_socket)
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
                 session.get("http://control/metrics") as answer,
@@ -72,7 +71,7 @@ class LocalAnswer:
             refusals.response(
                 200,
                 body,
-                request_id=self._gateway.next_request_id(),
+                request_id=self._state.next_request_id(),
                 content_type=content_type,
                 close=not self._request.keep_alive,
             )
@@ -80,17 +79,17 @@ class LocalAnswer:
         self._client.finished()
 
 
-def metrics_lines(gateway: Gateway) -> Iterator[str]:
-    groups = list(gateway.table.groups.values())
+def metrics_lines(state: GatewayState) -> Iterator[str]:
+    groups = list(state.table.groups.values())
     yield from _family("requests_total", "counter", "Answered requests by status and error code.")
-    for (status, code), count in gateway.refusals.items():
+    for (status, code), count in state.counters.refused.items():
         yield _sample("requests_total", {"status": str(status), "code": code}, count)
     for group in groups:
         for (status, code), count in group.results.items():
             labels = {**_labels(group), "status": str(status), "code": code}
             yield _sample("requests_total", labels, count)
     yield from _family("in_flight_requests", "gauge", "Requests at the copies now.")
-    for target in gateway.table.targets.values():
+    for target in state.table.targets.values():
         labels = {**_labels(target.group), "copy": target.copy_id}
         yield _sample("in_flight_requests", labels, target.meter.in_flight)
     yield from _family("queued_requests", "gauge", "Requests that wait for a slot now.")
@@ -100,15 +99,15 @@ def metrics_lines(gateway: Gateway) -> Iterator[str]:
     for group in groups:
         yield from _histogram(group)
     yield from _family("client_connections", "gauge", "Open connections of clients.")
-    yield _sample("client_connections", {}, len(gateway.connections))
+    yield _sample("client_connections", {}, len(state.clients.open))
     yield from _family("refused_connections_total", "counter", "Connections beyond the limit.")
-    yield _sample("refused_connections_total", {}, gateway.connections_refused)
+    yield _sample("refused_connections_total", {}, state.clients.refused)
     yield from _family("request_body_bytes", "gauge", "Request bodies in memory.")
-    yield _sample("request_body_bytes", {}, gateway.body_bytes)
+    yield _sample("request_body_bytes", {}, state.bodies.used_bytes)
     yield from _family("cancelled_requests_total", "counter", "Clients that went away early.")
-    yield _sample("cancelled_requests_total", {}, gateway.cancelled)
+    yield _sample("cancelled_requests_total", {}, state.counters.cancelled)
     yield from _family("routes_version", "gauge", "Version of the routes in force.")
-    yield _sample("routes_version", {}, gateway.table.version)
+    yield _sample("routes_version", {}, state.table.version)
 
 
 def _histogram(group: Group) -> Iterable[str]:

@@ -107,6 +107,10 @@ def service_unavailable(message: str) -> Refusal:
     return Refusal(503, "ServiceUnavailable", message)
 
 
+def bodies_fill_memory() -> Refusal:
+    return service_unavailable("Too many request bodies are in memory.")
+
+
 def no_healthy_copy(variant: str, endpoint: str) -> Refusal:
     return service_unavailable(f"Variant {variant} of endpoint {endpoint} has no healthy copy.")
 

@@ -7,16 +7,13 @@ bytes are handed on untouched; both are parsed only to know where they end.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from zeropull.gateway import refusals
 from zeropull.gateway.connection import ClientConnection
+from zeropull.gateway.known_answer import KnownAnswerHead
 from zeropull.gateway.request import Request
-
-if TYPE_CHECKING:
-    from zeropull.gateway.known_answer import KnownAnswerHead
-    from zeropull.gateway.server import Gateway
-    from zeropull.gateway.upstream import UpstreamConnection
+from zeropull.gateway.state import GatewayState
+from zeropull.gateway.upstream import UpstreamConnection
 
 MAX_EARLY_BYTES = 256 * 1024  # of a body may come before the connection stands; then reading stops
 CONTROL_PLANE_DOWN = "The control plane does not answer at the moment; try again."
@@ -32,14 +29,14 @@ class Relay:
         "_done",
         "_early",
         "_early_bytes",
-        "_gateway",
         "_request",
+        "_state",
         "_throttled",
         "_upstream",
     )
 
-    def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
-        self._gateway = gateway
+    def __init__(self, state: GatewayState, client: ClientConnection, request: Request) -> None:
+        self._state = state
         self._client = client
         self._request = request
         self._upstream: UpstreamConnection | None = None
@@ -50,8 +47,6 @@ class Relay:
         self._answered = False
         self._done = False
 
-    # ------------------------------------------------------------------ the request
-
     def start(self) -> None:
         request = self._request
         lines = [b"%b %b HTTP/%b\r\n" % (request.method, request.target, self._version)]
@@ -61,11 +56,11 @@ class Relay:
                 self._chunked = True
         lines.append(b"\r\n")
         self._pass_on(b"".join(lines))
-        idle = self._gateway.relay_idle
-        if idle:
-            self._attach(idle.pop())
+        idle = self._state.pools.take_relay()
+        if idle is not None:
+            self._attach(idle)
         else:
-            self._gateway.connect_relay(self)
+            self._state.pools.connect_relay(self)
 
     def on_chunk(self, data: bytes) -> None:
         self._pass_on(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
@@ -80,7 +75,7 @@ class Relay:
         self._attach(upstream)
         return True
 
-    def connect_failed(self) -> None:
+    def connect_failed(self, *, refused: bool) -> None:
         if not self._done:
             self._fail()
 
@@ -123,7 +118,7 @@ class Relay:
             self._throttled = on
             self._client.throttle(on)
 
-    # ------------------------------------------------------------------ the answer
+    # The connection to the control plane calls these.
 
     def _hand_back(self, data: bytes) -> None:
         self._answered = True
@@ -149,7 +144,7 @@ class Relay:
         assert upstream is not None
         self._done = True
         if reusable and self._request.complete:
-            self._gateway.keep_relay(upstream)
+            self._state.pools.keep_relay(upstream, self._state.now_s)
         else:
             upstream.abandon()
         self._client.finished(keep_alive=reusable)
@@ -174,7 +169,7 @@ class Relay:
             refusals.response(
                 503,
                 json.dumps(body).encode(),
-                request_id=self._gateway.next_request_id(),
+                request_id=self._state.next_request_id(),
                 content_type=b"application/x-amz-json-1.1",
                 headers=refusals.error_headers("ServiceUnavailable"),
                 close=not (self._request.complete and self._request.keep_alive),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from zeropull.awsprotocol.sigv4 import SignedHead
+from zeropull.awsprotocol.sigv4 import SignedHead
+
+_INVOCATIONS = b"/endpoints/"
 
 
 class Handler(Protocol):
@@ -21,13 +22,17 @@ class Handler(Protocol):
 
 
 class Request:
-    """`chunks` holds a body that came before the handler was started."""
+    """`chunks` holds a body that came before the handler was started.
+
+    `is_invocation`: it is for a model and no other part of the API; nothing else decides that.
+    """
 
     __slots__ = (
         "chunks",
         "complete",
         "headers",
         "http10",
+        "is_invocation",
         "keep_alive",
         "method",
         "path",
@@ -40,6 +45,7 @@ class Request:
     def __init__(self, target: bytes) -> None:
         self.target = target
         self.path, _, self.query = target.partition(b"?")
+        self.is_invocation = self.path.startswith(_INVOCATIONS)
         self.method = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.keep_alive = True

@@ -7,19 +7,17 @@ and takes the first slot that becomes free anywhere, so that a new copy helps at
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from zeropull.controlapi import messages
 from zeropull.controlapi.messages import AccessKey, CopyReading, EndpointRoute, Routes, VariantRoute
 from zeropull.gateway import refusals
 from zeropull.gateway.concurrency import ConcurrencyMeter, MeterLabels
 from zeropull.gateway.latency import LatencyHistogram
-
-if TYPE_CHECKING:
-    from zeropull.gateway.invocation import Invocation
-    from zeropull.gateway.upstream import UpstreamConnection
+from zeropull.gateway.results import Result
+from zeropull.gateway.upstream import UpstreamConnection
 
 SERVING = frozenset({"InService", "Updating", "SystemUpdating", "RollingBack"}) | {
     "UpdateRollbackFailed"
@@ -29,6 +27,35 @@ EJECTION_MAX_S = 5.0
 RAMP_START = 8  # held requests that a copy without a limit gets at once; see Group.ramp
 
 _UNLIMITED = 1 << 60
+
+
+class Waiter(Protocol):
+    """A request without a slot, in its group's queue.
+
+    The queue's owner calls exactly one of the three, once.
+    """
+
+    held: bool  # there was no copy at all when it came
+    queued_s: float  # when it began to wait, monotonic
+
+    def begin(self, target: Target, now_s: float) -> None:
+        """Take a slot of this copy."""
+
+    def give_up_waiting(self) -> None:
+        """It has waited for its whole time."""
+
+    def endpoint_gone(self) -> None:
+        """The endpoint was deleted."""
+
+
+class Connecting(Protocol):
+    """A request with a slot, without a connection yet."""
+
+    def connected(self, connection: UpstreamConnection) -> bool:
+        """A connection is there, new or freed by another; False when it is not needed any more."""
+
+    def connect_failed(self, *, refused: bool) -> None:
+        """There is none; `refused` tells a refusal from a time-out."""
 
 
 class Target:
@@ -59,7 +86,7 @@ class Target:
         self.meter = meter
         self.host, self.port = spec.host, spec.port
         self.idle: list[UpstreamConnection] = []  # to this address
-        self.connecting: dict[Invocation, None] = {}  # without a connection yet, oldest first
+        self.connecting: dict[Connecting, None] = {}  # without a connection yet, oldest first
         self.ejected_until_s = 0.0
         self.failures = 0
         self.routed_at_s = 0.0
@@ -117,8 +144,8 @@ class Group:
         self.component = component
         self.name = f"{endpoint.name}/{variant.name}" + (f"/{component}" if component else "")
         self.targets: list[Target] = []  # in rotation: neither draining nor gone
-        self.waiting: OrderedDict[Invocation, None] = OrderedDict()  # oldest first
-        self.results: dict[tuple[int, str], int] = {}  # (HTTP status, error code) -> requests
+        self.waiting: OrderedDict[Waiter, None] = OrderedDict()  # oldest first
+        self.results: Counter[Result] = Counter()
         self.latency = LatencyHistogram()
         self.meter: ConcurrencyMeter
         self.update(endpoint, variant)
@@ -155,6 +182,14 @@ class Group:
             least = min(target.meter.in_flight for target in candidates)
             candidates = [target for target in candidates if target.meter.in_flight == least]
         return candidates[int(random.random() * len(candidates))]  # noqa: S311 - no secret
+
+    def serve_waiting(self, now_s: float) -> None:
+        """The oldest waiting requests take what is free."""
+        while self.waiting:
+            target = self.choose(now_s)
+            if target is None:
+                return
+            next(iter(self.waiting)).begin(target, now_s)
 
     def widen(self) -> None:
         """One step of the ramp of copies that started with held requests waiting.

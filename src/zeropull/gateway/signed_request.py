@@ -80,7 +80,7 @@ class KnownSignedHead(KnownHead):
 
 
 class SignedRequests:
-    """`Remembered` where signatures are verified; the keys come with the routes."""
+    """`KnownRequests` where signatures are verified; the keys come with the routes."""
 
     def __init__(self) -> None:
         # Clients with one SDK have the same few layouts.

@@ -14,7 +14,6 @@ from zeropull.gateway.known_answer import KnownAnswerHead, KnownAnswerHeads, who
 MAX_HEAD_BYTES = 64 * 1024
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-_known_heads = KnownAnswerHeads()
 
 
 class Exchange(Protocol):
@@ -51,6 +50,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_only",
         "_headers",
         "_in_head",
+        "_known_answers",
         "_last_headers",
         "_out_of_step",
         "_parser",
@@ -65,7 +65,8 @@ class UpstreamConnection(asyncio.Protocol):
         "writable",
     )
 
-    def __init__(self, pool: list[UpstreamConnection]) -> None:
+    def __init__(self, pool: list[UpstreamConnection], known_answers: KnownAnswerHeads) -> None:
+        self._known_answers = known_answers
         self.pool = pool  # where it may stand idle; it takes itself out when the peer closes it
         self.exchange: Exchange | None = None
         self.transport: asyncio.Transport
@@ -88,8 +89,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._repeating = False  # the parser is being told that head after all
         self._first = b""  # what its first read brought, while its head may become a known one
 
-    # ------------------------------------------------------------------ asyncio's side
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's derive from no such class
 
@@ -103,7 +102,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._in_head:
             if self._reusable and not self._head_bytes and self._raw is None:
-                known = _known_heads.find(data)
+                known = self._known_answers.find(data)
                 if known is not None:
                     self._begin_known(exchange, known, data)
                     return
@@ -165,7 +164,9 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._answered and self._first:
             if self._reusable:
-                _known_heads.remember(self._first, self._last_headers, whole=self._first is data)
+                self._known_answers.remember(
+                    self._first, self._last_headers, whole=self._first is data
+                )
             self._first = b""
         elif self._first is data:
             self._first = data[:MAX_KNOWN_BYTES]  # the rest would be kept as long as it lasts
@@ -194,8 +195,6 @@ class UpstreamConnection(asyncio.Protocol):
         if self.exchange is not None:
             self.exchange.on_upstream_writable()
 
-    # ------------------------------------------------------------------ the owner's side
-
     def begin(
         self, exchange: Exchange, *, raw: Callable[[bytes], None], head_only: bool = False
     ) -> None:
@@ -213,7 +212,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.closed = True
         self.transport.abort()
 
-    # ------------------------------------------------------------------ httptools' side
+    # The parser calls these.
 
     def on_message_begin(self) -> None:
         if self._answered:
@@ -269,6 +268,7 @@ class UpstreamConnection(asyncio.Protocol):
 async def connect(
     address: tuple[str, int] | str,
     pool: list[UpstreamConnection],
+    known_answers: KnownAnswerHeads,
     timeout_s: float,
 ) -> UpstreamConnection:
     """A new connection to (host, port), or to a Unix socket's path.
@@ -279,7 +279,7 @@ async def connect(
     loop = asyncio.get_running_loop()
 
     def made() -> UpstreamConnection:
-        return UpstreamConnection(pool)
+        return UpstreamConnection(pool, known_answers)
 
     async with asyncio.timeout(timeout_s):
         connected: tuple[Any, UpstreamConnection]

@@ -8,14 +8,12 @@ goes to the parser. For signed requests see `zeropull.gateway.signed_request`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from zeropull.awsprotocol.sigv4 import SignedHead
 from zeropull.gateway.invocation_head import InvocationHead
 from zeropull.gateway.request import Request
-
-if TYPE_CHECKING:
-    from zeropull.awsprotocol.sigv4 import SignedHead
-    from zeropull.gateway.routing import Group
+from zeropull.gateway.routing import Group
 
 MAX_REMEMBERED = 512
 MAX_BYTES = 2048  # of a head
@@ -56,7 +54,7 @@ class KnownWholeHead(KnownHead):
         self.lines = self.head.container_lines(length_bytes)
 
 
-class Remembered(Protocol):
+class KnownRequests(Protocol):
     """What is remembered while the same routes are in force, for all connections."""
 
     def find(self, data: bytes) -> tuple[KnownHead, bytes, bytes] | None:
@@ -72,7 +70,7 @@ class Remembered(Protocol):
 
 
 class WholeRequests:
-    """`Remembered` where no signatures are verified."""
+    """`KnownRequests` where no signatures are verified."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, KnownWholeHead] = {}
@@ -109,7 +107,7 @@ def plain_head(data: bytes, request: Request) -> bytes | None:
     lines = head.count(b"\r\n")
     if not 4 < end <= MAX_BYTES or request.http10 or not request.keep_alive:
         return None
-    if not request.path.startswith(b"/endpoints/"):
+    if not request.is_invocation:
         return None
     if head.count(b"\n") != lines or head.count(b"\r") != lines:
         return None

@@ -37,15 +37,15 @@ async def test_random_routing_uses_every_copy_whatever_it_has_in_flight() -> Non
         container() as second,
         gateway(routes(copy("1", first.port), copy("2", second.port), strategy="RANDOM")) as served,
     ):
-        busy = served.table.targets["1"].meter
+        busy = served.state.table.targets["1"].meter
         for _ in range(50):
-            busy.begin(served.clock())
+            busy.begin(served.state.clock())
         client = await Client.open(served)
         for _ in range(200):
             assert (await client.call(b"x")).status == 200
         assert min(len(first.received), len(second.received)) > 50
         for _ in range(50):
-            busy.end(served.clock())
+            busy.end(served.state.clock())
 
 
 async def test_a_head_that_is_known_goes_where_the_routes_in_force_say() -> None:
@@ -93,7 +93,7 @@ async def test_connections_are_kept_on_both_sides() -> None:
         for number in range(100):
             assert (await client.call(str(number).encode())).status == 200
         assert model.connections == 1
-        assert len(served.connections) == 1
+        assert len(served.state.clients.open) == 1
         other = await Client.open(served)
         assert (await other.call(b"x")).status == 200  # takes over what the first has left
         assert model.connections == 1
@@ -133,7 +133,7 @@ async def test_a_client_that_sends_slowly_takes_no_slot() -> None:
     ):
         slow, quick = await Client.open(served), await Client.open(served)
         slow.writer.write(HEAD + b"Content-Length: 1000\r\n\r\n" + b"x" * 500)
-        await until(lambda: served.body_bytes == 500)
+        await until(lambda: served.state.bodies.used_bytes == 500)
         for _ in range(50):
             assert (await quick.call(b"x")).status == 200
         slow.writer.write(b"y" * 500)
@@ -153,7 +153,7 @@ async def test_a_client_that_leaves_a_stream_cancels_the_containers_work() -> No
         client.close()
         await asyncio.wait_for(model.gone.wait(), 5)
         assert served.in_flight == 0
-        assert served.table.targets["1"].meter.in_flight == 0
+        assert served.state.table.targets["1"].meter.in_flight == 0
 
 
 async def test_a_stream_of_a_draining_copy_goes_on_to_its_end() -> None:

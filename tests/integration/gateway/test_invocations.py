@@ -102,7 +102,7 @@ async def test_signatures_with_a_head_known_before_are_verified_each() -> None:
         )
         served = replace(served, keys=(KEY, other), endpoints=(endpoint, foreign))
         async with gateway(served, verify_signatures=True) as running:
-            remembered = running.remembered
+            remembered = running.state.known_requests
             assert isinstance(remembered, SignedRequests)
             for number in range(3):
                 for key, model in ((KEY, ours), (other, theirs)):
@@ -263,7 +263,7 @@ async def test_bodies_up_to_the_limit_pass_and_larger_ones_are_refused() -> None
         chunked.writer.write(b"POST /endpoints/e/invocations HTTP/1.1\r\nHost: h\r\n")
         chunked.writer.write(b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
         assert (await chunked.receive()).body == b"abcde"
-        assert served.body_bytes == 0
+        assert served.state.bodies.used_bytes == 0
         assert len(model.received) == 2
 
 
@@ -291,7 +291,7 @@ async def test_a_client_that_goes_away_cancels_the_containers_work() -> None:
         client.close()
         await asyncio.wait_for(model.gone.wait(), 5)
         assert served.in_flight == 0
-        assert served.table.targets["1"].meter.in_flight == 0
+        assert served.state.table.targets["1"].meter.in_flight == 0
 
 
 async def test_a_slow_client_holds_nobody_else_up() -> None:

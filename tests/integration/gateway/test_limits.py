@@ -24,7 +24,7 @@ async def test_bodies_that_grow_over_the_memory_limit_together_are_refused(frami
         clients = [await Client.open(served) for _ in range(3)]
         for client in clients:
             client.writer.write(HEAD + framing + b"\r\n")
-        await until(lambda: sum(c.current is not None for c in served.connections) == 3)
+        await until(lambda: sum(c.current is not None for c in served.state.clients.open) == 3)
         part = b"x" * 500
         for client in clients:
             client.writer.write(b"1f4\r\n%b\r\n" % part if b"chunked" in framing else part)
@@ -34,7 +34,7 @@ async def test_bodies_that_grow_over_the_memory_limit_together_are_refused(frami
             timeout=5,
         )
         assert [task.result().status for task in refused] == [503]
-        assert served.body_bytes <= 1000
+        assert served.state.bodies.used_bytes <= 1000
         for client in clients:
             client.writer.close()
 
@@ -51,7 +51,7 @@ async def test_connections_beyond_the_limit_are_closed_and_the_others_served() -
         for client in (first, second):
             client.send(b"hello")
             assert (await client.receive()).body == b"hello"
-        assert served.connections_refused == 1
+        assert served.state.clients.refused == 1
 
 
 async def test_a_head_that_drips_in_is_cut_off() -> None:
@@ -61,13 +61,13 @@ async def test_a_head_that_drips_in_is_cut_off() -> None:
         settings, host="127.0.0.1", port=0, api_socket="/nonexistent", monotonic=lambda: now[0]
     ) as served:
         client = await Client.open(served)
-        await until(lambda: bool(served.connections))
-        (connection,) = served.connections
+        await until(lambda: bool(served.state.clients.open))
+        (connection,) = served.state.clients.open
         for letter in (b"P", b"O", b"S", b"T"):
             assert not connection.closed
             connection.active_s = 0.0
             client.writer.write(letter)
             await until(lambda: connection.active_s)
             now[0] += HEAD_S / 3
-            await until(lambda: served.now_s == now[0])
+            await until(lambda: served.state.now_s == now[0])
         await until(lambda: connection.closed)

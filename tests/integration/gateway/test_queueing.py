@@ -42,7 +42,7 @@ async def test_waiting_requests_start_in_the_order_in_which_they_came() -> None:
         gateway(routes(copy("1", model.port, max_concurrency=1))) as served,
     ):
         clients = [await Client.open(served) for _ in range(8)]
-        group = next(iter(served.table.groups.values()))
+        group = next(iter(served.state.table.groups.values()))
         for number, client in enumerate(clients):
             client.send(str(number).encode())
             await until(lambda: len(group.waiting) >= number)  # noqa: B023 - awaited in its own turn
@@ -62,7 +62,7 @@ async def test_a_full_queue_refuses_and_one_who_leaves_makes_room() -> None:
         gateway(routes(copy("1", model.port, max_concurrency=1), limit=1)) as served,
     ):
         first, second, third = [await Client.open(served) for _ in range(3)]
-        group = next(iter(served.table.groups.values()))
+        group = next(iter(served.state.table.groups.values()))
         first.send(b"1")
         await arrived(model)
         second.send(b"2")
@@ -90,7 +90,7 @@ async def test_a_new_copy_takes_waiting_requests_at_once() -> None:
         first.send(b"1")
         await arrived(busy)
         second.send(b"2")
-        group = next(iter(served.table.groups.values()))
+        group = next(iter(served.state.table.groups.values()))
         await until(lambda: group.waiting)
         served.apply(
             routes(
@@ -120,7 +120,7 @@ async def test_requests_held_from_zero_are_all_answered_without_a_stampede() -> 
         clients = [await Client.open(served) for _ in range(60)]
         for number, client in enumerate(clients):
             client.send(str(number).encode())
-        group = next(iter(served.table.groups.values()))
+        group = next(iter(served.state.table.groups.values()))
         await until(lambda: len(group.waiting) == 60)
         served.apply(routes(copy("1", model.port), hold=True, version=2))
         for number, client in enumerate(clients):
@@ -164,7 +164,7 @@ async def test_a_draining_copy_finishes_its_requests_and_gets_no_new_one() -> No
         assert (await first.receive()).body == b"1"
         assert (len(old.received), len(new.received)) == (1, 20)
         served.take_readings()
-        assert set(served.table.targets) == {"2"}
+        assert set(served.state.table.targets) == {"2"}
 
 
 async def test_a_copy_that_refuses_connections_costs_no_request() -> None:
@@ -189,7 +189,7 @@ async def test_a_deleted_endpoints_waiting_requests_are_answered() -> None:
     async with gateway(routes(hold=True)) as served:
         client = await Client.open(served)
         client.send(b"x")
-        group = next(iter(served.table.groups.values()))
+        group = next(iter(served.state.table.groups.values()))
         await until(lambda: group.waiting)
         served.apply(type(routes())(2))
         assert (await client.receive()).status == 400

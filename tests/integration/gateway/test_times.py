@@ -25,7 +25,7 @@ class Clocks:
     async def advance(self, served: Gateway, seconds: float) -> None:
         """Returns when the gateway has looked at what is overdue."""
         self.monotonic_s += seconds
-        await until(lambda: served.now_s == self.monotonic_s)
+        await until(lambda: served.state.now_s == self.monotonic_s)
 
 
 @contextlib.asynccontextmanager
@@ -86,14 +86,14 @@ async def test_a_step_of_the_wall_clock_ends_no_request_and_no_connection() -> N
         first.send(b"x")
         await until(lambda: served.in_flight)
         second.send(b"y")
-        group = next(iter(served.table.groups.values()))
+        group = next(iter(served.state.table.groups.values()))
         await until(lambda: group.waiting)
         for step_s in (86_400.0, -200_000.0):
             clocks.wall_s += step_s
             await clocks.advance(served, 1.5)
             served.take_readings()
             assert (served.in_flight, len(group.waiting)) == (1, 1)
-            assert len(served.connections) == 3
+            assert len(served.state.clients.open) == 3
         await clocks.advance(served, 60)
         assert (await first.receive()).status == 424
         await until(lambda: not group.waiting)  # the slot is the second one's now
@@ -109,7 +109,7 @@ async def test_a_request_held_from_zero_is_told_after_50_s_to_come_again() -> No
     async with timed_gateway(clocks, held=True) as served:
         client = await Client.open(served)
         client.send(b"x")
-        group = next(iter(served.table.groups.values()))
+        group = next(iter(served.state.table.groups.values()))
         await until(lambda: group.waiting)
         await clocks.advance(served, 49.9)
         assert group.waiting

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropull.gateway import upstream
 from zeropull.gateway.known_answer import MAX_REMEMBERED, KnownAnswerHead, KnownAnswerHeads
 from zeropull.gateway.upstream import UpstreamConnection
 
@@ -151,24 +150,22 @@ class Forgetful(KnownAnswerHeads):
         return None
 
 
-def connection() -> UpstreamConnection:
-    made = UpstreamConnection([])
+def connection(heads: KnownAnswerHeads) -> UpstreamConnection:
+    made = UpstreamConnection([], heads)
     made.connection_made(cast(asyncio.BaseTransport, Nowhere()))
     return made
 
 
 def told(heads: KnownAnswerHeads, reads: list[bytes]) -> list[Seen]:
     """What the exchanges of one connection see, a new one for each read that needs it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upstream, "_known_heads", heads)
-        used, seen = connection(), []
-        for read in reads:
-            if used.exchange is None and not used.closed:
-                seen.append(Seen())
-                used.exchange = seen[-1]
-            if not used.closed:
-                used.data_received(read)
-        return seen
+    used, seen = connection(heads), []
+    for read in reads:
+        if used.exchange is None and not used.closed:
+            seen.append(Seen())
+            used.exchange = seen[-1]
+        if not used.closed:
+            used.data_received(read)
+    return seen
 
 
 def assert_as_strict(reads: list[bytes]) -> None:

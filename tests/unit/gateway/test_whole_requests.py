@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,7 +12,9 @@ from hypothesis import strategies as st
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.invocation_head import InvocationHead
 from zeropull.gateway.request import Request
-from zeropull.gateway.whole_request import MAX_REMEMBERED, KnownHead, Remembered, WholeRequests
+from zeropull.gateway.state import GatewayState
+from zeropull.gateway.whole_request import MAX_REMEMBERED, KnownHead, KnownRequests, WholeRequests
+from zeropull.resources.settings import GatewaySettings
 
 START = b"POST /endpoints/chat/invocations HTTP/1.1\r\nHost: x\r\n"
 HEAD = (
@@ -120,6 +121,18 @@ class Forgetful(WholeRequests):
         return None
 
 
+class Handlers:
+    """Makes the same handler for all requests."""
+
+    def __init__(self, handler: Callable[..., Any], seen: list[Any]) -> None:
+        self.handler, self.seen = handler, seen
+
+    def handler_for(self, client: ClientConnection, request: Request) -> Any:
+        return self.handler(client, request, self.seen)
+
+    known_handler_for = handler_for
+
+
 class Peer:
     """A connection, and what became of its bytes."""
 
@@ -128,22 +141,14 @@ class Peer:
     def __init__(self, *, remembers: bool) -> None:
         self._connect(WholeRequests() if remembers else Forgetful(), Echo)
 
-    def _connect(self, requests: Remembered, handler: Callable[..., Any]) -> None:
+    def _connect(self, requests: KnownRequests, handler: Callable[..., Any]) -> None:
         self.seen: list[Any] = []
         self.requests = requests
-        gateway = SimpleNamespace(
-            now_s=1.0,
-            monotonic=lambda: 2.0,
-            remembered=self.requests,
-            connections=set(),
-            settings=SimpleNamespace(max_connections=9, max_body_bytes=100),
-            stopping=False,
-            next_request_id=lambda: b"id",
-            count_refusal=lambda group, refusal: self.seen.append(refusal.code),
-            handler_for=lambda client, request: handler(client, request, self.seen),
-            invocation_for=lambda client, request: handler(client, request, self.seen),
-        )
-        self.connection = ClientConnection(cast(Any, gateway))
+        settings = GatewaySettings(max_body_bytes=100, verify_signatures=False)
+        state = GatewayState(settings, api_socket="/nonexistent")
+        state.known_requests = requests
+        state.next_request_id = lambda: b"id"
+        self.connection = ClientConnection(state, Handlers(handler, self.seen))
         self.transport = Transport()
         self.connection.connection_made(cast(Any, self.transport))
 
