@@ -16,18 +16,18 @@ from zeropull.resources.settings import GatewaySettings
 class BodyMemory:
     """What all bodies take together. Nothing else knows the limits of bodies."""
 
-    __slots__ = ("_max_body_bytes", "_max_bytes", "used_bytes")
+    __slots__ = ("max_body_bytes", "max_bytes", "used_bytes")
 
     def __init__(self, settings: GatewaySettings) -> None:
-        self._max_body_bytes = settings.max_body_bytes
-        self._max_bytes = settings.max_buffered_bytes
+        self.max_body_bytes = settings.max_body_bytes
+        self.max_bytes = settings.max_buffered_bytes
         self.used_bytes = 0
 
     def refusal(self, there_bytes: int, more_bytes: int) -> Refusal | None:
         """Why a body that holds `there_bytes` cannot take so many more; None = it can."""
-        if there_bytes + more_bytes > self._max_body_bytes:
-            return refusals.too_large(self._max_body_bytes)
-        if self.used_bytes + more_bytes > self._max_bytes:
+        if there_bytes + more_bytes > self.max_body_bytes:
+            return refusals.too_large(self.max_body_bytes)
+        if self.used_bytes + more_bytes > self.max_bytes:
             return refusals.bodies_fill_memory()
         return None
 
@@ -49,13 +49,15 @@ class RequestBody:
         Raises:
             Refusal: it is too large, or all of them are.
         """
-        length = len(data)
-        refusal = self._memory.refusal(self.size_bytes, length)
-        if refusal is not None:
+        memory, length = self._memory, len(data)
+        size_bytes, used_bytes = self.size_bytes + length, memory.used_bytes + length
+        if size_bytes > memory.max_body_bytes or used_bytes > memory.max_bytes:
+            refusal = memory.refusal(self.size_bytes, length)
+            assert refusal is not None
             raise refusal
         self.pieces.append(data)
-        self.size_bytes += length
-        self._memory.used_bytes += length
+        self.size_bytes = size_bytes
+        memory.used_bytes = used_bytes
 
     def add_hashed(self, data: bytes) -> None:
         """As `add`, where a signature is verified."""

@@ -26,6 +26,7 @@ class Admitted(Protocol):
     """The invocation that a forwarding carries out."""
 
     body: RequestBody
+    held: bool
     received_s: float
     request: Request
     streamed: bool
@@ -34,6 +35,9 @@ class Admitted(Protocol):
     def cold_start_line(self) -> bytes: ...
     def wait_first(self) -> None:
         """It has no slot any more: first in the queue. `begin` follows, or nothing."""
+
+    def ended(self) -> None:
+        """Nothing follows: let go of the body, and of the forwarding."""
 
 
 class Stage(Enum):
@@ -224,7 +228,8 @@ class Forwarding:
         start = b"".join(
             (_OK_START, self._state.next_request_id(), b"\r\n", self._group.variant_header)
         )
-        start += admitted.cold_start_line()
+        if admitted.held:
+            start += admitted.cold_start_line()
         if not admitted.request.keep_alive or (answer is not None and answer.ends_with_connection):
             start += b"Connection: close\r\n"
         return start
@@ -237,8 +242,9 @@ class Forwarding:
             return
         self.stage = DONE
         if self._target is not None:
+            self._let_go(self._target)
             self._leave(self._target)
-        self._release()
+        self._admitted.ended()
         self._state.counters.count_cancelled(self._group)
         self._group.serve_waiting(self._state.monotonic())
 
@@ -293,9 +299,12 @@ class Forwarding:
         state, group = self._state, self._group
         at_s, now_s = state.clock(), state.monotonic()
         self.stage = DONE
-        self._release()
+        if self._upstream is not None or target.connecting:
+            self._let_go(target)
         state.deadlines.unwatch(self, self._streamed)
-        model_s, whole_s = now_s - self._sent_s, now_s - self._admitted.received_s
+        admitted = self._admitted
+        admitted.ended()
+        model_s, whole_s = now_s - self._sent_s, now_s - admitted.received_s
         target.meter.finish(at_s, model_status, model_s, whole_s - model_s)
         if result.code == "":
             target.failures = 0
@@ -308,10 +317,9 @@ class Forwarding:
         answer = self._answer
         self._client.finished(answer is None or not answer.ends_with_connection)
 
-    def _release(self) -> None:
-        self._admitted.body.release()
-        if self._target is not None and self._target.connecting:
-            self._target.connecting.pop(self, None)
+    def _let_go(self, target: Target) -> None:
+        """Of a connection that is not needed any more."""
+        target.connecting.pop(self, None)
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.abandon()

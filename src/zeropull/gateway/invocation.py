@@ -27,11 +27,11 @@ class Stage(Enum):
     READING = "reading"  # the body is coming in
     WAITING = "waiting"  # for a slot
     FORWARDED = "forwarded"
-    REFUSED = "refused"
+    ENDED = "ended"
 
 
 # Every access of a member through its class costs a look-up in Python 3.11.
-READING, WAITING, FORWARDED, REFUSED = Stage
+READING, WAITING, FORWARDED, ENDED = Stage
 
 
 class Invocation:
@@ -132,7 +132,7 @@ class Invocation:
 
     def on_client_gone(self) -> None:
         """Nobody waits for the answer any more."""
-        if self.stage is REFUSED:
+        if self.stage is ENDED:
             return
         if self.stage is FORWARDED:
             assert self._forwarding is not None
@@ -140,7 +140,7 @@ class Invocation:
             return
         if self.stage is WAITING:
             self._leave_queue()
-        self.stage = REFUSED
+        self.stage = ENDED
         self.body.release()
         self._state.counters.count_cancelled(self.group)
 
@@ -235,11 +235,17 @@ class Invocation:
         """How long a request was held for the first copy; b"" when it was not."""
         return b"x-zeropull-cold-start: %.3f\r\n" % self.waited_s if self.held else b""
 
+    def ended(self) -> None:
+        # Each refers to the other: left so, only the garbage collector would find them.
+        self._forwarding = None
+        self.stage = ENDED
+        self.body.release()
+
     def _refuse(self, refusal: Refusal) -> None:
         """Answer without any container's doing."""
         if self.stage is WAITING:
             self._leave_queue()
-        self.stage = REFUSED
+        self.stage = ENDED
         self.body.release()
         self._state.counters.count_refusal(self.group, refusal)
         self._client.refuse(self.request, refusal, self.cold_start_line())
