@@ -6,10 +6,11 @@ import statistics
 import time
 from typing import Any
 
-from tests.unit.reconcilers.component_world import SHAPE, deployment, world
+from tests.unit.reconcilers.component_world import deployment, world
+from tests.unit.reconcilers.memory_world import SHAPE
 from zeropull.placement.capacity import Requirement, Shape, Strategy, empty_slot
 from zeropull.placement.placing import CopyRequest, place_copies
-from zeropull.reconcilers.components.planning import plan_component_endpoint
+from zeropull.reconcilers.planning import plan_endpoint
 
 COPIES, INSTANCES, COMPONENTS = 10_000, 1_000, 100
 PLANNED = (1_000, 10_000)
@@ -62,7 +63,7 @@ def _planning_round_ms(copies: int) -> float:
     took_s = []
     for _ in range(ROUNDS):
         began_s = time.perf_counter()
-        draft = plan_component_endpoint(view, made.now_s, made.settings, lambda _: SHAPE)
+        draft = plan_endpoint(view, made.now_s, made.settings, lambda _: SHAPE)
         took_s.append(time.perf_counter() - began_s)
         assert len(draft.copies) == copies
         assert not draft.decisions

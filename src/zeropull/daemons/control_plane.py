@@ -44,8 +44,9 @@ from zeropull.providers.local.loopback_ports import loopback_ports
 from zeropull.providers.local.provider import LocalProvider
 from zeropull.providers.shapes import shape_of
 from zeropull.reconcilers.components.slots import placing_shape
-from zeropull.reconcilers.controller import Controller, Outside
+from zeropull.reconcilers.controller import Controller
 from zeropull.reconcilers.imagecaches.controller import CacheController
+from zeropull.reconcilers.node_engine import NodeEngine
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Deployment, Endpoint
 from zeropull.resources.instance_types import find_type, make_catalog
@@ -123,7 +124,6 @@ class ControlPlane:
         self.failure: BaseException | None = None
         self._allowed: set[int] = set()
         self._work: asyncio.Task[None] | None = None
-        self._torn_down = False
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -152,7 +152,6 @@ class ControlPlane:
 
     async def tear_down(self) -> None:
         """End every instance; endpoints stay in the store and come back at the next start."""
-        self._torn_down = True
         await self._stop_work()
         known = [s.document for s in self.store.select(Instance)]
         log.info("tearing down", instances=len(known))
@@ -191,13 +190,25 @@ class ControlPlane:
             all_instance_types=settings.image_cache.all_instance_types,
             clock=time.time,
         )
-        outside = Outside(
-            resolve=self.registries.resolve,
+        engine = NodeEngine(
+            self.store,
+            self.exchange,
+            self.provider,
+            caches,
+            settings,
             shape=lambda name: shape_of(find_type(self.types, name)),
             registry_access=self.registries.access_for,
-            prepare=self._open_loopback,
+            open_ways=self._open_loopback,
         )
-        return Controller(self.store, self.exchange, self.provider, caches, settings, outside)
+        return Controller(
+            self.store,
+            self.exchange,
+            engine,
+            caches,
+            settings,
+            resolve=self.registries.resolve,
+            shape_of=self._component_shape,
+        )
 
     async def _open_loopback(self, endpoint: Endpoint) -> None:
         """Registries and model stores on this host's loopback are within the nodes' reach."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from zeropull.controlapi.messages import CopyState
@@ -17,6 +18,24 @@ from zeropull.resources.instances import (
 )
 
 LIVE_STATES = frozenset({InstanceState.WANTED, InstanceState.LAUNCHING, InstanceState.RUNNING})
+
+
+def live_instances(
+    instances: Iterable[Instance],
+    deployment: Deployment | None = None,
+    variant: Variant | None = None,
+) -> list[Instance]:
+    """Those that are there or coming and not leaving, oldest first: of one variant of one
+    deployment, or all."""
+    found = [
+        i
+        for i in instances
+        if i.state in LIVE_STATES
+        and not i.leaving
+        and (deployment is None or i.deployment_id == deployment.deployment_id)
+        and (variant is None or i.variant == variant.name)
+    ]
+    return sorted(found, key=lambda i: (i.created_s, i.instance_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,33 +84,46 @@ class View:
 
     def fleet(self, deployment: Deployment, variant: Variant) -> list[Instance]:
         """Instances that count for the variant's capacity, oldest first."""
-        found = [
-            i
-            for i in self.instances
-            if i.deployment_id == deployment.deployment_id
-            and i.variant == variant.name
-            and i.state in LIVE_STATES
-        ]
-        return sorted(found, key=lambda i: (i.created_s, i.instance_id))
+        return live_instances(self.instances, deployment, variant)
+
+    def runs(self, instance: Instance) -> bool:
+        return instance.state is InstanceState.RUNNING and instance.instance_id not in self.lost
 
     def is_healthy(self, instance: Instance) -> bool:
-        """Runs, and every copy on it answers /ping; without copies, running is enough."""
-        return (
-            instance.state is InstanceState.RUNNING
-            and instance.instance_id not in self.lost
-            and all(c.state == CopyState.HEALTHY for c in self.copies_on(instance))
+        """Runs, and every copy that is the instance's own answers /ping. Copies of components are
+        no part of it: they come and go on an instance that stays."""
+        return self.runs(instance) and all(
+            c.state == CopyState.HEALTHY for c in self._own_copies(instance)
         )
 
     def is_ready(self, instance: Instance) -> bool:
-        """Healthy and in rotation; a gateway that is down cannot hold an endpoint up."""
-        return self.is_healthy(instance) and (
-            not self.gateways.up
-            or all(
-                c.routed_s is not None or c.copy_id in self.gateways.routed_s
-                for c in self.copies_on(instance)
-                if c.intent is CopyIntent.RUN and c.container == 0
-            )
+        """Healthy and in rotation."""
+        return self.is_healthy(instance) and all(
+            self._is_routed(c)
+            for c in self._own_copies(instance)
+            if c.intent is CopyIntent.RUN and c.container == 0
+        )
+
+    def is_serving(self, copy: CopyRecord, instance: Instance | None) -> bool:
+        """A component's copy on this instance: healthy and in rotation."""
+        return (
+            copy.intent is CopyIntent.RUN
+            and copy.state == CopyState.HEALTHY
+            and instance is not None
+            and self.runs(instance)
+            and self._is_routed(copy)
         )
 
     def in_flight(self, instance: Instance) -> int:
         return sum(self.gateways.in_flight.get(c.copy_id, 0) for c in self.copies_on(instance))
+
+    def _own_copies(self, instance: Instance) -> list[CopyRecord]:
+        return [c for c in self.copies_on(instance) if c.component is None]
+
+    def _is_routed(self, copy: CopyRecord) -> bool:
+        """A gateway that is down cannot hold an endpoint up."""
+        return (
+            not self.gateways.up
+            or copy.routed_s is not None
+            or copy.copy_id in self.gateways.routed_s
+        )

@@ -1,145 +1,150 @@
-"""Turns reports of nodes and gateways into the observed side of the stored documents. Pure."""
+"""Observes one endpoint: reads its documents and folds what engine and gateways say into them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from zeropull.controlapi.exchange import Received
-from zeropull.controlapi.messages import CopyReport, CopyState, GatewayReport, NodeReport
-from zeropull.reconcilers.endpoint_view import Gateways
-from zeropull.resources.instances import (
-    CopyIntent,
-    CopyRecord,
-    Instance,
-    InstanceState,
-    TimelineRecord,
-)
+from zeropull.reconcilers.endpoint_view import Gateways, View
+from zeropull.reconcilers.engine import Engine, Observed
+from zeropull.reconcilers.folding import fold_copy, fold_timeline, lost_reason, surplus_timelines
+from zeropull.reconcilers.resolving import Resolver
+from zeropull.reconcilers.rollback_alarms import rollback_alarms
+from zeropull.reconcilers.sweeping import Sweeper
+from zeropull.resources.components import InferenceComponent
+from zeropull.resources.endpoints import Endpoint
+from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
 from zeropull.resources.settings import EndpointSettings
-from zeropull.resources.stages import Stage, StageRecord
+from zeropull.statestore import Store
 
 
-def fold_copy(copy: CopyRecord, report: CopyReport) -> CopyRecord:
-    """The copy as its node sees it."""
-    return replace(
-        copy,
-        state=report.state.value,
-        host=report.host,
-        port=report.port,
-        healthy_s=copy.healthy_s if copy.healthy_s is not None else report.healthy_at_s,
-        restarts=report.restarts,
-        next_start_s=report.next_start_s,
-        failure=report.failure.value if report.failure else None,
-        message=report.message,
-    )
+class Observer:
+    """`has_cache`: whether files of an endpoint's image cache are left, by its uid."""
 
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        sweeper: Sweeper,
+        resolver: Resolver,
+        has_cache: Callable[[str], bool],
+        settings: EndpointSettings,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._sweeper = sweeper
+        self._resolver = resolver
+        self._has_cache = has_cache
+        self._settings = settings
+        self._started_s = clock()
+        self._unhealthy_since_s: dict[str, float] = {}
 
-def fold_gateways(
-    reports: dict[str, Received[GatewayReport]], published: int, now_s: float, silent_s: float
-) -> Gateways:
-    """All gateways that have reported within `silent_s`, as one."""
-    heard = [r.report for r in reports.values() if now_s - r.received_s <= silent_s]
-    in_flight: dict[str, int] = {}
-    routed_s: dict[str, float] = {}
-    first_response_s: dict[str, float] = {}
-    for report in heard:
-        for copy_id, count in report.in_flight.items():
-            in_flight[copy_id] = in_flight.get(copy_id, 0) + count
-        _keep_earliest(routed_s, report.routed_at_s)
-        _keep_earliest(first_response_s, report.first_response_s)
-    return Gateways(
-        up=bool(heard),
-        acknowledged=all(r.routes_version >= published for r in heard),
-        in_flight=in_flight,
-        routed_s=routed_s,
-        first_response_s=first_response_s,
-    )
+    def observe(self, endpoint: Endpoint, gateways: Gateways, now_s: float) -> View:
+        """The endpoint as it is now. What is new about its copies is written down."""
+        uid = endpoint.uid
+        instances = tuple(s.document for s in self._store.select(Instance, endpoint_uid=uid))
+        components = tuple(
+            s.document for s in self._store.select(InferenceComponent, endpoint_uid=uid)
+        )
+        seen = {
+            i.instance_id: observed
+            for i in instances
+            if (observed := self._engine.observe(i.instance_id)) is not None
+        }
+        with self._store.transaction():
+            copies = self._fold_copies(uid, seen, gateways)
+            timelines = self._fold_timelines(uid, instances, copies, seen, gateways)
+        self._note_unhealthy(copies, now_s)
+        return View(
+            endpoint,
+            instances=instances,
+            copies=tuple(copies),
+            timelines=tuple(timelines),
+            gateways=gateways,
+            lost=self._lost(instances, seen, now_s),
+            unhealthy_since_s={
+                c.copy_id: self._unhealthy_since_s[c.copy_id]
+                for c in copies
+                if c.copy_id in self._unhealthy_since_s
+            },
+            resolve_failures=self._resolver.failures,
+            stopped=frozenset().union(*(each.stopped for each in seen.values())),
+            has_cache=self._has_cache(uid),
+            alarms=rollback_alarms(self._store, endpoint, components),
+            components=components,
+            cached={instance_id: each.images for instance_id, each in seen.items()},
+        )
 
+    def forget_all_but(self, copy_ids: Collection[str]) -> None:
+        for copy_id in self._unhealthy_since_s.keys() - set(copy_ids):
+            del self._unhealthy_since_s[copy_id]
 
-def lost_reason(
-    instance: Instance,
-    report: Received[NodeReport] | None,
-    *,
-    is_there: bool | None,
-    started_s: float,
-    now_s: float,
-    settings: EndpointSettings,
-) -> str | None:
-    """Why the instance counts as lost, None while it does not.
+    def _fold_copies(
+        self, uid: str, seen: dict[str, Observed], gateways: Gateways
+    ) -> list[CopyRecord]:
+        copies = []
+        for stored in self._store.select(CopyRecord, endpoint_uid=uid):
+            copy = stored.document
+            observed = seen.get(copy.instance_id)
+            report = observed.copies.get(copy.copy_id) if observed else None
+            if report is not None:
+                copy = fold_copy(copy, report)
+            if copy.routed_s is None and copy.copy_id in gateways.routed_s:
+                copy = replace(copy, routed_s=gateways.routed_s[copy.copy_id])
+            if copy != stored.document:
+                self._store.put(copy)
+            copies.append(copy)
+        return copies
 
-    `is_there`: whether the provider has it, None = not known yet. `started_s`: when this control
-    plane started; silence before that says nothing.
-    """
-    if instance.state not in (InstanceState.RUNNING, InstanceState.DRAINING):
-        return None
-    if is_there is False:
-        return f"instance {instance.instance_id} is gone"
-    since_s = max(started_s, instance.running_s or instance.created_s)
-    if report is None:
-        limit_s = settings.node_start_s
-    else:
-        since_s = max(since_s, report.received_s)
-        limit_s = settings.node_lost_s
-    if now_s - since_s < limit_s:
-        return None
-    return f"the node of {instance.instance_id} has not reported for {now_s - since_s:.0f} s"
+    def _fold_timelines(
+        self,
+        uid: str,
+        instances: tuple[Instance, ...],
+        copies: list[CopyRecord],
+        seen: dict[str, Observed],
+        gateways: Gateways,
+    ) -> list[TimelineRecord]:
+        by_instance = {i.instance_id: i for i in instances}
+        by_copy = {c.copy_id: c for c in copies}
+        records = []
+        for stored in self._store.select(TimelineRecord, endpoint_uid=uid):
+            record = stored.document
+            copy = by_copy.get(record.copy_id)
+            if record.ended_s is None and copy is not None:
+                observed = seen.get(copy.instance_id)
+                report = observed.copies.get(copy.copy_id) if observed else None
+                instance = by_instance.get(record.instance_id)
+                record = fold_timeline(record, instance, copy, report, gateways)
+                if record != stored.document:
+                    self._store.put(record)
+            records.append(record)
+        for old in surplus_timelines(records, self._settings.timeline_launches):
+            self._store.delete(TimelineRecord, old.copy_id)
+            records.remove(old)
+        return records
 
+    def _note_unhealthy(self, copies: list[CopyRecord], now_s: float) -> None:
+        for copy in copies:
+            if copy.state == "healthy" or copy.healthy_s is None:
+                self._unhealthy_since_s.pop(copy.copy_id, None)
+            else:
+                self._unhealthy_since_s.setdefault(copy.copy_id, now_s)
 
-def fold_timeline(
-    record: TimelineRecord,
-    instance: Instance | None,
-    copy: CopyRecord | None,
-    report: CopyReport | None,
-    gateways: Gateways,
-) -> TimelineRecord:
-    """Everything that is known about a launch by now, in the order of the stages."""
-    stages = {s.stage: s for s in record.stages}
-    if report is not None:
-        for stage in report.stages:
-            stages[stage.stage] = stage
-    if instance is not None and instance.launched_s is not None and record.new_instance:
-        work = [s.began_s for s in stages.values() if s.stage in (Stage.IMAGE, Stage.MODEL)]
-        stages[Stage.PROVISION] = _provision(instance, min(work, default=None))
-    ready_s = record.ready_s
-    if copy is not None and copy.routed_s is not None and copy.healthy_s is not None:
-        ready_s = ready_s or copy.routed_s
-        began_s = min(copy.healthy_s, copy.routed_s)
-        stages.setdefault(Stage.ROUTE, StageRecord(Stage.ROUTE, began_s, copy.routed_s))
-    first_s = record.first_response_s or gateways.first_response_s.get(record.copy_id)
-    ordered = tuple(stages[stage] for stage in Stage if stage in stages)
-    return replace(record, stages=ordered, ready_s=ready_s, first_response_s=first_s)
-
-
-def ended(record: TimelineRecord, now_s: float) -> TimelineRecord:
-    """The record of a copy that is gone; stages that never ended stay open."""
-    return record if record.ended_s is not None else replace(record, ended_s=now_s)
-
-
-def surplus_timelines(records: list[TimelineRecord], limit: int) -> list[TimelineRecord]:
-    """What must be forgotten so that `limit` are left: the oldest of those that have ended."""
-    over = len(records) - limit
-    gone = sorted((r for r in records if r.ended_s is not None), key=lambda r: r.began_s)
-    return gone[: max(0, over)]
-
-
-def is_routable(copy: CopyRecord) -> bool:
-    return (
-        copy.intent is CopyIntent.RUN
-        and copy.state == CopyState.HEALTHY
-        and copy.host is not None
-        and copy.container == 0
-    )
-
-
-def _provision(instance: Instance, first_work_s: float | None) -> StageRecord:
-    """Until the node begins to work: its agent has started and has its assignment."""
-    assert instance.launched_s is not None
-    volumes = ", ".join(str(v.generation) for v in instance.volumes)
-    detail = f"{instance.instance_id}, {instance.instance_type}" + (
-        f", image cache generation {volumes} attached" if volumes else ", no image cache attached"
-    )
-    return StageRecord(Stage.PROVISION, instance.launched_s, first_work_s, detail=detail)
-
-
-def _keep_earliest(into: dict[str, float], times: dict[str, float]) -> None:
-    for key, value in times.items():
-        into[key] = min(value, into.get(key, value))
+    def _lost(
+        self, instances: tuple[Instance, ...], seen: dict[str, Observed], now_s: float
+    ) -> dict[str, str]:
+        lost = {}
+        for instance in instances:
+            observed = seen.get(instance.instance_id)
+            reason = lost_reason(
+                instance,
+                observed.heard_s if observed else None,
+                is_there=self._sweeper.is_there(instance),
+                started_s=self._started_s,
+                now_s=now_s,
+                settings=self._settings,
+            )
+            if reason is not None:
+                lost[instance.instance_id] = reason
+        return lost

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from zeropull.reconcilers.copy_index import CopyIndex
-from zeropull.reconcilers.endpoint_view import View
+from zeropull.reconcilers.endpoint_view import LIVE_STATES, View, live_instances
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.documents import new_copy_id, new_instance_id, new_uid
-from zeropull.resources.endpoints import Deployment, Endpoint, Variant
+from zeropull.resources.endpoints import Deployment, Endpoint, EndpointStatus, Variant
 from zeropull.resources.instances import (
     CopyIntent,
     CopyRecord,
@@ -27,8 +27,7 @@ from zeropull.resources.stages import Stage, StageRecord
 class Effect(StrEnum):
     """Slow, idempotent, one at a time per target."""
 
-    RESOLVE = "resolve"  # target: deployment ID
-    RESOLVE_COMPONENT = "resolve_component"  # target: ID of the component's version
+    RESOLVE = "resolve"  # target: ID of a deployment or of a component's version
     LAUNCH = "launch"  # target: instance ID
     TERMINATE = "terminate"  # target: instance ID
 
@@ -90,6 +89,28 @@ class Draft:
             endpoint = replace(endpoint, modified_s=self.now_s)
         self.endpoint = endpoint
 
+    def enter_service(self, deployment: Deployment, failure_reason: str = "") -> None:
+        """The deployment serves from now on: what was wanted is what is."""
+        variants = tuple(
+            replace(
+                v,
+                current_instances=v.desired_instances,
+                current_weight=v.desired_weight,
+                shifted_instances=0,
+                statuses=(),
+            )
+            for v in deployment.variants
+        )
+        self.set_endpoint(
+            replace(
+                self.endpoint,
+                status=EndpointStatus.IN_SERVICE,
+                current=replace(deployment, variants=variants, shifted_s=None),
+                pending=None,
+                failure_reason=failure_reason,
+            )
+        )
+
     def set_variant(self, deployment: Deployment, variant: Variant) -> Deployment:
         """Replace one variant in the endpoint's deployment of that ID; returns the deployment."""
         new = replace(
@@ -135,47 +156,62 @@ class Draft:
         self.instances[instance.instance_id] = instance
         digests = {i.reference: i.manifest_digest for i in variant.images}
         for index, container in enumerate(variant.containers):
-            copy = CopyRecord(
-                copy_id=new_copy_id(),
-                instance_id=instance.instance_id,
-                account=self.endpoint.account,
-                endpoint_uid=self.endpoint.uid,
-                endpoint=self.endpoint.name,
-                variant=variant.name,
-                deployment_id=deployment.deployment_id,
-                created_s=self.now_s,
-                manifest_digest=digests.get(container.image, ""),
-                container=index,
-            )
-            self.copies[copy.copy_id] = copy
-            self.timelines[copy.copy_id] = TimelineRecord(
-                copy_id=copy.copy_id,
-                instance_id=instance.instance_id,
-                account=copy.account,
-                endpoint_uid=copy.endpoint_uid,
-                endpoint=copy.endpoint,
-                variant=copy.variant,
-                deployment_id=copy.deployment_id,
-                instance_type=instance.instance_type,
-                began_s=cause_s,
+            self.add_copy(
+                instance,
+                CopyRecord(
+                    copy_id=new_copy_id(),
+                    instance_id=instance.instance_id,
+                    account=instance.account,
+                    endpoint_uid=instance.endpoint_uid,
+                    endpoint=instance.endpoint,
+                    variant=variant.name,
+                    deployment_id=deployment.deployment_id,
+                    created_s=self.now_s,
+                    manifest_digest=digests.get(container.image, ""),
+                    container=index,
+                ),
                 reason=reason,
-                stages=(StageRecord(Stage.DETECT, cause_s, self.now_s, detail=reason),),
+                cause_s=cause_s,
             )
         self.decide("instance wanted", instance.instance_id, reason)
         return instance
 
+    def add_copy(
+        self,
+        instance: Instance,
+        copy: CopyRecord,
+        *,
+        reason: str,
+        cause_s: float,
+        where: str = "",
+    ) -> None:
+        """One more copy on the instance, and its timeline. `where` tells people of the place."""
+        self.copies[copy.copy_id] = copy
+        self.timelines[copy.copy_id] = TimelineRecord(
+            copy_id=copy.copy_id,
+            instance_id=copy.instance_id,
+            account=copy.account,
+            endpoint_uid=copy.endpoint_uid,
+            endpoint=copy.endpoint,
+            variant=copy.variant,
+            deployment_id=copy.deployment_id,
+            instance_type=instance.instance_type,
+            began_s=cause_s,
+            component=copy.component,
+            new_instance=instance.state is not InstanceState.RUNNING,
+            reason=reason,
+            stages=(StageRecord(Stage.DETECT, cause_s, self.now_s, detail=reason + where),),
+        )
+
     def drain(self, instance: Instance, reason: str) -> None:
         """No new requests for it; what runs may finish. Idempotent."""
-        if instance.state not in (
-            InstanceState.WANTED,
-            InstanceState.LAUNCHING,
-            InstanceState.RUNNING,
-        ):
+        if instance.state not in LIVE_STATES:
             return
         self.instances[instance.instance_id] = replace(
             instance, state=InstanceState.DRAINING, draining_s=self.now_s, failure=reason
         )
-        self._intend(instance, CopyIntent.DRAIN)
+        for copy in self.copies_on(instance):
+            self._intend(copy, CopyIntent.DRAIN)
         self.decide("instance draining", instance.instance_id, reason)
 
     def stop(self, instance: Instance, reason: str) -> None:
@@ -188,14 +224,39 @@ class Draft:
             terminating_s=self.now_s,
             draining_s=instance.draining_s or self.now_s,
         )
-        self._intend(instance, CopyIntent.STOP)
+        for copy in self.copies_on(instance):
+            self._intend(copy, CopyIntent.STOP)
         self.decide("instance stopping", instance.instance_id, reason)
+
+    def drain_copy(self, copy: CopyRecord, reason: str) -> None:
+        """The same for one copy of a component, whose instance stays. Idempotent."""
+        if copy.intent is CopyIntent.RUN:
+            self._intend(copy, CopyIntent.DRAIN)
+            self.decide("copy draining", copy.copy_id, reason)
+
+    def stop_copy(self, copy: CopyRecord, reason: str) -> None:
+        """The same for one copy of a component, whose instance stays. Idempotent."""
+        if copy.intent is not CopyIntent.STOP:
+            self._intend(copy, CopyIntent.STOP)
+            self.decide("copy stopping", copy.copy_id, reason)
+
+    def drop_copy(self, copy: CopyRecord, reason: str) -> None:
+        """Its record goes, its instance stays."""
+        del self.copies[copy.copy_id]
+        self.gone_copies.add(copy.copy_id)
+        self.decide("copy gone", copy.copy_id, reason)
+
+    def fleet(self, deployment: Deployment, variant: Variant) -> list[Instance]:
+        """Instances that count for the variant's capacity by now, oldest first."""
+        return live_instances(self.instances.values(), deployment, variant)
+
+    def ready_count(self, deployment: Deployment, variant: Variant) -> int:
+        return sum(self.view.is_ready(i) for i in self.fleet(deployment, variant))
 
     def copies_on(self, instance: Instance) -> list[CopyRecord]:
         return self.copies.on_instance(instance.instance_id)
 
-    def _intend(self, instance: Instance, intent: CopyIntent) -> None:
-        for copy in self.copies_on(instance):
-            self.copies[copy.copy_id] = replace(
-                copy, intent=intent, draining_s=copy.draining_s or self.now_s
-            )
+    def _intend(self, copy: CopyRecord, intent: CopyIntent) -> None:
+        self.copies[copy.copy_id] = replace(
+            copy, intent=intent, draining_s=copy.draining_s or self.now_s
+        )

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from zeropull.placement.capacity import Shape, schedulable_memory_bytes
-from zeropull.reconcilers.components.planning import plan_component_endpoint
-from zeropull.reconcilers.endpoint_view import Gateways, View
-from zeropull.reconcilers.plan import Draft, Effect
+from tests.unit.reconcilers.memory_world import MemoryWorld
 from zeropull.resources.components import (
     ComponentSpec,
     ComponentStatus,
@@ -25,16 +22,13 @@ from zeropull.resources.endpoints import (
 from zeropull.resources.instances import (
     CopyIntent,
     CopyRecord,
-    Instance,
     InstanceState,
-    TimelineRecord,
 )
 from zeropull.resources.models import ContainerSpec
 from zeropull.resources.settings import EndpointSettings
 
 ACCOUNT = "000000000000"
 SETTINGS = EndpointSettings(idle_release_s=5.0)
-SHAPE = Shape("ml.duo", 4000, schedulable_memory_bytes(8 << 30), ("0", "1"))
 
 
 def deployment(
@@ -77,24 +71,11 @@ def version(
 
 
 @dataclass
-class ComponentWorld:
-    """Carries plans out at once; `step` makes copies healthy unless they are in `broken`."""
+class ComponentWorld(MemoryWorld):
+    """`settle` makes copies healthy unless their component is in `broken`."""
 
-    endpoint: Endpoint
-    now_s: float = 0.0
-    capacity: int = 100
     settings: EndpointSettings = SETTINGS
-    instances: dict[str, Instance] = field(default_factory=dict)
-    copies: dict[str, CopyRecord] = field(default_factory=dict)
-    timelines: dict[str, TimelineRecord] = field(default_factory=dict)
-    components: dict[str, InferenceComponent] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
-    in_flight: dict[str, int] = field(default_factory=dict)
-    resolve_failures: dict[str, str] = field(default_factory=dict)
-    alarms: frozenset[str] = frozenset()
     broken: dict[str, dict[str, object]] = field(default_factory=dict)  # component -> changes
-    has_cache: bool = False
-    gone: bool = False
     fewest: dict[str, int] = field(default_factory=dict)  # serving copies ever, by component
 
     def add(self, name: str, copies: int = 1, first: ComponentVersion | None = None) -> None:
@@ -119,46 +100,6 @@ class ComponentWorld:
 
     def scale(self, name: str, copies: int) -> None:
         self.change(name, status=ComponentStatus.UPDATING, desired_copies=copies)
-
-    def view(self) -> View:
-        routed = {c.copy_id: self.now_s for c in self.copies.values() if c.state == "healthy"}
-        return View(
-            self.endpoint,
-            tuple(self.instances.values()),
-            tuple(self.copies.values()),
-            tuple(self.timelines.values()),
-            gateways=Gateways(up=True, in_flight=self.in_flight, routed_s=routed),
-            lost=self.lost,
-            resolve_failures=self.resolve_failures,
-            stopped=frozenset(
-                c.copy_id for c in self.copies.values() if c.intent is CopyIntent.STOP
-            ),
-            alarms=self.alarms,
-            has_cache=self.has_cache,
-            components=tuple(self.components.values()),
-        )
-
-    def plan(self) -> Draft:
-        """One round: written and carried out."""
-        draft = plan_component_endpoint(
-            self.view(), self.now_s, self.settings, lambda kind: replace(SHAPE, instance_type=kind)
-        )
-        self.endpoint = draft.endpoint
-        self.instances, self.copies = dict(draft.instances), dict(draft.copies)
-        self.timelines, self.components = dict(draft.timelines), dict(draft.components)
-        self.gone = draft.is_gone
-        for action in draft.actions:
-            match action.effect:
-                case Effect.RESOLVE_COMPONENT:
-                    self._resolve(action.target)
-                case Effect.LAUNCH:
-                    self._launch(action.target)
-                case Effect.TERMINATE:
-                    del self.instances[action.target]
-                    for copy in list(self.copies.values()):
-                        if copy.instance_id == action.target:
-                            del self.copies[copy.copy_id]
-        return draft
 
     def settle(self, rounds: int = 10) -> ComponentWorld:
         """Rounds of a second; copies on running instances become healthy."""
@@ -191,10 +132,7 @@ class ComponentWorld:
     def status(self, name: str) -> ComponentStatus:
         return self.components[name].status
 
-    def running(self) -> list[Instance]:
-        return [i for i in self.instances.values() if i.state is InstanceState.RUNNING]
-
-    def _resolve(self, version_id: str) -> None:
+    def resolve(self, version_id: str) -> None:
         for name, component in self.components.items():
             for which in ("current", "pending"):
                 found: ComponentVersion | None = getattr(component, which)
@@ -202,27 +140,6 @@ class ComponentWorld:
                     reference = found.spec.container.image
                     image = DeployedImage(reference, f"sha256:{reference}", self.now_s)
                     self.change(name, **{which: replace(found, image=image)})
-
-    def _launch(self, instance_id: str) -> None:
-        instance = self.instances[instance_id]
-        used = sum(
-            i.state in (InstanceState.RUNNING, InstanceState.DRAINING, InstanceState.TERMINATING)
-            for i in self.instances.values()
-        )
-        if used >= self.capacity:
-            self.instances[instance_id] = replace(
-                instance,
-                failure=f"{used} of {self.capacity} instances are in use",
-                next_attempt_s=self.now_s + 2,
-            )
-            return
-        self.instances[instance_id] = replace(
-            instance,
-            state=InstanceState.RUNNING,
-            launched_s=self.now_s,
-            running_s=self.now_s,
-            failure="",
-        )
 
 
 def world(first: Deployment | None = None, **kwargs: object) -> ComponentWorld:

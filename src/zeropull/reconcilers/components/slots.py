@@ -14,7 +14,6 @@ from zeropull.placement.capacity import (
 )
 from zeropull.placement.placing import CopyRequest
 from zeropull.providers.protocol import MachineShape
-from zeropull.reconcilers.endpoint_view import LIVE_STATES
 from zeropull.reconcilers.plan import Draft
 from zeropull.resources.components import (
     ComponentSpec,
@@ -59,12 +58,6 @@ def wants_of(version: ComponentVersion) -> frozenset[str]:
     """What a node had better hold already: the image's digest, the URLs of the artifacts."""
     digest = {version.image.manifest_digest} if version.image else set()
     return frozenset(digest | {source.url for source in version.spec.container.sources})
-
-
-def live_instances(draft: Draft) -> list[Instance]:
-    """Those that are there or coming and not leaving, oldest first."""
-    found = [i for i in draft.instances.values() if i.state in LIVE_STATES and not i.leaving]
-    return sorted(found, key=lambda i: (i.created_s, i.instance_id))
 
 
 def version_of(draft: Draft, copy: CopyRecord) -> ComponentVersion | None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from zeropull.controlapi.messages import CopyState
 from zeropull.reconcilers import failure_reasons
-from zeropull.reconcilers.endpoint_view import LIVE_STATES
+from zeropull.reconcilers.failing import (
+    MAX_ATTEMPTS,
+    capacity_overdue,
+    instance_breakage,
+)
+from zeropull.reconcilers.leaving import let_go
 from zeropull.reconcilers.plan import Draft, Effect
 from zeropull.resources.endpoints import Deployment, EndpointStatus, Variant
-from zeropull.resources.instances import Instance, InstanceState
+from zeropull.resources.instances import Instance
 from zeropull.resources.settings import EndpointSettings
-
-MAX_ATTEMPTS = 3  # broken instances in a row until a creation or a scale-out is given up
 
 
 def is_resolved(deployment: Deployment) -> bool:
@@ -21,25 +21,6 @@ def is_resolved(deployment: Deployment) -> bool:
         {c.image for c in v.containers} <= {i.reference for i in v.images}
         for v in deployment.variants
     )
-
-
-def ready_count(draft: Draft, deployment: Deployment, variant: Variant) -> int:
-    return sum(draft.view.is_ready(i) for i in live(draft, deployment, variant))
-
-
-def promoted(deployment: Deployment) -> Deployment:
-    """The deployment as the serving one: what was wanted is what is."""
-    variants = tuple(
-        replace(
-            v,
-            current_instances=v.desired_instances,
-            current_weight=v.desired_weight,
-            shifted_instances=0,
-            statuses=(),
-        )
-        for v in deployment.variants
-    )
-    return replace(deployment, variants=variants, shifted_s=None)
 
 
 def ensure_fleet(
@@ -67,11 +48,11 @@ def ensure_fleet(
         reason = _replace_broken(
             draft, deployment, variant, settings, wanted=wanted, is_serving=is_serving
         )
-        if reason is None and len(live(draft, deployment, variant)) <= wanted:
-            reason = _capacity_overdue(draft, deployment, variant, settings)
+        if reason is None and len(draft.fleet(deployment, variant)) <= wanted:
+            reason = capacity_overdue(draft, variant, draft.fleet(deployment, variant), settings)
         if reason is not None:
             return reason
-        fleet = live(draft, deployment, variant)
+        fleet = draft.fleet(deployment, variant)
         for _ in range(wanted - len(fleet)):
             draft.want_instance(
                 deployment,
@@ -93,87 +74,33 @@ def _replace_broken(
     wanted: int,
     is_serving: bool,
 ) -> str | None:
-    for instance in live(draft, deployment, variant):
-        cause = _breakage(draft, instance, settings)
-        if cause is None:
+    for instance in draft.fleet(deployment, variant):
+        broken = instance_breakage(draft, instance, settings)
+        if broken is None:
             continue
-        text, verdict = cause
         was_good = (
             instance.running_s is not None
             and draft.now_s - instance.running_s >= settings.retry_max_s
         )
         attempts = 1 if was_good else instance.attempts + 1
-        if not is_serving and verdict is not None:
-            return verdict
+        if not is_serving and broken.verdict is not None:
+            return broken.verdict
         if attempts > MAX_ATTEMPTS and (
             not is_serving or draft.endpoint.status is EndpointStatus.UPDATING
         ):
-            return verdict or failure_reasons.instance_failure(variant.name, text)
-        if len(live(draft, deployment, variant)) <= wanted:
-            delay = settings.backoff.after(attempts)
+            return broken.verdict or failure_reasons.instance_failure(variant.name, broken.text)
+        if len(draft.fleet(deployment, variant)) <= wanted:
+            delay_s = 0.0 if was_good else settings.backoff.after(attempts)
             draft.want_instance(
                 deployment,
                 variant,
-                reason=f"replaces {instance.instance_id}: {text}",
+                reason=f"replaces {instance.instance_id}: {broken.text}",
                 cause_s=draft.now_s,
                 attempts=attempts,
-                not_before_s=draft.now_s if was_good else draft.now_s + delay,
+                not_before_s=draft.now_s + delay_s,
             )
-        if instance.instance_id in draft.view.lost:
-            draft.stop(instance, text)
-        else:
-            draft.drain(instance, text)
+        let_go(draft, instance, broken.text)
     return None
-
-
-def _breakage(
-    draft: Draft, instance: Instance, settings: EndpointSettings
-) -> tuple[str, str | None] | None:
-    """What is wrong with the instance, and the FailureReason if it is the deployment's fault."""
-    view = draft.view
-    if instance.instance_id in view.lost:
-        return view.lost[instance.instance_id], None
-    for copy in draft.copies_on(instance):
-        if copy.state == CopyState.FAILED:
-            text = f"copy {copy.copy_id} failed: {copy.message}"
-            fatal = not failure_reasons.is_worth_retrying(copy)
-            return text, failure_reasons.copy_failure(copy) if fatal else None
-        since_s = view.unhealthy_since_s.get(copy.copy_id)
-        if since_s is not None and draft.now_s - since_s >= settings.unhealthy_s:
-            return (
-                f"copy {copy.copy_id} has not answered /ping for {settings.unhealthy_s:.0f} s",
-                failure_reasons.copy_failure(
-                    replace(copy, failure=copy.failure or "health_timeout")
-                ),
-            )
-    return None
-
-
-def _capacity_overdue(
-    draft: Draft, deployment: Deployment, variant: Variant, settings: EndpointSettings
-) -> str | None:
-    limit_s = variant.spec.provision_timeout_s or settings.provision_timeout_s
-    for instance in live(draft, deployment, variant):
-        if (
-            instance.state is InstanceState.WANTED
-            and instance.failure
-            and draft.now_s - instance.created_s >= limit_s
-        ):
-            return failure_reasons.capacity_failure(
-                variant.name, f"No capacity came free in {limit_s:.0f} s: {instance.failure}"
-            )
-    return None
-
-
-def live(draft: Draft, deployment: Deployment, variant: Variant) -> list[Instance]:
-    found = [
-        i
-        for i in draft.instances.values()
-        if i.deployment_id == deployment.deployment_id
-        and i.variant == variant.name
-        and i.state in LIVE_STATES
-    ]
-    return sorted(found, key=lambda i: (i.created_s, i.instance_id))
 
 
 def _victims(draft: Draft, fleet: list[Instance], count: int) -> list[Instance]:

@@ -10,15 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from zeropull.reconcilers.endpoints.fleet import (
-    ensure_fleet,
-    is_resolved,
-    live,
-    promoted,
-    ready_count,
-)
+from zeropull.reconcilers.endpoints.fleet import ensure_fleet, is_resolved
 from zeropull.reconcilers.plan import Draft
-from zeropull.resources.endpoint_configs import CapacitySize
+from zeropull.reconcilers.updating import next_batch, rollback_reason
 from zeropull.resources.endpoints import (
     Deployment,
     Endpoint,
@@ -35,13 +29,11 @@ def plan_update(draft: Draft, settings: EndpointSettings) -> None:
     """One pass over the pending deployment of an endpoint that already serves."""
     pending = draft.endpoint.pending
     assert pending is not None
-    limit_s = _execution_limit_s(pending)
-    if limit_s is not None and draft.now_s - pending.started_s > limit_s:
-        roll_back(draft, f"The update took longer than its limit of {limit_s:.0f} s.")
-        return
-    alarms = [a for a in pending.policy.rollback_alarms if a in draft.view.alarms]
-    if alarms and pending.shifted_s is not None:
-        roll_back(draft, f"The update was rolled back: alarm {alarms[0]} is in ALARM.")
+    back = rollback_reason(
+        draft, pending.policy, pending.started_s, is_shifting=pending.shifted_s is not None
+    )
+    if back is not None:
+        roll_back(draft, back)
         return
     goal = {v.name: _next_step(pending, v) for v in pending.variants}
     is_rolling = pending.policy.rolling is not None
@@ -72,7 +64,7 @@ def old_sizes(draft: Draft) -> dict[str, int] | None:
             sizes[old.name] = old.desired_instances
             continue
         starved = sum(
-            i.state is InstanceState.WANTED and bool(i.failure) for i in live(draft, pending, new)
+            i.state is InstanceState.WANTED and bool(i.failure) for i in draft.fleet(pending, new)
         )
         gone = math.floor(old.desired_instances * new.shifted_instances / new.desired_instances)
         sizes[old.name] = max(0, old.desired_instances - gone - starved)
@@ -112,25 +104,17 @@ def instances_in_rotation(endpoint: Endpoint, variant: str, old_count: int) -> t
 def _shift(draft: Draft, pending: Deployment, goal: dict[str, int]) -> None:
     view = draft.view
     healthy = {
-        v.name: sum(view.is_healthy(i) for i in live(draft, pending, v)) for v in pending.variants
+        v.name: sum(view.is_healthy(i) for i in draft.fleet(pending, v)) for v in pending.variants
     }
     interval_s, termination_s = _waits_s(pending)
     waited_s = math.inf if pending.shifted_s is None else draft.now_s - pending.shifted_s
     told = view.gateways.acknowledged or not view.gateways.up
     if all(v.shifted_instances >= v.desired_instances for v in pending.variants):
         in_service = all(
-            ready_count(draft, pending, v) >= v.desired_instances for v in pending.variants
+            draft.ready_count(pending, v) >= v.desired_instances for v in pending.variants
         )
         if in_service and told and waited_s >= interval_s + termination_s:
-            draft.set_endpoint(
-                replace(
-                    draft.endpoint,
-                    status=EndpointStatus.IN_SERVICE,
-                    current=promoted(pending),
-                    pending=None,
-                    failure_reason="",
-                )
-            )
+            draft.enter_service(pending)
         return
     if any(healthy[name] < count for name, count in goal.items()):
         return
@@ -156,23 +140,17 @@ def _next_step(pending: Deployment, variant: Variant) -> int:
     """How many new instances are in rotation after the next step."""
     wanted, shifted = variant.desired_instances, variant.shifted_instances
     if pending.policy.rolling is not None:
-        return min(wanted, shifted + _count(pending.policy.rolling.batch, wanted))
+        return next_batch(pending.policy.rolling.batch, shifted, wanted)
     policy = pending.policy.blue_green
     if policy is None:
         return wanted
     match policy.shift:
         case "CANARY" if policy.canary is not None and shifted == 0 and wanted > 1:
-            return min(wanted, _count(policy.canary, wanted))
+            return next_batch(policy.canary, 0, wanted)
         case "LINEAR" if policy.linear_step is not None:
-            return min(wanted, shifted + _count(policy.linear_step, wanted))
+            return next_batch(policy.linear_step, shifted, wanted)
         case _:
             return wanted
-
-
-def _count(size: CapacitySize, whole: int) -> int:
-    if size.unit == "INSTANCE_COUNT":
-        return max(1, min(size.value, whole))
-    return max(1, math.floor(whole * size.value / 100))
 
 
 def _waits_s(pending: Deployment) -> tuple[float, float]:
@@ -182,11 +160,6 @@ def _waits_s(pending: Deployment) -> tuple[float, float]:
     return (policy.wait_interval_s, policy.termination_wait_s) if policy else (0.0, 0.0)
 
 
-def _execution_limit_s(pending: Deployment) -> float | None:
-    policy = pending.policy.rolling or pending.policy.blue_green
-    return policy.max_execution_s if policy else None
-
-
 def _with_statuses(draft: Draft) -> Deployment:
     """VariantStatus while the new fleet comes up; it says so when there is no room for it."""
     pending = draft.endpoint.pending
@@ -194,7 +167,7 @@ def _with_statuses(draft: Draft) -> Deployment:
     for variant in pending.variants:
         if variant.shifted_instances:
             continue
-        lacking = next((i.failure for i in live(draft, pending, variant) if i.failure), "")
+        lacking = next((i.failure for i in draft.fleet(pending, variant) if i.failure), "")
         before = variant.statuses[0] if variant.statuses else None
         if before is None or before.message != lacking:
             began_s = before.began_s if before else draft.now_s

@@ -12,14 +12,16 @@ from zeropull.controlapi.messages import (
     Target,
     VariantRoute,
 )
-from zeropull.reconcilers.endpoint_view import View
+from zeropull.reconcilers.endpoint_view import LIVE_STATES, View
 from zeropull.reconcilers.endpoints.rollout import instances_in_rotation
-from zeropull.reconcilers.observing import is_routable
-from zeropull.reconcilers.publishing.component_routes import component_endpoint_route
+from zeropull.reconcilers.folding import is_routable
+from zeropull.resources.components import ComponentStatus
 from zeropull.resources.endpoints import Deployment, Variant
 from zeropull.resources.instances import CopyRecord, Instance, InstanceState
 
 MAX_CONCURRENCY_TAG = "zeropull:max-concurrency"
+
+Limits = Mapping[tuple[str, str], int]
 
 
 def build_routes(
@@ -28,8 +30,8 @@ def build_routes(
     *,
     region: str,
     queue_limit: int,
-    max_concurrency: Mapping[tuple[str, str], int],
-    component_concurrency: Mapping[tuple[str, str], int] | None = None,
+    max_concurrency: Limits,
+    component_concurrency: Limits | None = None,
     held: Mapping[str, frozenset[str]] | None = None,
 ) -> Routes:
     """All endpoints of all accounts. `max_concurrency` by (account, model name),
@@ -43,7 +45,7 @@ def build_routes(
             limits = component_concurrency or {}
             endpoints.append(component_endpoint_route(view, queue_limit, limits, held_here))
         else:
-            endpoints.append(_endpoint_route(view, queue_limit, max_concurrency))
+            endpoints.append(_plain_endpoint_route(view, queue_limit, max_concurrency))
     return Routes(
         version=0,
         region=region,
@@ -52,67 +54,96 @@ def build_routes(
     )
 
 
-def _endpoint_route(
-    view: View, queue_limit: int, max_concurrency: Mapping[tuple[str, str], int]
+def component_endpoint_route(
+    view: View, queue_limit: int, max_concurrency: Limits, held: frozenset[str]
 ) -> EndpointRoute:
-    endpoint = view.endpoint
-    serving = endpoint.current or endpoint.pending
-    names = dict.fromkeys(
-        v.name for d in (endpoint.current, endpoint.pending) if d is not None for v in d.variants
+    """Targets by component. `held`: components whose requests wait while their first copy
+    starts."""
+    names = {c.name for c in view.components if c.status is not ComponentStatus.DELETING}
+    up = {
+        i.instance_id
+        for i in view.instances
+        if i.state in LIVE_STATES and i.instance_id not in view.lost
+    }
+    targets = []
+    for copy in sorted(view.copies, key=lambda c: (c.created_s, c.copy_id)):
+        if copy.component in names:
+            limit = max_concurrency.get((view.endpoint.account, copy.component or ""))
+            targets += _targets(copy, copy.instance_id in up, limit)
+    containers = {c.current.spec.container.name for c in view.components}
+    container = containers.pop() if len(containers) == 1 else "model"
+    deployment = view.endpoint.current or view.endpoint.pending
+    variants = deployment.variants if deployment else ()
+    return EndpointRoute(
+        name=view.endpoint.name,
+        account=view.endpoint.account,
+        status=view.endpoint.status.value,
+        component_based=True,
+        variants=tuple(_variant_route(v, targets, queue_limit, container) for v in variants),
+        components=tuple(sorted(names)),
+        held_components=tuple(sorted(held & names)),
     )
+
+
+def _plain_endpoint_route(view: View, queue_limit: int, max_concurrency: Limits) -> EndpointRoute:
+    current, pending = view.endpoint.current, view.endpoint.pending
+    names = dict.fromkeys(v.name for d in (current, pending) if d is not None for v in d.variants)
     variants = []
     for name in names:
-        route = _variant_route(view, name, queue_limit, max_concurrency)
-        if route is not None:
-            variants.append(route)
+        old = current.variant(name) if current else None
+        new = pending.variant(name) if pending else None
+        if old is None and current is not None and new is not None and not new.shifted_instances:
+            continue  # comes with the update, and no instance of it takes traffic yet
+        described = old or new
+        assert described is not None
+        targets = _variant_targets(view, described, (current, old), (pending, new), max_concurrency)
+        container = described.containers[0].name if described.containers else "primary"
+        variants.append(_variant_route(described, targets, queue_limit, container))
     return EndpointRoute(
-        name=endpoint.name,
-        account=endpoint.account,
-        status=endpoint.status.value,
-        component_based=serving is not None and serving.is_component_based,
+        name=view.endpoint.name,
+        account=view.endpoint.account,
+        status=view.endpoint.status.value,
         variants=tuple(variants),
     )
 
 
 def _variant_route(
-    view: View, name: str, queue_limit: int, max_concurrency: Mapping[tuple[str, str], int]
-) -> VariantRoute | None:
-    current, pending = view.endpoint.current, view.endpoint.pending
-    old = current.variant(name) if current else None
-    new = pending.variant(name) if pending else None
-    described = old or new
-    assert described is not None
-    if old is None and current is not None and new is not None and new.shifted_instances == 0:
-        return None  # comes with the update, and no instance of it takes traffic yet
-    in_rotation = _in_rotation(view, name, (current, old), (pending, new))
+    variant: Variant, targets: Iterable[Target], queue_limit: int, container: str
+) -> VariantRoute:
+    return VariantRoute(
+        name=variant.name,
+        weight=variant.desired_weight,
+        strategy=variant.spec.routing_strategy,
+        targets=tuple(targets),
+        queue_limit=queue_limit,
+        container_name=container,
+        instance_type=variant.spec.instance_type,
+    )
+
+
+def _variant_targets(
+    view: View,
+    described: Variant,
+    old: tuple[Deployment | None, Variant | None],
+    new: tuple[Deployment | None, Variant | None],
+    max_concurrency: Limits,
+) -> list[Target]:
+    in_rotation = _in_rotation(view, described.name, old, new)
+    pending, new_variant = new
     targets = []
     for instance in sorted(view.instances, key=lambda i: (i.created_s, i.instance_id)):
-        if instance.variant != name or instance.state in (
+        if instance.variant != described.name or instance.state in (
             InstanceState.TERMINATING,
             InstanceState.WANTED,
         ):
             continue
         for copy in view.copies_on(instance):
-            variant = new if pending and copy.deployment_id == pending.deployment_id else old
-            target = _target(
-                view,
-                copy,
-                variant or described,
-                instance.instance_id in in_rotation,
-                max_concurrency,
-            )
-            if target is not None:
-                targets.append(target)
-    container = described.containers[0].name if described.containers else "primary"
-    return VariantRoute(
-        name=name,
-        weight=described.desired_weight,
-        strategy=described.spec.routing_strategy,
-        targets=tuple(targets),
-        queue_limit=queue_limit,
-        container_name=container,
-        instance_type=described.spec.instance_type,
-    )
+            is_new = pending is not None and copy.deployment_id == pending.deployment_id
+            variant = (new_variant if is_new else old[1]) or described
+            model = variant.spec.model_name
+            limit = max_concurrency.get((view.endpoint.account, model)) if model else None
+            targets += _targets(copy, instance.instance_id in in_rotation, limit)
+    return targets
 
 
 def _in_rotation(
@@ -132,29 +163,26 @@ def _in_rotation(
     return {i.instance_id for i in fleets[0][:old_count] + fleets[1][:new_count]}
 
 
-def _target(
-    view: View,
-    copy: CopyRecord,
-    variant: Variant,
-    is_in_rotation: bool,
-    max_concurrency: Mapping[tuple[str, str], int],
-) -> Target | None:
-    """None for a copy that has never served; one that may still have requests is draining."""
+def _targets(copy: CopyRecord, may_serve: bool, max_concurrency: int | None) -> list[Target]:
+    """None for a copy that has never served; one that may still have requests is draining.
+
+    `may_serve`: its instance is in rotation.
+    """
     if copy.host is None or copy.container != 0 or copy.healthy_s is None:
-        return None
+        return []
     if copy.state in (CopyState.FAILED, CopyState.STOPPED):
-        return None
-    takes_requests = is_in_rotation and is_routable(copy)
+        return []
+    takes_requests = may_serve and is_routable(copy)
     if not takes_requests and copy.routed_s is None:
-        return None
-    model = variant.spec.model_name
-    limit = max_concurrency.get((view.endpoint.account, model)) if model else None
-    return Target(
-        copy_id=copy.copy_id,
-        instance_id=copy.instance_id,
-        host=copy.host,
-        port=copy.port,
-        draining=not takes_requests,
-        component=copy.component,
-        max_concurrency=limit,
-    )
+        return []
+    return [
+        Target(
+            copy_id=copy.copy_id,
+            instance_id=copy.instance_id,
+            host=copy.host,
+            port=copy.port,
+            draining=not takes_requests,
+            component=copy.component,
+            max_concurrency=max_concurrency,
+        )
+    ]

@@ -14,8 +14,9 @@ from tests.unit.reconcilers.endpoint_world import (
     endpoint,
     serving,
 )
-from zeropull.reconcilers.endpoints.planning import plan_endpoint
+from tests.unit.reconcilers.memory_world import shape_of
 from zeropull.reconcilers.plan import Effect
+from zeropull.reconcilers.planning import plan_endpoint
 from zeropull.resources.endpoint_configs import (
     BlueGreenPolicy,
     CapacitySize,
@@ -43,9 +44,6 @@ def update(world: World, count: int = 1, policy: UpdatePolicy | None = None) -> 
     new = deployment(count, started_s=world.now_s, policy=policy)
     world.endpoint = replace(world.endpoint, status=EndpointStatus.UPDATING, pending=new)
     return world
-
-
-# ------------------------------------------------------------------------------------- creation
 
 
 def test_creation_asks_for_digests_before_it_wants_instances() -> None:
@@ -149,12 +147,9 @@ def test_instances_that_die_again_and_again_fail_the_creation() -> None:
     assert world.endpoint.status is EndpointStatus.FAILED
 
 
-# ------------------------------------------------------------------------------- scaling, repair
-
-
 def test_nothing_is_decided_for_an_endpoint_that_is_as_it_should_be() -> None:
     world = serving(2)
-    draft = plan_endpoint(world.view(), world.now_s, SETTINGS)
+    draft = plan_endpoint(world.view(), world.now_s, SETTINGS, shape_of)
     assert not draft.actions
     assert not draft.decisions
     assert draft.endpoint == world.endpoint
@@ -234,13 +229,12 @@ def test_repeated_replacements_back_off() -> None:
     assert waits[-1] >= 4 * waits[0]
 
 
-def test_the_pause_between_replacements_is_bounded_whatever_their_number() -> None:
+def test_an_instance_that_was_replaced_a_thousand_times_is_replaced_again() -> None:
     world = serving(1)
-    (instance,) = world.instances.values()
-    world.instances = {instance.instance_id: replace(instance, attempts=5000)}
+    (instance,) = world.running()
+    world.instances[instance.instance_id] = replace(instance, attempts=2000)
     world.set_copies("failed", failure="container_exited", message="it exited").plan()
     new = max(world.instances.values(), key=lambda i: i.attempts)
-    assert new.attempts == 5001
     assert new.next_attempt_s == world.now_s + SETTINGS.retry_max_s
 
 
@@ -254,9 +248,6 @@ def test_a_copy_that_does_not_answer_ping_for_long_is_replaced() -> None:
     world.now_s += SETTINGS.unhealthy_s
     world.plan()
     assert len(world.instances) == 2
-
-
-# --------------------------------------------------------------------------------------- updates
 
 
 def test_an_update_switches_only_when_the_whole_new_fleet_is_healthy() -> None:
@@ -359,9 +350,6 @@ def test_an_alarm_while_baking_rolls_the_update_back() -> None:
     assert world.settle(5).endpoint.status is EndpointStatus.IN_SERVICE
 
 
-# ---------------------------------------------------------------------------------------- delete
-
-
 @pytest.mark.parametrize("rounds", range(6))
 def test_an_endpoint_can_be_deleted_at_any_point_of_its_life(rounds: int) -> None:
     world = World(endpoint(deployment(2)))
@@ -383,7 +371,7 @@ def test_a_failed_endpoint_can_be_deleted() -> None:
 
 def test_the_record_stays_until_the_image_cache_is_purged() -> None:
     world = World(replace(endpoint(deployment(1)), status=EndpointStatus.DELETING))
-    draft = plan_endpoint(replace(world.view(), has_cache=True), 1.0, SETTINGS)
+    draft = plan_endpoint(replace(world.view(), has_cache=True), 1.0, SETTINGS, shape_of)
     assert not draft.is_gone
 
 
@@ -396,15 +384,12 @@ def test_a_delete_does_not_wait_long_for_requests() -> None:
     assert world.rounds(6).gone
 
 
-# ----------------------------------------------------------------------------------- crash points
-
-
 def test_a_plan_that_was_written_but_not_carried_out_is_carried_out_by_the_next() -> None:
     world = World(endpoint(deployment(2)))
-    draft = plan_endpoint(world.view(), 0.0, SETTINGS)
+    draft = plan_endpoint(world.view(), 0.0, SETTINGS, shape_of)
     world.endpoint = draft.endpoint
     world.instances, world.copies = dict(draft.instances), dict(draft.copies)
-    again = plan_endpoint(world.view(), 1.0, SETTINGS)
+    again = plan_endpoint(world.view(), 1.0, SETTINGS, shape_of)
     assert {a.target for a in again.actions if a.effect is Effect.LAUNCH} == set(world.instances)
     assert set(again.instances) == set(world.instances)
 
@@ -414,7 +399,7 @@ def test_an_instance_that_was_being_launched_at_the_crash_is_launched_again() ->
     world.plan()
     instance = next(iter(world.instances.values()))
     world.instances[instance.instance_id] = replace(instance, state=InstanceState.LAUNCHING)
-    draft = plan_endpoint(world.view(), 1.0, SETTINGS)
+    draft = plan_endpoint(world.view(), 1.0, SETTINGS, shape_of)
     assert [a.effect for a in draft.actions] == [Effect.LAUNCH]
 
 
@@ -424,7 +409,7 @@ def test_a_termination_that_was_interrupted_is_asked_for_again() -> None:
     world.instances[instance.instance_id] = replace(
         instance, state=InstanceState.TERMINATING, terminating_s=world.now_s - 100
     )
-    draft = plan_endpoint(world.view(), world.now_s, SETTINGS)
+    draft = plan_endpoint(world.view(), world.now_s, SETTINGS, shape_of)
     assert Effect.TERMINATE in [a.effect for a in draft.actions]
 
 

@@ -13,8 +13,8 @@ from tests.unit.reconcilers.component_world import (
 )
 from zeropull.controlapi.messages import ImagePath, NodeAssignment
 from zeropull.reconcilers.components.slots import component_images
-from zeropull.reconcilers.publishing.component_assignments import build_component_assignment
-from zeropull.reconcilers.publishing.component_routes import component_endpoint_route
+from zeropull.reconcilers.publishing.assignments import AssignmentBuilder
+from zeropull.reconcilers.publishing.routes import component_endpoint_route
 from zeropull.resources.components import ComponentStatus
 
 
@@ -22,15 +22,13 @@ def assignment(
     made: ComponentWorld, *, simulate: bool = True, cached: frozenset[str] | None = frozenset()
 ) -> NodeAssignment:
     instance = made.running()[0]
-    return build_component_assignment(
+    builder = AssignmentBuilder("us-east-1", simulate, lambda image: None, {})
+    return builder.build(
         replace(made.view(), cached={} if cached is None else {instance.instance_id: cached}),
         replace(instance, accelerators=("gpu=0", "gpu=1")),
-        region="us-east-1",
-        simulate_accelerators=simulate,
+        shape=None,
         image_path=ImagePath.AUTO,
         waits=["sha256:repo/b:1"],
-        registry_access=lambda image: None,
-        buckets={},
     )
 
 

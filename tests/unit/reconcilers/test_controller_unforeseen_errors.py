@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from tests.unit.reconcilers.endpoint_world import deployment, endpoint
+from tests.unit.reconcilers.memory_world import shape_of
 from zeropull.controlapi.exchange import Exchange
 from zeropull.imagecache.generations import GenerationStore
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.local.loopback_ports import loopback_ports
 from zeropull.providers.protocol import MachineShape, ProvidedInstance
 from zeropull.reconcilers import controller as controlling
-from zeropull.reconcilers.controller import Controller, Outside
+from zeropull.reconcilers.controller import Controller
 from zeropull.reconcilers.imagecaches.controller import CacheController
+from zeropull.reconcilers.node_engine import NodeEngine
 from zeropull.resources.endpoints import Endpoint, EndpointStatus
 from zeropull.resources.instances import Instance, InstanceState
 from zeropull.resources.settings import EndpointSettings, Settings
@@ -56,7 +58,7 @@ async def resolve(reference: str) -> ResolvedImage:
     raise RecursionError("too deep")
 
 
-async def prepare(endpoint: Endpoint) -> None:
+async def open_ways(endpoint: Endpoint) -> None:
     pass
 
 
@@ -73,10 +75,27 @@ def make(store: Store, provider: Any, root: Path) -> Controller:
         all_instance_types=False,
         clock=lambda: 0.0,
     )
-    shape = MachineShape("ml.g5.xlarge", 4, 1 << 30)
-    outside = Outside(resolve, lambda name: shape, lambda image: None, prepare, lambda: 0.0)
     settings = Settings(endpoints=EndpointSettings(retry_s=0.0))
-    return Controller(store, exchange, provider, caches, settings, outside)
+    engine = NodeEngine(
+        store,
+        exchange,
+        provider,
+        caches,
+        settings,
+        shape=lambda name: MachineShape(name, 4, 1 << 30),
+        registry_access=lambda image: None,
+        open_ways=open_ways,
+    )
+    return Controller(
+        store,
+        exchange,
+        engine,
+        caches,
+        settings,
+        resolve=resolve,
+        shape_of=shape_of,
+        clock=lambda: 0.0,
+    )
 
 
 def instance(state: InstanceState) -> Instance:

@@ -1,0 +1,145 @@
+"""Turns reports of nodes and gateways into the observed side of the stored documents. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from zeropull.controlapi.exchange import Received
+from zeropull.controlapi.messages import CopyReport, CopyState, GatewayReport
+from zeropull.reconcilers.endpoint_view import Gateways
+from zeropull.resources.instances import (
+    CopyIntent,
+    CopyRecord,
+    Instance,
+    InstanceState,
+    TimelineRecord,
+)
+from zeropull.resources.settings import EndpointSettings
+from zeropull.resources.stages import Stage, StageRecord
+
+
+def fold_copy(copy: CopyRecord, report: CopyReport) -> CopyRecord:
+    """The copy as its node sees it."""
+    return replace(
+        copy,
+        state=report.state.value,
+        host=report.host,
+        port=report.port,
+        healthy_s=copy.healthy_s if copy.healthy_s is not None else report.healthy_at_s,
+        restarts=report.restarts,
+        next_start_s=report.next_start_s,
+        failure=report.failure.value if report.failure else None,
+        message=report.message,
+    )
+
+
+def fold_gateways(
+    reports: dict[str, Received[GatewayReport]], published: int, now_s: float, silent_s: float
+) -> Gateways:
+    """All gateways that have reported within `silent_s`, as one."""
+    heard = [r.report for r in reports.values() if now_s - r.received_s <= silent_s]
+    in_flight: dict[str, int] = {}
+    routed_s: dict[str, float] = {}
+    first_response_s: dict[str, float] = {}
+    for report in heard:
+        for copy_id, count in report.in_flight.items():
+            in_flight[copy_id] = in_flight.get(copy_id, 0) + count
+        _keep_earliest(routed_s, report.routed_at_s)
+        _keep_earliest(first_response_s, report.first_response_s)
+    return Gateways(
+        up=bool(heard),
+        acknowledged=all(r.routes_version >= published for r in heard),
+        in_flight=in_flight,
+        routed_s=routed_s,
+        first_response_s=first_response_s,
+    )
+
+
+def lost_reason(
+    instance: Instance,
+    heard_s: float | None,
+    *,
+    is_there: bool | None,
+    started_s: float,
+    now_s: float,
+    settings: EndpointSettings,
+) -> str | None:
+    """Why the instance counts as lost, None while it does not.
+
+    `heard_s`: when it was heard of last, None = never. `is_there`: whether the engine has it, None
+    = not known yet. `started_s`: when this control plane started; silence before that says nothing.
+    """
+    if instance.state not in (InstanceState.RUNNING, InstanceState.DRAINING):
+        return None
+    if is_there is False:
+        return f"instance {instance.instance_id} is gone"
+    since_s = max(started_s, instance.running_s or instance.created_s)
+    if heard_s is None:
+        limit_s = settings.node_start_s
+    else:
+        since_s = max(since_s, heard_s)
+        limit_s = settings.node_lost_s
+    if now_s - since_s < limit_s:
+        return None
+    return f"the node of {instance.instance_id} has not reported for {now_s - since_s:.0f} s"
+
+
+def fold_timeline(
+    record: TimelineRecord,
+    instance: Instance | None,
+    copy: CopyRecord | None,
+    report: CopyReport | None,
+    gateways: Gateways,
+) -> TimelineRecord:
+    """Everything that is known about a launch by now, in the order of the stages."""
+    stages = {s.stage: s for s in record.stages}
+    if report is not None:
+        for stage in report.stages:
+            stages[stage.stage] = stage
+    if instance is not None and instance.launched_s is not None and record.new_instance:
+        work = [s.began_s for s in stages.values() if s.stage in (Stage.IMAGE, Stage.MODEL)]
+        stages[Stage.PROVISION] = _provision(instance, min(work, default=None))
+    ready_s = record.ready_s
+    if copy is not None and copy.routed_s is not None and copy.healthy_s is not None:
+        ready_s = ready_s or copy.routed_s
+        began_s = min(copy.healthy_s, copy.routed_s)
+        stages.setdefault(Stage.ROUTE, StageRecord(Stage.ROUTE, began_s, copy.routed_s))
+    first_s = record.first_response_s or gateways.first_response_s.get(record.copy_id)
+    ordered = tuple(stages[stage] for stage in Stage if stage in stages)
+    return replace(record, stages=ordered, ready_s=ready_s, first_response_s=first_s)
+
+
+def ended(record: TimelineRecord, now_s: float) -> TimelineRecord:
+    """The record of a copy that is gone; stages that never ended stay open."""
+    return record if record.ended_s is not None else replace(record, ended_s=now_s)
+
+
+def surplus_timelines(records: list[TimelineRecord], limit: int) -> list[TimelineRecord]:
+    """What must be forgotten so that `limit` are left: the oldest of those that have ended."""
+    over = len(records) - limit
+    gone = sorted((r for r in records if r.ended_s is not None), key=lambda r: r.began_s)
+    return gone[: max(0, over)]
+
+
+def is_routable(copy: CopyRecord) -> bool:
+    return (
+        copy.intent is CopyIntent.RUN
+        and copy.state == CopyState.HEALTHY
+        and copy.host is not None
+        and copy.container == 0
+    )
+
+
+def _provision(instance: Instance, first_work_s: float | None) -> StageRecord:
+    """Until the node begins to work: its agent has started and has its assignment."""
+    assert instance.launched_s is not None
+    volumes = ", ".join(str(v.generation) for v in instance.volumes)
+    detail = f"{instance.instance_id}, {instance.instance_type}" + (
+        f", image cache generation {volumes} attached" if volumes else ", no image cache attached"
+    )
+    return StageRecord(Stage.PROVISION, instance.launched_s, first_work_s, detail=detail)
+
+
+def _keep_earliest(into: dict[str, float], times: dict[str, float]) -> None:
+    for key, value in times.items():
+        into[key] = min(value, into.get(key, value))

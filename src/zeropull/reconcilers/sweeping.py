@@ -1,0 +1,84 @@
+"""Compares what the engine has with what the store knows: sweeps the unknown, mends the known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zeropull.errors import NotFound, ZeropullError
+from zeropull.reconcilers.engine import Engine
+from zeropull.resources.endpoints import Endpoint
+from zeropull.resources.instances import Instance, InstanceState
+from zeropull.statestore import Store
+from zeropull.telemetry import get_logger
+
+SWEEP_INTERVAL_S = 3.0  # how often the engine is asked what is there, and to mend it
+
+log = get_logger(__name__)
+
+
+class Sweeper:
+    """`on_change` is called when other instances are there than at the last sweep."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        clock: Callable[[], float],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._clock = clock
+        self._on_change = on_change
+        self._present: frozenset[str] | None = None
+        self._asked_s = 0.0
+
+    def is_there(self, instance: Instance) -> bool | None:
+        """Whether the engine has it; None when it has not been asked since the instance ran."""
+        if self._present is None or instance.running_s is None:
+            return None
+        if instance.running_s >= self._asked_s:
+            return None
+        return instance.instance_id in self._present
+
+    async def try_to_sweep(self) -> None:
+        """`sweep`, with its failure in the log: the next one tries again."""
+        try:
+            await self.sweep()
+        except ZeropullError as error:
+            log.warning("the engine does not answer", error=error.reason)
+        except Exception as error:  # of the operating system, say
+            log.error("the engine does not answer", error=str(error), exc_info=error)
+
+    async def sweep(self) -> None:
+        """Ask what is there; end what the store does not know; mend what it does.
+
+        What fails for one endpoint or instance does not keep the others from being mended.
+        """
+        for stored in self._store.select(Endpoint):
+            try:
+                await self._engine.prepare(stored.document)
+            except ZeropullError as error:
+                log.warning("not prepared", endpoint=stored.document.name, error=error.reason)
+        asked_s = self._clock()
+        found = set(await self._engine.list_instances())
+        known = {s.document.instance_id: s.document for s in self._store.select(Instance)}
+        for instance_id in sorted(found - known.keys()):
+            log.warning("unknown instance swept", instance_id=instance_id)
+            try:
+                await self._engine.terminate(instance_id)
+            except ZeropullError as error:
+                log.warning("instance not swept", instance_id=instance_id, error=error.reason)
+        for instance_id in sorted(found & known.keys()):
+            if known[instance_id].state not in (InstanceState.RUNNING, InstanceState.DRAINING):
+                continue
+            try:
+                if await self._engine.heal(instance_id):
+                    log.warning("instance healed", instance_id=instance_id)
+            except NotFound:
+                found.discard(instance_id)
+            except ZeropullError as error:
+                log.warning("instance not healed", instance_id=instance_id, error=error.reason)
+        before, self._present, self._asked_s = self._present, frozenset(found), asked_s
+        if before != self._present:
+            self._on_change()
