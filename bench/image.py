@@ -72,8 +72,8 @@ from bench.slow_volume import RATE, has_slow_volumes, slow_volume
 from tests.fixtures.images import push_image
 from zeropull.imagecache.generations import GenerationStore, PublishedGeneration
 from zeropull.layers.layout import layer_directory
+from zeropull.linux.network_namespaces import in_netns
 from zeropull.oci.images import ResolvedImage
-from zeropull.providers.local.network_namespaces import in_netns
 from zeropull.registry.client import RegistryClient
 from zeropull.resources.sources import RegistryAccess
 from zeropull.startprofiles.profile import StartProfile, encode_profile

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from demo.registry import CountedRegistry
 from tests.fixtures.servers import find_binary
-from zeropull.providers.local.network_namespaces import create_netns, delete_netns, in_netns
+from zeropull.linux.network_namespaces import create_netns, delete_netns, in_netns
 
 RATES_BITS = {"loopback": None, "1gbit": 1_000_000_000, "2gbit": 2_000_000_000}
 STORE_ADDRESS, NODE_ADDRESS = "198.19.250.1", "198.19.250.2"

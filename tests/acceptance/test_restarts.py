@@ -16,9 +16,9 @@ from tests.acceptance.serving import GPU, Server, running_server, wait_until
 from tests.fixtures.local_fleet import is_running, runc_folder
 from tests.fixtures.mounting import detach, mounts_under
 from tests.fixtures.registry import Registry
+from zeropull.linux.network_namespaces import delete_netns, list_netns
 from zeropull.providers.local import cgroups, network
 from zeropull.providers.local.network import subnet_of_link
-from zeropull.providers.local.network_namespaces import delete_netns, list_netns
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import signal
 import sys
 from pathlib import Path
 
 from zeropull.errors import ConfigurationError, ZeropullError
+from zeropull.linux.processes import keep_freed_memory
 from zeropull.nodeagent.agent import run_agent
 from zeropull.resources.node import NodeConfig, read_node_config
 from zeropull.telemetry import configure_logging, get_logger
 
-# mallopt(3). A model passes through buffers of a megabyte: given back to the kernel after each use,
-# which is malloc's way, every one of their pages is a fault and is cleared again.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# A model passes through buffers of a megabyte. If malloc gave them back to the kernel after each
+# use, every one of their pages would be a fault and be cleared again.
 _KEPT_BYTES = 64 << 20
 
 log = get_logger(__name__)
@@ -36,10 +35,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     configure_logging("nodeagent", level=config.log_level, instance_id=config.instance_id)
-    with contextlib.suppress(AttributeError):  # not glibc
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES // 2)
+    keep_freed_memory(_KEPT_BYTES)
     try:
         asyncio.run(_run(config))
     except (ZeropullError, TimeoutError) as error:

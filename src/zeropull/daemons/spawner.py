@@ -9,7 +9,6 @@ other end closes, the spawner ends; its children run on.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import logging
@@ -22,13 +21,12 @@ from pathlib import Path
 import msgspec
 
 from zeropull.linux.files import EVERYBODY_READS, replace_file
-from zeropull.providers.local.names import NETNS_DIR
+from zeropull.linux.network_namespaces import enter_netns
+from zeropull.linux.processes import show_command_line
 from zeropull.providers.local.spawner import READY, STARTED, Spawn
 
 MODULES = ("zeropull.daemons.node_agent", "zeropull.daemons.snapshotter")
-_CLONE_NEWNET = 0x40000000
 _REQUEST_BYTES = 1 << 16
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> int:
@@ -53,7 +51,7 @@ def _become(spawn: Spawn, requests: socket.socket) -> None:
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         sys.argv = [spawn.module, *spawn.arguments]
-        _show([sys.executable, "-m", *sys.argv])
+        show_command_line([sys.executable, "-m", *sys.argv])
         try:
             _move(spawn)
             requests.send(STARTED)
@@ -83,25 +81,11 @@ def _move(spawn: Spawn) -> None:
         os.dup2(source, target)
     os.close(nothing)
     os.close(output)
-    namespace = os.open(NETNS_DIR / spawn.netns, os.O_RDONLY)
-    try:
-        if _libc.setns(namespace, _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"cannot enter network namespace {spawn.netns}")
-    finally:
-        os.close(namespace)
+    enter_netns(spawn.netns)
     for file in spawn.cgroup_files:
         Path(file).write_text("0")
     stat = Path("/proc/self/stat").read_text()
     replace_file(Path(spawn.pid_file), stat, mode=EVERYBODY_READS, is_durable=False)
-
-
-def _show(words: list[str]) -> None:
-    """Make it the command line that `ps` shows: written over our own, which leaves room for it."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, proc_pid_stat(5)
-    size = max(0, end - start)
-    line = "\0".join(words).encode()[: size - 1] if size else b""
-    ctypes.memmove(start, line.ljust(size, b"\0"), size)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -27,6 +26,7 @@ from zeropull.admin.client import admin_call
 from zeropull.backoff import Backoff
 from zeropull.errors import Conflict, Unavailable
 from zeropull.linux.files import replace_file
+from zeropull.linux.processes import die_with_parent
 from zeropull.resources.settings import Settings
 from zeropull.telemetry import get_logger
 
@@ -37,7 +37,6 @@ PORT_TIMEOUT_S = 5.0
 RESTART = Backoff(first_s=0.2, limit_s=10.0)
 LONG_RUN_S = 60.0  # a child that lived this long starts its backoff anew
 REFUSAL_FILE = "refusal"
-_PR_SET_PDEATHSIG = 1
 
 log = get_logger(__name__)
 
@@ -105,7 +104,7 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 # Ctrl-C in a terminal reaches the whole group: only the supervisor is to see it.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
             began_s = loop.time()
             try:
@@ -280,7 +279,3 @@ async def _end(process: asyncio.subprocess.Process, name: str) -> None:
         log.error("process killed, it did not stop", name=name, seconds=STOP_TIMEOUT_S)
         process.kill()
         await process.wait()
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

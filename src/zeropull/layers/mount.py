@@ -6,27 +6,17 @@ util-linux's mount would silently take a loop device (Linux Documentation/filesy
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import os
 import platform
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 from zeropull.erofs.reader import image_sizes
 from zeropull.errors import IntegrityError, NotFound, Unavailable
 from zeropull.layers.layout import DATA_FILE, META_FILE
-
-_MS_RDONLY = 1
-_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
-_LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
-_LO_FLAGS_READ_ONLY, _LO_FLAGS_AUTOCLEAR = 1, 4
-_LOOP_CONFIG_BYTES, _LOOP_FLAGS_OFFSET = 304, 8 + 52
-_LOOP_TRIES = 32
-
-_libc = ctypes.CDLL(None, use_errno=True)
+from zeropull.linux import mounts
+from zeropull.linux.loop_devices import read_only_loop_device
 
 
 def mount_layer(layer_dir: Path, target: Path, *, use_loop: bool | None = None) -> None:
@@ -55,8 +45,8 @@ def mount_layer(layer_dir: Path, target: Path, *, use_loop: bool | None = None) 
             return
     with contextlib.ExitStack() as stack:
         # Autoclear frees the devices with the mount, or here when the mount fails.
-        device = stack.enter_context(_loop_device(meta))
-        options = f"device={stack.enter_context(_loop_device(data))}" if has_data else ""
+        device = stack.enter_context(read_only_loop_device(meta))
+        options = f"device={stack.enter_context(read_only_loop_device(data))}" if has_data else ""
         try:
             _mount(device, target, options)
         except OSError as error:
@@ -69,13 +59,10 @@ def unmount(target: Path, *, lazy: bool = False) -> bool:
     Raises:
         Unavailable: it is busy.
     """
-    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
-    if _libc.umount2(os.fsencode(target), flags) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOENT):
-        return False
-    raise Unavailable(f"cannot unmount {target}: {os.strerror(code)}")
+    try:
+        return mounts.unmount(target, lazy=lazy)
+    except OSError as error:
+        raise Unavailable(f"cannot unmount {target}: {error.strerror}") from error
 
 
 def has_file_backed_mounts() -> bool:
@@ -118,16 +105,7 @@ def _mount_files(meta: Path, target: Path, data: str) -> None:
 
 
 def _mount(source: str, target: Path, options: str) -> None:
-    result = _libc.mount(
-        os.fsencode(source),
-        os.fsencode(target),
-        b"erofs",
-        ctypes.c_ulong(_MS_RDONLY),
-        os.fsencode(options) or None,
-    )
-    if result:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+    mounts.mount(source, target, "erofs", flags=mounts.MS_RDONLY, options=options)
 
 
 def _mount_error(error: OSError, layer_dir: Path, target: Path) -> Exception:
@@ -152,42 +130,3 @@ def _option_path(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _loop_device(path: Path) -> Iterator[str]:
-    """A read-only loop device over the file. It frees itself after its last user: the mount, or
-    this context when nothing was mounted."""
-    backing = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        device, name = _configure_loop(backing)
-    except OSError as error:
-        raise Unavailable(f"no loop device for {path}: {error.strerror}") from error
-    finally:
-        os.close(backing)
-    try:
-        yield name
-    finally:
-        os.close(device)
-
-
-def _configure_loop(backing: int) -> tuple[int, str]:
-    config = bytearray(_LOOP_CONFIG_BYTES)
-    struct.pack_into("<I", config, 0, backing)
-    struct.pack_into("<I", config, _LOOP_FLAGS_OFFSET, _LO_FLAGS_READ_ONLY | _LO_FLAGS_AUTOCLEAR)
-    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        for _ in range(_LOOP_TRIES):
-            name = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
-            device = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                fcntl.ioctl(device, _LOOP_CONFIGURE, bytes(config))
-            except OSError as error:
-                os.close(device)
-                if error.errno != errno.EBUSY:  # another process took it in between
-                    raise
-            else:
-                return device, name
-    finally:
-        os.close(control)
-    raise OSError(errno.EBUSY, f"other processes took {_LOOP_TRIES} free devices in a row")

@@ -6,15 +6,21 @@ bring content and name to the disk.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
+import struct
 import threading
 from pathlib import Path
 
+from zeropull.linux import libc
 from zeropull.stopping import check_stop
 
 OWNER_ONLY = 0o600
 EVERYBODY_READS = 0o644
+_OPENAT2 = 437  # the same number on every machine
+_RESOLVE_NO_XDEV, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 1, 4, 8
+_COLLAPSE_RANGE = 0x08
 _COPIED_BYTES = 4 << 20  # between two looks at the event
 _SYNCED_BYTES = 64 << 20  # so that no fsync at the end keeps a stop waiting for long
 
@@ -79,6 +85,39 @@ def copy_file(source: Path, target: Path, stop: threading.Event | None) -> None:
                 unsynced = 0
         writer.flush()
         os.fsync(writer.fileno())
+
+
+def open_beneath(folder: int, path: bytes | str, flags: int) -> int:
+    """Open `path` below the folder that the descriptor `folder` is of; returns a descriptor.
+
+    No part of the path may be a symbolic link, a mount point or lead out of the folder
+    (openat2(2), Linux 5.6).
+
+    Raises:
+        OSError: ELOOP for a link, EXDEV for a way out, and as open(2).
+        ValueError: the path has a NUL.
+    """
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:
+        raise ValueError(f"embedded NUL in {path!r}")
+    resolve = _RESOLVE_NO_XDEV | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    name = ctypes.c_char_p(encoded)
+    return libc.syscall(_OPENAT2, folder, name, how, ctypes.c_size_t(len(how)), about=path)
+
+
+def cut_front(descriptor: int, length: int) -> bool:
+    """Take the first `length` bytes, whole blocks, off the front of a file that others append to.
+
+    False where the file system cannot do it (btrfs, tmpfs): nothing is changed.
+    """
+    try:
+        libc.call(
+            "fallocate", descriptor, _COLLAPSE_RANGE, ctypes.c_int64(0), ctypes.c_int64(length)
+        )
+    except OSError:
+        return False
+    return True
 
 
 def _open_alone(path: Path) -> int:

@@ -10,12 +10,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-MNT_DETACH = 2
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
-_MS_REMOUNT, _MS_BIND, _MS_SHARED = 32, 4096, 1 << 20
-_READ_ONLY = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+from zeropull.linux import libc
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_SHARED = 32, 4096, 16384, 1 << 20
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_PLAIN_DATA = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
 _BUSY_RETRY_S = 0.05
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,36 +30,62 @@ class Mount:
     options: frozenset[str]
 
 
+def mount(
+    source: Path | str | None, target: Path, kind: str = "", *, flags: int = 0, options: str = ""
+) -> None:
+    """mount(2): `kind` is the type of the file system, `flags` are MS_*, `options` its own.
+
+    Raises:
+        OSError: as errno says.
+    """
+    libc.call(
+        "mount",
+        None if source is None else os.fsencode(source),
+        os.fsencode(target),
+        kind.encode() or None,
+        ctypes.c_ulong(flags),
+        os.fsencode(options) or None,
+        about=target,
+    )
+
+
 def bind(source: Path, target: Path) -> None:
     """Bind `source` (a file or a folder, without what is mounted below it) to `target`."""
-    _mount(source, target, _MS_BIND)
+    mount(source, target, flags=MS_BIND)
 
 
 def bind_read_only(source: Path, target: Path) -> None:
     """Bind a folder of plain data: read-only, without devices, set-uid programs or any program."""
-    _mount(source, target, _MS_BIND)
+    bind(source, target)
     try:
-        _mount(None, target, _MS_REMOUNT | _MS_BIND | _READ_ONLY)
+        mount(None, target, flags=MS_REMOUNT | MS_BIND | _PLAIN_DATA)
     except OSError:
-        unmount(target, MNT_DETACH)
+        unmount(target, lazy=True)
         raise
 
 
 def make_shared(target: Path) -> None:
     """What is mounted below appears, and goes, in every mount namespace that has `target`."""
-    _mount(None, target, _MS_SHARED)
+    mount(None, target, flags=MS_SHARED)
 
 
-def unmount(target: Path, flags: int = 0) -> None:
-    """umount2(2). A target that is not mounted (any more) is fine.
+def unmount(target: Path, *, lazy: bool = False) -> bool:
+    """Unmount what is mounted at `target`, the newest mount first; False when nothing is.
+
+    `lazy` takes a mount that is in use out of sight; it goes as soon as its last user does. A
+    symbolic link is not followed.
 
     Raises:
         OSError: EBUSY when something still uses it.
     """
-    if _libc.umount2(os.fsencode(target), flags) != 0:
-        code = ctypes.get_errno()
-        if code not in (errno.EINVAL, errno.ENOENT):
-            raise OSError(code, os.strerror(code), str(target))
+    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+    try:
+        libc.call("umount2", os.fsencode(target), flags, about=target)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+        return False
+    return True
 
 
 def mounts_below(folder: Path) -> list[Mount]:
@@ -85,19 +112,20 @@ def unmount_below(folder: Path, *, patience_s: float = 3.0) -> None:
                 if error.errno != errno.EBUSY:
                     raise
                 if time.monotonic() > deadline:
-                    unmount(mount.target, MNT_DETACH)
+                    unmount(mount.target, lazy=True)
         if mounts_below(folder):
             time.sleep(_BUSY_RETRY_S)
 
 
 def read_mounts() -> list[Mount]:
     """All mounts of this mount namespace, in the order in which they were made."""
-    return parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+    return parse_mountinfo(os.fsdecode(Path("/proc/self/mountinfo").read_bytes()))
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
     mounts = []
-    for line in text.splitlines():
+    # Not by splitlines(): the kernel escapes line feeds, but no other ends of lines.
+    for line in filter(None, text.split("\n")):
         left, _, right = line.partition(" - ")
         fields, (kind, source, *_) = left.split(" "), right.split(" ")
         mounts.append(
@@ -115,10 +143,3 @@ def parse_mountinfo(text: str) -> list[Mount]:
 def _unescape(text: str) -> str:
     """Spaces, tabs, newlines and backslashes stand as three octal digits."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
-def _mount(source: Path | None, target: Path, flags: int) -> None:
-    origin = os.fsencode(source) if source is not None else None
-    if _libc.mount(origin, os.fsencode(target), None, ctypes.c_ulong(flags), None) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), str(target))

@@ -6,13 +6,13 @@ Source: the kernel's Documentation/trace/ftrace.rst, "Instances".
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from zeropull.linux.libc import syscall
 
 TRACEFS = Path("/sys/kernel/tracing")
 # An instance is busy while a process has one of its files: ours have closed them, but a process
@@ -21,7 +21,6 @@ _BUSY_S = 5.0
 _BUSY_POLL_S = 0.01
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # the same numbers on every machine
 _FSOPEN_CLOEXEC, _FSCONFIG_CMD_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class TraceInstance:
@@ -92,17 +91,9 @@ def _remove(folder: Path, deadline: float) -> None:
 
 def _mount_tracefs() -> int:
     """A mount of tracefs that only its descriptor knows, by fsopen(2), fsconfig(2), fsmount(2)."""
-    context = _syscall(_FSOPEN, b"tracefs", _FSOPEN_CLOEXEC)
+    context = syscall(_FSOPEN, b"tracefs", _FSOPEN_CLOEXEC)
     try:
-        _syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return _syscall(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+        syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return syscall(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
     finally:
         os.close(context)
-
-
-def _syscall(number: int, *arguments: Any) -> int:
-    result = int(_libc.syscall(number, *arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result

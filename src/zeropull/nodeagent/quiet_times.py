@@ -6,19 +6,8 @@ runs beside it takes from both, and nobody waits for that.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-import platform
 import threading
 import time
-from collections.abc import Iterator
-
-_LOWEST_NICE = 19
-_IDLE_CLASS = 3 << 13
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LaunchesUnderWay:
@@ -58,26 +47,3 @@ class QuietWait:
             began_s = time.monotonic()
             if self._left_s <= 0 or (stop is not None and stop.is_set()):
                 return
-
-
-@contextlib.contextmanager
-def low_priority() -> Iterator[None]:
-    """The calling thread reads only when the disk is idle, and computes when nobody else does."""
-    thread = threading.get_native_id()
-    before = os.getpriority(os.PRIO_PROCESS, thread)
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, _LOWEST_NICE)
-    _set_io_class(thread, _IDLE_CLASS)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, before)
-        _set_io_class(thread, 0)
-
-
-def _set_io_class(thread: int, value: int) -> None:
-    """ioprio_set(2), which no library wraps; on other machines the default class stays."""
-    number = _IOPRIO_SET.get(platform.machine())
-    if number is not None:
-        _libc.syscall(number, 1, thread, value)

@@ -10,15 +10,12 @@ Nothing here is durable: after a reboot each is made again when it is first need
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from pathlib import Path
 
 from zeropull.errors import Unavailable
 from zeropull.layers.mount import mount_layer, unmount
-from zeropull.linux.mounts import bind
-
-_OCTAL = re.compile(r"\\([0-7]{3})")
+from zeropull.linux.mounts import bind, mounts_below
 
 
 class Lowers:
@@ -109,14 +106,8 @@ def _detach(target: Path) -> None:
 def _mounts_under(directory: Path) -> list[str]:
     """Names of mount points right below `directory`, the newest first; one mounted over twice
     stands there twice."""
-    prefix = f"{directory.resolve()}/"
-    found: list[str] = []
-    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), line.split(" ")[4])
-            if point.startswith(prefix):
-                found.append(point[len(prefix) :])
-    return found[::-1]
+    real = directory.resolve()
+    return [mount.target.name for mount in mounts_below(real) if mount.target.parent == real]
 
 
 def _remove_entry(entry: Path) -> None:

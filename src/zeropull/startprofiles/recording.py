@@ -8,7 +8,6 @@ Sources: the kernel's Documentation/trace/ftrace.rst and include/trace/events/er
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from zeropull.erofs.reader import MetadataImage
 from zeropull.layers.layout import META_FILE
+from zeropull.linux import page_cache
 from zeropull.linux.tracefs import TraceInstance
 from zeropull.startprofiles.profile import (
     PAGE_BYTES,
@@ -35,11 +35,6 @@ _EVENT = re.compile(
     r"erofs_read\w+: dev = \((\d+),(\d+)\), nid = (\d+).*?\b(?:start|index) = (\d+)"
     r"(?:.*?\bnrpages? = (\d+))?"
 )
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +139,7 @@ def resident_pages(layers: Sequence[MountedLayer]) -> Iterator[Touch]:
         for path, nid in _files(layer.mount):
             if nid not in seen:
                 seen.add(nid)
-                for page, pages in _resident(path):
+                for page, pages in page_cache.resident_pages(path):
                     yield Touch(number, nid, page, pages)
 
 
@@ -199,31 +194,6 @@ def _files(directory: Path) -> Iterator[tuple[bytes, int]]:
             status = os.lstat(path)
             if stat.S_ISREG(status.st_mode) and status.st_size:
                 yield path, status.st_ino
-
-
-def _resident(path: bytes) -> list[tuple[int, int]]:
-    """(first page, pages) of the stretches of a file that are in the page cache."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        size = os.fstat(descriptor).st_size
-        address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
-        if address in (None, ctypes.c_void_p(-1).value):
-            raise OSError(ctypes.get_errno(), "mmap", path)
-    finally:
-        os.close(descriptor)
-    pages = -(-size // PAGE_BYTES)
-    states = (ctypes.c_ubyte * pages)()
-    try:
-        if _libc.mincore(address, size, states) != 0:
-            raise OSError(ctypes.get_errno(), "mincore", path)
-    finally:
-        _libc.munmap(address, size)
-    present = bytes(states).translate(_LOWEST_BIT)
-    return [(found.start(), found.end() - found.start()) for found in _ONES.finditer(present)]
-
-
-_LOWEST_BIT = bytes(value & 1 for value in range(256))
-_ONES = re.compile(rb"\x01+")
 
 
 def _in_data_file(image: MetadataImage, file: int, touch: Touch) -> Iterator[PageRun]:

@@ -7,10 +7,8 @@ and nothing beside the profile is read, as the read-ahead in the data files woul
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import stat
-import struct
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -19,6 +17,7 @@ from pathlib import Path
 
 from zeropull.errors import IntegrityError
 from zeropull.layers.verify import verify_blocks
+from zeropull.linux.files import open_beneath
 from zeropull.startprofiles.profile import PAGE_BYTES, PageRun, ProfileFile, StartProfile
 
 # Asked for and not there yet: enough to keep a disk busy, and little enough for what the container
@@ -29,10 +28,6 @@ _OPEN_FILES = 128  # more than runs in the window, so that their files are open
 # One call reads at most the mount's read-ahead, 128 KiB, and forgets about the rest.
 _PIECE_BYTES = 128 << 10
 _BATCH_BLOCKS = 32  # between two looks at `stop`: 40 ms on a volume of 200 MB/s
-_OPENAT2 = 437
-_RESOLVE_NO_XDEV, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 1, 4, 8
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +143,8 @@ class _Files:
             if file.layer not in self._roots:
                 flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
                 self._roots[file.layer] = os.open(self._mounts[file.layer], flags)
-            found = _open_beneath(self._roots[file.layer], file.path)
+            flags = os.O_PATH | os.O_NOFOLLOW
+            found = open_beneath(self._roots[file.layer], file.path, flags)
         except (OSError, ValueError):
             return None
         try:
@@ -161,15 +157,3 @@ class _Files:
             return None
         finally:
             os.close(found)
-
-
-def _open_beneath(root: int, path: bytes) -> int:
-    """openat2(2) with O_PATH, which no library wraps."""
-    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-    resolve = _RESOLVE_NO_XDEV | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
-    how = struct.pack("=QQQ", flags, 0, resolve)
-    found = int(_libc.syscall(_OPENAT2, root, ctypes.c_char_p(path), how, len(how)))
-    if found < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), path)
-    return found

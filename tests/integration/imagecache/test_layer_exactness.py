@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import dataclasses
 import os
 import random
@@ -35,6 +34,7 @@ from zeropull.errors import ImageError, IntegrityError, NotFound, Unavailable
 from zeropull.layers.layout import layer_directory
 from zeropull.layers.mount import mount_layer, unmount
 from zeropull.layers.pull import pull_layers
+from zeropull.linux import mounts
 from zeropull.oci.images import ResolvedImage
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -54,7 +54,6 @@ ACL = "\x02\0\0\0" + "".join(
         (32, 0, "\0" * 4),
     )
 )
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def base_layer() -> bytes:
@@ -170,7 +169,7 @@ def overlay(lowers: list[Path], target: Path) -> Iterator[Path]:
         yield lowers[0]
         return
     options = "lowerdir=" + ":".join(map(str, reversed(lowers)))
-    assert _libc.mount(b"overlay", os.fsencode(target), b"overlay", 1, options.encode()) == 0
+    mounts.mount("overlay", target, "overlay", flags=mounts.MS_RDONLY, options=options)
     try:
         yield target
     finally:

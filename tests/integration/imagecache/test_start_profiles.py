@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import random
 import shutil
@@ -22,6 +21,7 @@ from tests.fixtures.layers import image_of, member, open_bytes, tar_of
 from zeropull.layers.layout import DATA_FILE, layer_directory
 from zeropull.layers.mount import mount_layer, unmount
 from zeropull.layers.pull import pull_layers
+from zeropull.linux import mounts
 from zeropull.linux.tracefs import remove_instances
 from zeropull.startprofiles.profile import PageRun, ProfileFile, StartProfile
 from zeropull.startprofiles.recording import MountedLayer, StartRecorder, resident_pages
@@ -31,7 +31,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 PAGE = 4096
 BLOCK = 256 << 10
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass
@@ -104,7 +103,9 @@ def mounted() -> Iterator[Mounted]:
 def tracefs() -> Iterator[Path]:
     """A tracefs of the test's own; the kernel has one, so instances need names of their own."""
     folder = Path(tempfile.mkdtemp(prefix="zp-tracefs-"))
-    if _libc.mount(b"tracefs", os.fsencode(folder), b"tracefs", 0, None) != 0:
+    try:
+        mounts.mount("tracefs", folder, "tracefs")
+    except OSError:
         folder.rmdir()
         pytest.skip("no tracefs here")
     try:

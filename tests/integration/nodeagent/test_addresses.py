@@ -9,10 +9,10 @@ import subprocess
 
 from tests.integration.nodeagent.conftest import Fleet, Node, ask, assignment_of, copy_of
 from zeropull.controlapi.messages import CopyReport, CopyState, ImageAssignment
+from zeropull.linux.network_namespaces import in_netns
 from zeropull.nodeagent.containers.address_guard import TABLE
 from zeropull.nodeagent.containers.network import hardware_address
 from zeropull.providers.local.network import BRIDGE
-from zeropull.providers.local.network_namespaces import in_netns
 
 _EVERYBODY = b"\xff" * 6
 _ARP, _IPV4, _IPV6 = 0x0806, 0x0800, 0x86DD

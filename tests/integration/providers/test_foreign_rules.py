@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from zeropull.linux.network_namespaces import create_netns, delete_netns, in_netns
 from zeropull.providers.local.foreign_rules import forget_foreign_chains, pass_foreign_chains
-from zeropull.providers.local.network_namespaces import create_netns, delete_netns, in_netns
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from tests.fixtures.local_fleet import (
 )
 from zeropull.errors import Conflict, NoCapacity, NotFound, Unavailable
 from zeropull.linux.mounts import bind
+from zeropull.linux.network_namespaces import create_netns, delete_netns, in_netns
 from zeropull.providers.local.cgroups import find_hierarchies, kill_all, processes_of
 from zeropull.providers.local.names import SHIM_SOCKETS_DIR
-from zeropull.providers.local.network_namespaces import create_netns, delete_netns, in_netns
 from zeropull.providers.local.processes import daemon_pid, unix_sockets_in_netns
 from zeropull.providers.protocol import MachineShape, Volume
 from zeropull.resources.node import read_node_config

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.fixtures.local_fleet import Fleet, get, http_server, request, running_fleet
-from zeropull.providers.local.network_namespaces import in_netns
+from zeropull.linux.network_namespaces import in_netns
 from zeropull.resources.node import read_node_config
 from zeropull.resources.settings import FleetSettings
 

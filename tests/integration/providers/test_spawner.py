@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.fixtures.local_fleet import Fleet, is_running, request
 from tests.integration.serve.served import wait_until
+from zeropull.linux.network_namespaces import netns_identity
 from zeropull.providers.local import LocalProvider
-from zeropull.providers.local.network_namespaces import netns_identity
 from zeropull.providers.local.processes import daemon_pid
 
 ROLES = {"agent": "zeropull.daemons.node_agent", "snapshotter": "zeropull.daemons.snapshotter"}

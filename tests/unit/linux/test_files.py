@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from zeropull.errors import Unavailable
-from zeropull.linux.files import EVERYBODY_READS, copy_file, replace_file, sync_folder
+from zeropull.linux.files import (
+    EVERYBODY_READS,
+    copy_file,
+    cut_front,
+    open_beneath,
+    replace_file,
+    sync_folder,
+)
 
 
 def test_the_content_replaces_what_was_there(tmp_path: Path) -> None:
@@ -106,3 +113,36 @@ def test_a_stopped_copy_ends_early(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="stopped"):
         copy_file(tmp_path / "source", tmp_path / "target", stop)
     assert (tmp_path / "target").stat().st_size == 0
+
+
+def test_a_file_beneath_a_folder_is_opened_and_nothing_that_leads_out_of_it(
+    tmp_path: Path,
+) -> None:
+    inside = tmp_path / "bucket" / "a"
+    inside.mkdir(parents=True)
+    (inside / "model").write_bytes(b"weights")
+    (inside / "link").symlink_to("/etc/passwd")
+    (tmp_path / "bucket" / "linked").symlink_to("a")
+    folder = os.open(tmp_path / "bucket", os.O_PATH | os.O_DIRECTORY)
+    try:
+        descriptor = open_beneath(folder, "a/model", os.O_RDONLY)
+        with os.fdopen(descriptor, "rb") as file:
+            assert file.read() == b"weights"
+        for leads_out in ("../outside", "/etc/passwd", "a/link", "linked/model"):
+            with pytest.raises(OSError, match=r"symbolic links|cross-device"):
+                open_beneath(folder, leads_out, os.O_RDONLY)
+        with pytest.raises(ValueError, match="NUL"):
+            open_beneath(folder, "a/model\0x", os.O_RDONLY)
+    finally:
+        os.close(folder)
+
+
+def test_the_front_of_a_file_is_cut_or_the_file_is_left_as_it_was(tmp_path: Path) -> None:
+    content = os.urandom(4 * 4096)
+    (tmp_path / "log").write_bytes(content)
+    descriptor = os.open(tmp_path / "log", os.O_RDWR)
+    try:
+        is_cut = cut_front(descriptor, 2 * 4096)
+    finally:
+        os.close(descriptor)
+    assert (tmp_path / "log").read_bytes() == (content[2 * 4096 :] if is_cut else content)

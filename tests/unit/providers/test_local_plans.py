@@ -148,11 +148,6 @@ def test_version_2_delegates_its_controllers_and_limits_the_instance(tmp_path: P
         assert (tmp_path / folder / "cgroup.subtree_control").read_text().startswith("+")
 
 
-def test_mountinfo_with_spaces_is_read() -> None:
-    (mount,) = parse_mountinfo(r"1 2 8:1 /a\040b /mnt/c\040d rw,nosuid - ext4 /dev/sda rw")
-    assert (mount.target, mount.root, mount.type) == (Path("/mnt/c d"), "/a b", "ext4")
-
-
 def test_a_machine_that_cannot_serve_is_told_so_in_one_sentence() -> None:
     for reason in (unusable_reason("darwin", 0), unusable_reason("linux", 1000)):
         assert reason is not None

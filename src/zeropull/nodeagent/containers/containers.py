@@ -22,12 +22,12 @@ from zeropull.containerd.containers import Container, RuncOptions
 from zeropull.containerd.snapshots import Mount
 from zeropull.containerd.tasks import Task, TaskExit, TaskOutput, TaskStatus
 from zeropull.errors import AlreadyExists, Conflict, NotFound, Unavailable
+from zeropull.linux.processes import CAP_SYS_RESOURCE, has_capability
 from zeropull.nodeagent.containers.oci_spec import HostLimits
 from zeropull.nodeagent.containers.rootfs import layer_directories
 
 COPY_LABEL = "zeropull.copy"
 GC_ROOT_LABEL = "containerd.io/gc.root"
-_CAP_SYS_RESOURCE = 24
 _KILL_TIMEOUT_S = 10.0
 _RETRY_S = 0.5
 
@@ -165,10 +165,6 @@ class Containers:
 
 def host_limits() -> HostLimits:
     """What this process inherited and may hand on."""
-    effective = 0
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            effective = int(line.split()[1], 16)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     nr_open = int(Path("/proc/sys/fs/nr_open").read_text())
     return HostLimits(
@@ -176,7 +172,7 @@ def host_limits() -> HostLimits:
         oom_score_adj=int(Path("/proc/self/oom_score_adj").read_text()),
         machine=platform.machine(),
         cgroup_v2=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
-        may_exceed=bool(effective >> _CAP_SYS_RESOURCE & 1),
+        may_exceed=has_capability(CAP_SYS_RESOURCE),
     )
 
 

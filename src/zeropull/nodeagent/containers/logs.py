@@ -13,11 +13,12 @@ stay.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+
+from zeropull.linux.files import cut_front
 
 CURRENT = "current.log"
 MAX_BYTES = 10 << 20
@@ -25,9 +26,6 @@ KEPT = 3  # files in all, the current one included
 KEPT_COPIES = 20  # logs of copies that are gone: as many, and together no more bytes than these
 KEPT_COPIES_BYTES = 100 << 20
 _BLOCK = 4096
-_COLLAPSE_RANGE = 0x08
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def log_file(logs_dir: Path, copy_id: str) -> Path:
@@ -113,10 +111,7 @@ def last_lines(path: Path, *, lines: int = 10, max_bytes: int = 2000) -> str:
 def _cut_front(path: Path, length: int) -> None:
     descriptor = os.open(path, os.O_RDWR)
     try:
-        answer = _libc.fallocate(
-            descriptor, _COLLAPSE_RANGE, ctypes.c_int64(0), ctypes.c_int64(length)
-        )
-        if answer != 0:
+        if not cut_front(descriptor, length):
             with path.with_name(f"{path.name}.1").open("ab") as rotated:
                 while chunk := os.pread(descriptor, 1 << 20, length):
                     rotated.write(chunk)

@@ -1,20 +1,15 @@
 """A network namespace for every copy, joined to the node's bridge by a veth pair.
 
 Names are derived from the copy's id, so that whatever a killed agent left half made is found and
-made anew or removed. Namespaces are made by a thread of its own that unshares and ends: nothing is
-forked, and no other thread ever leaves the node's namespace.
+made anew or removed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import hashlib
 import ipaddress
-import os
-import threading
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +17,9 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from zeropull.errors import NoCapacity
+from zeropull.linux.network_namespaces import NETNS_DIR, create_netns, delete_netns, in_netns
 
-NETNS_DIR = Path("/run/netns")
 INTERFACE = "eth0"
-_CLONE_NEWNET = 0x40000000
-_MS_BIND = 0x1000
-_MNT_DETACH = 2
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +74,8 @@ def hardware_address(address: str) -> str:
 def make_network(network: CopyNetwork) -> None:
     """Make it from nothing; remains of an earlier attempt go first. Blocking."""
     remove_network(network.namespace, network.link)
-    NETNS_DIR.mkdir(parents=True, exist_ok=True)
-    network.path.touch(mode=0o444)
     try:
-        _in_thread(lambda: _bind_new_namespace(network.path))
+        create_netns(network.namespace)
         with IPRoute() as netlink, network.path.open("rb") as namespace:
             netlink.link(
                 "add",
@@ -103,7 +91,7 @@ def make_network(network: CopyNetwork) -> None:
             (bridge,) = netlink.link_lookup(ifname=network.bridge)
             (link,) = netlink.link_lookup(ifname=network.link)
             netlink.link("set", index=link, mtu=network.mtu, master=bridge, state="up")
-        _in_thread(lambda: _configure_inside(network))
+        in_netns(network.namespace, lambda: _configure_inside(network))
     except BaseException:
         remove_network(network.namespace, network.link)
         raise
@@ -115,27 +103,10 @@ def remove_network(namespace: str, link: str) -> None:
         for index in netlink.link_lookup(ifname=link):
             with contextlib.suppress(NetlinkError):
                 netlink.link("del", index=index)
-    path = NETNS_DIR / namespace
-    while _libc.umount2(os.fsencode(path), _MNT_DETACH) == 0:
-        continue
-    path.unlink(missing_ok=True)
-
-
-def _bind_new_namespace(path: Path) -> None:
-    if _libc.unshare(_CLONE_NEWNET) != 0:
-        _raise("unshare(CLONE_NEWNET)")
-    source = f"/proc/self/task/{threading.get_native_id()}/ns/net".encode()
-    if _libc.mount(source, os.fsencode(path), b"none", _MS_BIND, None) != 0:
-        _raise(f"mount --bind {path}")
+    delete_netns(namespace)
 
 
 def _configure_inside(network: CopyNetwork) -> None:
-    descriptor = os.open(network.path, os.O_RDONLY)
-    try:
-        if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-            _raise(f"setns {network.path}")
-    finally:
-        os.close(descriptor)
     with IPRoute() as netlink:
         (loopback,) = netlink.link_lookup(ifname="lo")
         netlink.link("set", index=loopback, state="up")
@@ -143,25 +114,3 @@ def _configure_inside(network: CopyNetwork) -> None:
         netlink.addr("add", index=index, address=network.address, prefixlen=network.prefix)
         netlink.link("set", index=index, state="up")
         netlink.route("add", dst="default", gateway=network.gateway)
-
-
-def _in_thread(work: Callable[[], None]) -> None:
-    """Run `work` in a thread that ends with it, since it changes the thread's namespace."""
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # handed to the caller below
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="copy-network")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-
-
-def _raise(what: str) -> None:
-    code = ctypes.get_errno()
-    raise OSError(code, f"{what}: {os.strerror(code)} ({errno.errorcode.get(code, code)})")

@@ -14,9 +14,10 @@ from pathlib import Path
 from zeropull.errors import IntegrityError, NotFound
 from zeropull.layers.layout import read_layer_index
 from zeropull.layers.verify import verify_blocks
+from zeropull.linux.processes import low_priority
 from zeropull.nodeagent.images.catalog import Catalog
 from zeropull.nodeagent.images.node_images import NodeImages
-from zeropull.nodeagent.quiet_times import LaunchesUnderWay, QuietWait, low_priority
+from zeropull.nodeagent.quiet_times import LaunchesUnderWay, QuietWait
 from zeropull.resources.node import SNAPSHOTTER
 from zeropull.telemetry import get_logger
 

@@ -20,9 +20,10 @@ from zeropull.controlapi.messages import NodeAssignment
 from zeropull.errors import IntegrityError, NotFound, ZeropullError
 from zeropull.imagecache.layout import generation_profile
 from zeropull.linux.files import EVERYBODY_READS, replace_file
+from zeropull.linux.processes import low_priority
 from zeropull.nodeagent.images.catalog import Catalog
 from zeropull.nodeagent.images.image_on_node import ImageOnNode
-from zeropull.nodeagent.quiet_times import LaunchesUnderWay, QuietWait, low_priority
+from zeropull.nodeagent.quiet_times import LaunchesUnderWay, QuietWait
 from zeropull.oci.digests import hex_of
 from zeropull.resources.node import SNAPSHOTTER, NodeConfig
 from zeropull.startprofiles.profile import StartProfile, encode_profile, read_profile

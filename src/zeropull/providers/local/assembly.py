@@ -15,7 +15,8 @@ from pathlib import Path
 
 from zeropull.containerd.config import ContainerdConfig, can_remap_ids, render_config
 from zeropull.errors import ConfigurationError, Unavailable
-from zeropull.providers.local import cgroups, firewall, network, network_namespaces
+from zeropull.linux import network_namespaces
+from zeropull.providers.local import cgroups, firewall, network
 from zeropull.providers.local.names import InstanceNames
 from zeropull.providers.local.network import Subnet
 from zeropull.providers.local.processes import (

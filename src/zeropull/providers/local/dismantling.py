@@ -15,9 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from zeropull.errors import Unavailable
+from zeropull.linux import network_namespaces
 from zeropull.linux.mounts import unmount_below
 from zeropull.linux.tracefs import remove_instances
-from zeropull.providers.local import cgroups, firewall, network, network_namespaces
+from zeropull.providers.local import cgroups, firewall, network
 from zeropull.providers.local.disk import remove_folder
 from zeropull.providers.local.names import (
     INSTANCE_ID,

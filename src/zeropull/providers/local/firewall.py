@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from zeropull.linux.network_namespaces import in_netns
 from zeropull.linux.nftables import list_rules, load_rules
 from zeropull.providers.local.foreign_rules import forget_foreign_chains, pass_foreign_chains
 from zeropull.providers.local.names import FleetNames, InstanceNames
 from zeropull.providers.local.network import BRIDGE, Subnet
-from zeropull.providers.local.network_namespaces import in_netns
 from zeropull.providers.local.resolvers import Resolvers
 from zeropull.resources.settings import RUN_ROOT
 

@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from zeropull.linux.mounts import read_mounts
+from zeropull.linux.processes import CAP_SYS_RESOURCE, has_capability
 from zeropull.providers.local.cgroups import cgroup_version, find_hierarchies
 from zeropull.providers.local.processes import find_program
 from zeropull.resources.cdi import device_names, scan_specs
@@ -24,7 +25,6 @@ from zeropull.resources.settings import FleetSettings
 _GOOD_FILE_SYSTEMS = ("ext4", "xfs", "btrfs")
 _FILE_BACKED_KERNEL = (6, 12)
 _LOW_DISK_BYTES = 20 << 30
-_CAP_SYS_RESOURCE = 24
 _TIMEOUT_S = 10.0
 
 
@@ -293,9 +293,7 @@ def _accelerators(settings: FleetSettings) -> Finding:
 
 
 def _resource_capability() -> Finding:
-    status = Path("/proc/self/status").read_text()
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
-    if found and int(found[1], 16) >> _CAP_SYS_RESOURCE & 1:
+    if has_capability(CAP_SYS_RESOURCE):
         return Finding("CAP_SYS_RESOURCE", Verdict.GOOD, "yes")
     return Finding(
         "CAP_SYS_RESOURCE",

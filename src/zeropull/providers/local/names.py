@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-NETNS_DIR = Path("/run/netns")
 SHIM_SOCKETS_DIR = Path("/run/containerd/s")
 RUNC_DIR = Path("/run/containerd/runc")
 INSTANCE_ID = re.compile(r"i-[0-9a-f]{17}\Z")

@@ -22,8 +22,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from zeropull.errors import NoCapacity
-from zeropull.providers.local.names import NETNS_DIR
-from zeropull.providers.local.network_namespaces import in_netns
+from zeropull.linux.network_namespaces import NETNS_DIR, in_netns
 
 BRIDGE, UPLINK = "zp0", "uplink"
 _EXISTS = 17  # EEXIST

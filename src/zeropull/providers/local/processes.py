@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from zeropull.linux.network_namespaces import in_netns, netns_exists, netns_identity
 from zeropull.providers.local.names import InstanceNames
-from zeropull.providers.local.network_namespaces import in_netns, netns_exists, netns_identity
 from zeropull.providers.local.spawner import Spawner, spawn_of
 
 CONTAINERD, SNAPSHOTTER, AGENT = "containerd", "snapshotter", "agent"

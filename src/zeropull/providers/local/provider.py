@@ -14,7 +14,8 @@ from weakref import WeakValueDictionary
 
 from zeropull.containerd.config import detect_version
 from zeropull.errors import InvalidInput, NoCapacity, NotFound
-from zeropull.providers.local import assembly, dismantling, firewall, network, network_namespaces
+from zeropull.linux import network_namespaces
+from zeropull.providers.local import assembly, dismantling, firewall, network
 from zeropull.providers.local.capacity import (
     HostSize,
     check_count,

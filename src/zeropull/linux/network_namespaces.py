@@ -7,7 +7,6 @@ namespace is entered. `ip netns exec` would remount /sys, after which runc finds
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import threading
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from zeropull.errors import NotFound, Unavailable
-from zeropull.linux.mounts import MNT_DETACH, bind, make_shared, unmount
-from zeropull.providers.local.names import NETNS_DIR
+from zeropull.linux import libc
+from zeropull.linux.mounts import bind, make_shared, unmount
 
+NETNS_DIR = Path("/run/netns")  # as ip-netns(8) has it
 _CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
 T = TypeVar("T")
 
 
@@ -35,8 +34,10 @@ def create_netns(name: str) -> None:
     path.touch(mode=0o444)
 
     def hold() -> None:
-        if _libc.unshare(_CLONE_NEWNET) != 0:
-            raise _os_error(f"cannot make the network namespace {name}")
+        try:
+            libc.call("unshare", _CLONE_NEWNET)
+        except OSError as error:
+            raise _unavailable(f"cannot make the network namespace {name}", error) from error
         bind(Path("/proc/thread-self/ns/net"), path)
 
     try:
@@ -53,8 +54,8 @@ def delete_netns(name: str) -> None:
         Unavailable: another mount of the directory hides a second mount of the namespace.
     """
     path = NETNS_DIR / name
-    if netns_exists(name):
-        unmount(path, MNT_DETACH)
+    while unmount(path, lazy=True):
+        continue
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -104,15 +105,26 @@ def in_netns(name: str, work: Callable[[], T]) -> T:
         raise NotFound(f"network namespace {name} does not exist")
 
     def enter() -> T:
-        descriptor = os.open(NETNS_DIR / name, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-                raise _os_error(f"cannot enter the network namespace {name}")
-        finally:
-            os.close(descriptor)
+            enter_netns(name)
+        except OSError as error:
+            raise _unavailable(f"cannot enter the network namespace {name}", error) from error
         return work()
 
     return _in_thread(enter)
+
+
+def enter_netns(name: str) -> None:
+    """Move the calling thread into the namespace, for good.
+
+    Raises:
+        OSError: there is no such namespace, or the kernel refuses.
+    """
+    descriptor = os.open(NETNS_DIR / name, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc.call("setns", descriptor, _CLONE_NEWNET, about=NETNS_DIR / name)
+    finally:
+        os.close(descriptor)
 
 
 def _own_directory() -> None:
@@ -149,5 +161,5 @@ def _in_thread(work: Callable[[], T]) -> T:
     return results[0]
 
 
-def _os_error(message: str) -> Unavailable:
-    return Unavailable(f"{message}: {os.strerror(ctypes.get_errno())}")
+def _unavailable(message: str, error: OSError) -> Unavailable:
+    return Unavailable(f"{message}: {error.strerror}")
