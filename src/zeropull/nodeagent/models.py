@@ -13,17 +13,24 @@ import dataclasses
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Collection
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from zeropull.errors import DiskFull
-from zeropull.modelstore import ArtifactPlan, fetch_artifact, plan_artifact
+from zeropull.errors import DiskFull, Unavailable
+from zeropull.modelstore import ArtifactPlan, FetchResult, fetch_artifact, plan_artifact
 from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.link_share import MODEL_CONNECTIONS, LinkShare
 from zeropull.resources.sources import ModelArtifact
 from zeropull.telemetry import get_logger
 
+# A store that answers nothing is asked again within a variant's shortest time-out, which is 60 s.
+FIRST_BYTE_S = 30.0
+# Longer than the store's client needs to give up one part and resume it: what has arrived is kept.
+STALL_S = 150.0
 TEMPORARY_PREFIX = ".tmp-"
 PRIVATE_PREFIX = "own-"  # one copy's, because caching is off
 
@@ -59,6 +66,7 @@ class NodeModels:
         self._budget_bytes = disk.budget_bytes // 2 if disk.budget_bytes else None
         self._in_use = in_use
         self._flights: dict[str, asyncio.Task[ModelOnNode]] = {}
+        self._waiting: Counter[str] = Counter()  # copies that wait for a flight, by its name
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -79,17 +87,21 @@ class NodeModels:
             name = f"{PRIVATE_PREFIX}{secrets.token_hex(16)}"
             claim(name)
             return await self._fetch(artifact, name)
-        plan = await plan_artifact(artifact)
+        try:
+            async with asyncio.timeout(FIRST_BYTE_S):
+                plan = await plan_artifact(artifact)
+        except TimeoutError as error:
+            raise _silent(artifact, FIRST_BYTE_S) from error
         name = plan.identity
         claim(name)
         flight = self._flights.get(name)
         if flight is not None:
             # The bytes are told by the copy that began the download.
-            return dataclasses.replace(await asyncio.shield(flight), fetched_bytes=0)
+            return dataclasses.replace(await self._join(name, flight), fetched_bytes=0)
         flight = asyncio.create_task(self._fetch(artifact, name, plan))
         self._flights[name] = flight
         flight.add_done_callback(lambda _done: self._flights.pop(name, None))
-        return await asyncio.shield(flight)
+        return await self._join(name, flight)
 
     async def close(self) -> None:
         flights = list(self._flights.values())
@@ -101,6 +113,18 @@ class NodeModels:
         """Remove what is private and unused, then the least recently used beyond the budget."""
         await asyncio.to_thread(self._evict, frozenset(self._in_use()) | set(self._flights))
 
+    async def _join(self, name: str, flight: asyncio.Task[ModelOnNode]) -> ModelOnNode:
+        """Wait for the download. It ends when the last copy that waits for it goes: one that hangs
+        must not be what the next attempt waits for."""
+        self._waiting[name] += 1
+        try:
+            return await asyncio.shield(flight)
+        finally:
+            self._waiting[name] -= 1
+            if not self._waiting[name]:
+                del self._waiting[name]
+                flight.cancel()
+
     async def _fetch(
         self, artifact: ModelArtifact, name: str, plan: ArtifactPlan | None = None
     ) -> ModelOnNode:
@@ -111,15 +135,29 @@ class NodeModels:
         await self.evict()
         before = self._link.shared
         limit = await self._limit(artifact)
+        arrival = _Arrival()
+
+        def count(arrived: int) -> None:
+            arrival.note(arrived)
+            limit(arrived)
+
         with self._link.model_arrives() as expect:
-            fetched = await fetch_artifact(
+
+            def expect_size(size: int) -> None:
+                arrival.expected = size
+                expect(size)
+
+            fetched = await arrival.watch(
+                fetch_artifact(
+                    artifact,
+                    path,
+                    plan=plan,
+                    on_size=expect_size,
+                    on_bytes=count,
+                    connections=MODEL_CONNECTIONS,
+                    turn=self._link.turn,
+                ),
                 artifact,
-                path,
-                plan=plan,
-                on_size=expect,
-                on_bytes=limit,
-                connections=MODEL_CONNECTIONS,
-                turn=self._link.turn,
             )
         path.chmod(0o755)
         self.fetched_bytes += fetched.bytes
@@ -171,6 +209,53 @@ class NodeModels:
             log.info("model artifact evicted", name=path.name, bytes=size)
             shutil.rmtree(path, ignore_errors=True)
             total -= size
+
+
+class _Arrival:
+    """What has arrived of one download, and when its last byte came."""
+
+    def __init__(self) -> None:
+        self.expected = 0  # bytes; 0 as long as nobody knows
+        self._received = 0
+        self._last_s = time.monotonic()
+
+    def note(self, count: int) -> None:
+        self._received += count
+        self._last_s = time.monotonic()
+
+    async def watch(
+        self, download: Coroutine[Any, Any, FetchResult], artifact: ModelArtifact
+    ) -> FetchResult:
+        """Carry out the download, and end it when its store has fallen silent.
+
+        Raises:
+            Unavailable: no byte came for too long.
+        """
+        task = asyncio.ensure_future(download)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=1.0)
+                limit_s = STALL_S if self._received else FIRST_BYTE_S
+                if self._is_whole or task.done():
+                    break
+                if time.monotonic() - self._last_s > limit_s:
+                    raise _silent(artifact, limit_s)
+            return await task
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    @property
+    def _is_whole(self) -> bool:
+        """All bytes are here; what follows is work of this node."""
+        return 0 < self.expected <= self._received
+
+
+def _silent(artifact: ModelArtifact, limit_s: float) -> Unavailable:
+    return Unavailable(
+        f"the store of {artifact.url.partition('?')[0]} sent nothing for {limit_s:g} s"
+    )
 
 
 def _size_of(path: Path) -> int:

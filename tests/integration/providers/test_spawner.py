@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
+
+import pytest
 
 from tests.fixtures.local_fleet import Fleet, is_running, request
 from tests.integration.serve.served import wait_until
@@ -21,6 +24,11 @@ def words_of(pid: int) -> list[str]:
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    await asyncio.to_thread(wait_until, "it is gone", lambda: not is_running(pid))
 
 
 async def prepared(fleet: Fleet) -> LocalProvider:
@@ -63,11 +71,33 @@ async def test_without_a_spawner_daemons_are_executed(fleet: Fleet) -> None:
         names = fleet.names.instance(first.instance_id)
         killed = daemon_pid(names, "agent") or 0
         for pid in (parent_of(killed), killed):
-            os.kill(pid, 9)
-            await asyncio.to_thread(wait_until, "it is gone", lambda pid=pid: not is_running(pid))
+            await kill(pid)
         assert await provider.heal(first.instance_id)
         agent = daemon_pid(names, "agent") or 0
         assert ROLES["agent"] in words_of(agent)
         assert parent_of(agent) == os.getpid()
+    finally:
+        await provider.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_spawner_that_has_died_or_hangs_comes_back(
+    fleet: Fleet, number: signal.Signals
+) -> None:
+    provider = await prepared(fleet)
+    try:
+        first = await provider.launch(request())
+        names = fleet.names.instance(first.instance_id)
+        dead = provider.spawner.pid or 0
+        assert parent_of(daemon_pid(names, "agent") or 0) == dead
+        os.kill(dead, number)
+        await kill(daemon_pid(names, "agent") or 0)
+        assert await provider.heal(first.instance_id)
+        assert daemon_pid(names, "agent") is not None
+        await asyncio.to_thread(wait_until, "it is back", lambda: provider.spawner.is_ready)
+        assert not is_running(dead)
+        await kill(daemon_pid(names, "agent") or 0)
+        assert await provider.heal(first.instance_id)
+        assert parent_of(daemon_pid(names, "agent") or 0) == provider.spawner.pid != dead
     finally:
         await provider.close()

@@ -191,7 +191,7 @@ class NodeImages:
             self.ready[key[0]] = flight.result()
             self.failures.pop(key[0], None)
             self.paths[flight.result().path] += 1
-        elif isinstance(error, Exception):
+        else:
             self.failures[key[0]] = failure_of(error, Stage.IMAGE)
 
     async def layers_in_use(self) -> set[str]:

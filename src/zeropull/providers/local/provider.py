@@ -285,6 +285,7 @@ class LocalProvider:
 
     def _list(self) -> list[ProvidedInstance]:
         self._reap()
+        self.spawner.revive()
         return [
             self._describe(self._names.instance(instance_id))
             for instance_id in instance_folders(self._names)

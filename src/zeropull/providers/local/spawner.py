@@ -11,12 +11,14 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from zeropull.backoff import Backoff
 from zeropull.errors import Unavailable
 from zeropull.telemetry import get_logger
 
@@ -24,6 +26,7 @@ from zeropull.telemetry import get_logger
 COMMAND = (sys.executable, "-m", "zeropull.daemons.spawner", " " * 1000)
 READY, STARTED = b"ready", b"started"
 _ANSWER_S = 10.0
+_AGAIN = Backoff(first_s=0.5, limit_s=60.0)  # one that dies at its start costs most of a second
 _ANSWER_BYTES = 4096
 
 log = get_logger(__name__)
@@ -42,43 +45,57 @@ class Spawn:
 
 
 class Spawner:
-    """Owned by the provider: `start` once, `close` at the end. Used by several threads."""
+    """Owned by the provider: `start` once, `close` at the end. Used by several threads.
 
-    def __init__(self) -> None:
+    A spawner that has died, or does not answer, is started again: by the next `spawn`, or by
+    `revive`, which somebody calls now and then.
+    """
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ready = False
+        self._is_wanted = False
+        self._deaths = 0  # in a row, before the first daemon it has started
+        self._not_before_s = 0.0
 
     def start(self) -> None:
         """Begin; returns before it is ready."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
-        with theirs:
-            # In a session of its own: Ctrl-C is for the supervisor.
-            self._process = subprocess.Popen(
-                COMMAND, stdin=theirs.fileno(), env=environment, start_new_session=True
-            )
-        self._socket = ours
+        with self._lock:
+            self._is_wanted = True
+            self._begin()
 
     def close(self) -> None:
         """The spawner ends, and what it has started runs on."""
         with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
-        if self._process is not None:
+            self._is_wanted = False
+            process = self._let_go()
+        if process is not None:
             try:
-                self._process.wait(_ANSWER_S)
+                process.wait(_ANSWER_S)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+                process.kill()
+                process.wait()
+
+    def revive(self) -> None:
+        """Start it again if it has died; returns at once."""
+        with self._lock:
+            self._revive()
 
     @property
     def is_ready(self) -> bool:
         """A daemon that is asked for now is forked."""
         with self._lock:
+            self._revive()
             return self._socket is not None and self._ready(self._socket)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the spawner that runs now."""
+        with self._lock:
+            return self._process.pid if self._process is not None else None
 
     def spawn(self, spawn: Spawn) -> bool:
         """Start the daemon; False when the caller has to. Its pid file is written by then.
@@ -87,6 +104,7 @@ class Spawner:
             Unavailable: it could not be moved to where it belongs.
         """
         with self._lock:
+            self._revive()
             if self._socket is None or not self._ready(self._socket):
                 return False
             try:
@@ -97,19 +115,67 @@ class Spawner:
                 answer = b""
                 log.warning("spawner does not answer", reason=str(error))
             if not answer:
-                self._socket.close()
-                self._socket = None
+                self._bury()
                 # It may have started the daemon and died then.
                 return Path(spawn.pid_file).exists()
+            self._deaths = 0
         if answer != STARTED:
             raise Unavailable(f"{spawn.module} cannot be started: {answer.decode()}")
         return True
+
+    def _begin(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
+        try:
+            with theirs:
+                # In a session of its own: Ctrl-C is for the supervisor.
+                self._process = subprocess.Popen(
+                    COMMAND, stdin=theirs.fileno(), env=environment, start_new_session=True
+                )
+        except OSError:
+            ours.close()
+            raise
+        self._socket = ours
+        self._is_ready = False
+
+    def _revive(self) -> None:
+        if self._process is not None and self._process.poll() is not None:
+            self._bury()
+        if not self._is_wanted or self._process is not None:
+            return
+        if self._monotonic() < self._not_before_s:
+            return
+        try:
+            self._begin()
+        except OSError as error:
+            self._bury()
+            log.warning("spawner cannot be started, daemons are executed", reason=str(error))
+        else:
+            log.info("spawner is started again")
+
+    def _bury(self) -> None:
+        """It has died, or hangs and is killed: the next one comes after a pause."""
+        process = self._let_go()
+        if process is not None:
+            process.kill()
+            process.wait()
+            log.warning("spawner has ended", status=process.returncode)
+        self._deaths += 1
+        self._not_before_s = self._monotonic() + _AGAIN.after(self._deaths)
+
+    def _let_go(self) -> subprocess.Popen[bytes] | None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._is_ready = False
+        process, self._process = self._process, None
+        return process
 
     def _ready(self, connection: socket.socket) -> bool:
         if not self._is_ready:
             try:
                 self._is_ready = connection.recv(_ANSWER_BYTES, socket.MSG_DONTWAIT) == READY
-            except BlockingIOError:
+            except OSError:  # not yet, or dead: `_revive` finds out
                 return False
         return self._is_ready
 
