@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from zeropull.controlapi.messages import CopyState, NodeAssignment
@@ -18,9 +17,11 @@ from zeropull.nodeagent.models import NodeModels
 from zeropull.nodeagent.plan import Action, ActionKind
 from zeropull.nodeagent.quiet_times import LaunchesUnderWay
 from zeropull.nodeagent.records import AgentRecords, CopyRecord, check_copy_id
+from zeropull.tasks import TaskSet
 from zeropull.telemetry import get_logger
 
 _LAUNCHING = frozenset({CopyState.PREPARING, CopyState.STARTING})
+MAX_COPIES = 10_000  # of one node
 
 log = get_logger(__name__)
 
@@ -48,8 +49,8 @@ class NodeCopies:
         self._replan = replan
         self._clock = clock
         self._lives: dict[str, CopyLife] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._stopping: dict[str, asyncio.Task[None]] = {}
+        self._tasks = TaskSet[str, None]("copies", limit=MAX_COPIES)
+        self._stopping = TaskSet[str, None]("stops", limit=MAX_COPIES, on_end=self._stopped)
 
     def serve_with(
         self,
@@ -67,11 +68,12 @@ class NodeCopies:
     @property
     def living(self) -> list[str]:
         """Copies whose life goes on."""
-        return [copy_id for copy_id, task in self._tasks.items() if not task.done()]
+        return list(self._tasks)
 
     @property
-    def stopping(self) -> Mapping[str, asyncio.Task[None]]:
-        return self._stopping
+    def stopping(self) -> list[str]:
+        """Copies that are being stopped."""
+        return list(self._stopping)
 
     def begin(self, action: Action, assignment: NodeAssignment) -> None:
         """Start to carry out one action; returns at once."""
@@ -86,15 +88,13 @@ class NodeCopies:
             case ActionKind.FORGET:
                 self.records.pop(copy_id, None)
                 self._lives.pop(copy_id, None)
-                self._tasks.pop(copy_id, None)
                 self._records_on_disk.remove_copy(copy_id)
                 self._changed()
 
     def replace_users_of(self, manifest_digest: str, reason: str) -> None:
         """Give every running copy of the image a new container."""
         for copy_id, life in self._lives.items():
-            task = self._tasks.get(copy_id)
-            if life.record.assignment.image == manifest_digest and task and not task.done():
+            if life.record.assignment.image == manifest_digest and copy_id in self._tasks:
                 life.replace_container(reason)
 
     def save(self, record: CopyRecord) -> None:
@@ -120,10 +120,8 @@ class NodeCopies:
 
     async def close(self) -> None:
         """End every task; containers run on."""
-        tasks = [*self._tasks.values(), *self._stopping.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
+        await self._stopping.close()
 
     def _run(self, copy_id: str, assignment: NodeAssignment, *, adopt: bool) -> None:
         copy = next(each for each in assignment.copies if each.copy_id == copy_id)
@@ -144,7 +142,7 @@ class NodeCopies:
             self._services.preparation.remember(record)
         life = CopyLife(record, self._services)
         self._lives[copy_id] = life
-        self._tasks[copy_id] = asyncio.create_task(self._live(life, adopt=adopt))
+        self._tasks.start(copy_id, self._live(life, adopt=adopt))
 
     async def _live(self, life: CopyLife, *, adopt: bool) -> None:
         try:
@@ -162,17 +160,14 @@ class NodeCopies:
                 log.warning("stop will be tried again", copy_id=copy_id, reason=str(error))
             except Exception:
                 log.exception("stop will be tried again", copy_id=copy_id)
-            finally:
-                self._stopping.pop(copy_id, None)
-                self._changed()
 
-        self._stopping[copy_id] = asyncio.create_task(stop())
+        self._stopping.start(copy_id, stop())
+
+    def _stopped(self, copy_id: str, error: BaseException | None) -> None:
+        self._changed()
 
     async def _stop(self, copy_id: str, assignment: NodeAssignment) -> None:
-        task = self._tasks.pop(copy_id, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._tasks.cancel(copy_id)
         self._lives.pop(copy_id, None)
         wanted = next((each for each in assignment.copies if each.copy_id == copy_id), None)
         record = self.records.get(copy_id)

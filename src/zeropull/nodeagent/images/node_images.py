@@ -26,7 +26,10 @@ from zeropull.nodeagent.link_share import LinkShare
 from zeropull.nodeagent.records import AgentRecords, CopyRecord
 from zeropull.resources.node import SNAPSHOTTER, NodeConfig
 from zeropull.resources.stages import Stage, StageRecord
+from zeropull.tasks import TaskSet
 from zeropull.telemetry import get_logger
+
+MAX_FLIGHTS = 1000  # images on their way at the same time: more than a node has copies
 
 log = get_logger(__name__)
 
@@ -67,7 +70,7 @@ class NodeImages:
             changed,
             tell,
         )
-        self._flights: dict[tuple[str, bool], asyncio.Task[ImageOnNode]] = {}
+        self._flights = TaskSet[tuple[str, bool], ImageOnNode]("images", limit=MAX_FLIGHTS)
         self._records = records
         self._uncached = records.load_uncached()
 
@@ -94,9 +97,7 @@ class NodeImages:
         flight = self._flights.get(key)
         self._note_caching(image)
         if flight is None:
-            flight = asyncio.create_task(self._ladder.walk(image, plain=plain))
-            self._flights[key] = flight
-            flight.add_done_callback(lambda done: self._landed(key, done))
+            flight = self._flights.start(key, self._fly(image, plain=plain))
         return await asyncio.shield(flight)
 
     def in_flight(self, image: ImageAssignment, *, plain: bool = False) -> bool:
@@ -105,10 +106,7 @@ class NodeImages:
 
     async def close(self) -> None:
         """End the flights; what they have published stays."""
-        flights = list(self._flights.values())
-        for flight in flights:
-            flight.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
+        await self._flights.close()
 
     def remember(self, record: CopyRecord) -> None:
         """A copy that an earlier agent started runs on its image: it is ready, though this agent
@@ -181,18 +179,19 @@ class NodeImages:
         self._records.save_uncached(self._uncached)
         await self._disk.remove(layers)
 
-    def _landed(self, key: tuple[str, bool], flight: asyncio.Task[ImageOnNode]) -> None:
-        self._flights.pop(key, None)
-        self.progress.pop(key[0], None)
-        if flight.cancelled():
-            return
-        error = flight.exception()
-        if error is None:
-            self.ready[key[0]] = flight.result()
-            self.failures.pop(key[0], None)
-            self.paths[flight.result().path] += 1
-        else:
-            self.failures[key[0]] = failure_of(error, Stage.IMAGE)
+    async def _fly(self, image: ImageAssignment, *, plain: bool) -> ImageOnNode:
+        digest = image.manifest_digest
+        try:
+            found = await self._ladder.walk(image, plain=plain)
+        except Exception as error:
+            self.failures[digest] = failure_of(error, Stage.IMAGE)
+            raise
+        finally:
+            self.progress.pop(digest, None)
+        self.ready[digest] = found
+        self.failures.pop(digest, None)
+        self.paths[found.path] += 1
+        return found
 
     async def layers_in_use(self) -> set[str]:
         """Directories of the layer store that must stay: mounted, wanted, or on their way."""

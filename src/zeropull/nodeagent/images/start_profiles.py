@@ -29,10 +29,12 @@ from zeropull.resources.node import SNAPSHOTTER, NodeConfig
 from zeropull.startprofiles.profile import StartProfile, encode_profile, read_profile
 from zeropull.startprofiles.recording import MountedLayer, StartRecorder
 from zeropull.startprofiles.warming import Warmed, read_ahead, verify_profile
+from zeropull.tasks import TaskSet
 from zeropull.telemetry import get_logger
 
 # A start that takes longer is not waited for: its image's blocks are verified beside it.
 VERIFY_PATIENCE_S = 20.0
+MAX_TASKS = 1000  # at the same time: some for each copy of the node
 
 log = get_logger(__name__)
 
@@ -64,7 +66,8 @@ class StartProfiles:
         self._tracefs = tracefs
         self._warmed: set[str] = set()
         self._recorders: dict[str, tuple[str, StartRecorder]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet[int, None]("start profiles", limit=MAX_TASKS)
+        self._started = itertools.count()
         self._stop = threading.Event()
         self._numbers = itertools.count()
 
@@ -114,7 +117,7 @@ class StartProfiles:
         self._stop.set()
         for copy_id in list(self._recorders):
             self.ended(copy_id)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.wait()
 
     async def _warm(self, image: ImageOnNode) -> None:
         began_s = time.monotonic()
@@ -198,14 +201,11 @@ class StartProfiles:
         return self._config.profiles_dir / f"{hex_of(digest)}.json"
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("start profile", error=str(error), exc_info=error)
+        if self._tasks.is_full:
+            work.close()
+            log.warning("too many start profiles at once")
+            return
+        self._tasks.start(next(self._started), work)
 
 
 def _write(path: Path, content: bytes) -> None:
