@@ -17,10 +17,6 @@ Cached starts without a limit on the link are made with and without `warm_up`, o
 on a `volume` limited to 200 MB/s (container and warm-up together). `start_s` is from where the
 container can be made to its answer, `restart_s` the same for another container of the image right
 afterwards, when all that it reads is in memory: the warm start.
-
-Our own pull writes past the page cache (O_DIRECT); `--pullers fallback,fallback-buffered` compares
-that with writes through it: what the writes cost, and what the first start then pays (first
-response less ready).
 """
 
 from __future__ import annotations
@@ -48,7 +44,6 @@ from rich.table import Table
 
 from bench.images import FOLDER, PORT, BenchImage, image_names, prepare_image
 from bench.pullers import (
-    BUFFERED,
     NAMES,
     CannotRun,
     HowOurs,
@@ -505,7 +500,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench image", description="compares image pullers")
     names = " or ".join(image_names())
     parser.add_argument("--image", default="torch", help=f"{names}, or an image's reference")
-    parser.add_argument("--pullers", type=several((*NAMES, BUFFERED)), default=list(NAMES))  # type: ignore[arg-type]
+    parser.add_argument("--pullers", type=several(tuple(NAMES)), default=list(NAMES))  # type: ignore[arg-type]
     parser.add_argument("--links", type=several(tuple(RATES_BITS)), default=list(RATES_BITS))  # type: ignore[arg-type]
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model-bytes", type=int, default=MODEL_BYTES)

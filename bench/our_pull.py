@@ -2,7 +2,7 @@
 model download where ENDPOINT is not "-", or that download alone. Says "ready", begins at a line on
 standard input, answers with a line of JSON for each of the two.
 
-    python -m bench.our_pull image|image-buffered NODE_JSON ENDPOINT warm-up|no-warm-up
+    python -m bench.our_pull image NODE_JSON ENDPOINT warm-up|no-warm-up
                                   REFERENCE MANIFEST_DIGEST [VOLUME_PATH INDEX_DIGEST]
     python -m bench.our_pull model ENDPOINT TARGET_FOLDER
 """
@@ -18,7 +18,6 @@ from pathlib import Path
 from bench.rig import MODEL_BUCKET, MODEL_KEYS, MODEL_OBJECT, MODEL_REGION
 from zeropull.containerd.client import ContainerdClient
 from zeropull.controlapi.messages import ImageAssignment, NodeAssignment, VolumeMount
-from zeropull.layers import data_file
 from zeropull.modelstore import fetch_artifact
 from zeropull.nodeagent.containers.containers import Containers
 from zeropull.nodeagent.disk import NodeDisk
@@ -112,9 +111,7 @@ def _answer(**facts: object) -> None:
 
 if __name__ == "__main__":
     configure_logging("bench", level="info")  # to standard error
-    if sys.argv[1] == "image-buffered":
-        data_file.DIRECT = 0
-    if sys.argv[1].startswith("image"):
+    if sys.argv[1] == "image":
         asyncio.run(pull_image(*sys.argv[2:]))
     else:
         asyncio.run(pull_model(*sys.argv[2:]))

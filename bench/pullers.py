@@ -37,8 +37,6 @@ NAMES = (
     "fallback",
     "cached",
 )
-# Asked for by name only: our own pull with writes through the page cache.
-BUFFERED = "fallback-buffered"
 CONTAINER = "zpbench"
 _PULL_TIMEOUT_S = 1800.0
 _CHUNK_BYTES = 8 << 20
@@ -61,8 +59,8 @@ class Puller(Protocol):
 def make_puller(name: str, rig: Rig, cgroup: Cgroup, image: ResolvedImage, how: HowOurs) -> Puller:
     if name == "podman":
         return _Podman(rig, cgroup, image)
-    if name in ("fallback", "cached", BUFFERED):
-        return Ours(rig, cgroup, image, how, buffered=name == BUFFERED)
+    if name in ("fallback", "cached"):
+        return Ours(rig, cgroup, image, how)
     return _Containerd(name, rig, cgroup, image)
 
 
@@ -202,8 +200,7 @@ class _Containerd(_Daemon):
 
 class Ours(_Daemon):
     """The node agent's image stage with our snapshotter behind Debian's containerd, and its model
-    download where there is one: they share the link as they do on a node. `buffered`: the pull
-    writes through the page cache."""
+    download where there is one: they share the link as they do on a node."""
 
     def __init__(
         self,
@@ -211,12 +208,9 @@ class Ours(_Daemon):
         cgroup: Cgroup,
         image: ResolvedImage,
         how: HowOurs,
-        *,
-        buffered: bool = False,
     ) -> None:
         super().__init__("fallback", rig, cgroup, image)
         self.how = how
-        self._work = "image-buffered" if buffered else "image"
         self._model: dict[str, object] = {}
         self._agent: subprocess.Popen[bytes] | None = None
 

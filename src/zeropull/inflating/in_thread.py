@@ -13,7 +13,7 @@ _BUFFER_BYTES = 1 << 20
 _MAX_WAITING_BYTES = 32 << 20
 
 
-class InflatingHere(Source):
+class InflatingInThread(Source):
     """One thread calls `put` and `end`, another one iterates `parts`."""
 
     def __init__(self, head: bytes) -> None:
@@ -26,13 +26,13 @@ class InflatingHere(Source):
         self._is_stopped = False
 
     def kill(self) -> None:
-        """Whoever waits in `put` or `parts` gets Unavailable. From any thread."""
+        """Threads that wait in `put` or `parts` get Unavailable. From any thread."""
         with self._condition:
             self._is_stopped = True
             self._condition.notify_all()
 
     def close(self) -> None:
-        """As `kill`, once nobody is in `put` or `parts` any more."""
+        """As `kill`, once no thread is in `put` or `parts` any more."""
         self.kill()
         self._chunks.clear()
 

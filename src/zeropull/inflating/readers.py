@@ -82,4 +82,5 @@ _DAMAGE: tuple[type[Exception], ...] = (
     cast(type[Exception], IsalError),  # its stub takes it for an instance
     zlib.error,
     gzip.BadGzipFile,
+    OverflowError,  # a gzip header that does not end within INPUT_BYTES
 )

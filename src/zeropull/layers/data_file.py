@@ -22,7 +22,6 @@ BUFFER_BYTES = 2 << 20  # a multiple of BLOCK_BYTES; eight of them per layer in 
 _BUFFERS = 8
 _ZEROS = memoryview(bytes(PAGE))
 _WRITERS = 2  # one hashes while the other one waits for the disk
-DIRECT = os.O_DIRECT  # the benchmark sets 0 here to compare with writes through the page cache
 # A layer unpacks to any size, and the control plane's own state may lie on the same disk.
 _RESERVE_BYTES = 64 << 20
 _RESERVE_SHARE = 50  # but no more than a 50th of a small disk
@@ -208,7 +207,7 @@ def disk_error(error: OSError, path: Path) -> Exception:
 def _open(path: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        return os.open(path, flags | DIRECT, 0o644)
+        return os.open(path, flags | os.O_DIRECT, 0o644)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise disk_error(error, path) from error

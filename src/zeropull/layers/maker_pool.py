@@ -15,8 +15,8 @@ Maker = LayerMaker | LayerProcess
 
 
 @dataclass(slots=True)
-class Place:
-    """`lock`: a maker makes or finishes one layer at a time."""
+class PooledMaker:
+    """A maker and its `lock`: it makes or finishes one layer at a time."""
 
     maker: Maker
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -27,35 +27,35 @@ class MakerPool:
 
     def __init__(self, in_processes: bool) -> None:
         self._in_processes = in_processes
-        self._places: list[Place] = []
-        self._idle: asyncio.Queue[Place] = asyncio.Queue()
+        self._makers: list[PooledMaker] = []
+        self._idle: asyncio.Queue[PooledMaker] = asyncio.Queue()
 
     def start(self, count: int, stop: threading.Event) -> None:
         """`stop`, once set, ends what threads have under way; processes are killed."""
         for _ in range(count):
-            place = Place(LayerProcess() if self._in_processes else LayerMaker(stop))
-            self._places.append(place)
-            self._idle.put_nowait(place)
+            pooled = PooledMaker(LayerProcess() if self._in_processes else LayerMaker(stop))
+            self._makers.append(pooled)
+            self._idle.put_nowait(pooled)
 
     @contextlib.asynccontextmanager
-    async def idle(self) -> AsyncIterator[Place]:
+    async def idle(self) -> AsyncIterator[PooledMaker]:
         """One that makes nothing, for as long as the caller stays inside."""
-        place = await self._idle.get()
-        yield place
+        pooled = await self._idle.get()
+        yield pooled
         # Not after an error: its thread may be at work still, and the pull is over.
-        self._idle.put_nowait(place)
+        self._idle.put_nowait(pooled)
 
     def kill(self) -> None:
-        """Whoever waits for a process gets Unavailable."""
+        """End all processes now: threads that wait for one get Unavailable."""
         for process in self._processes():
             process.kill()
 
     def close(self) -> None:
-        """Once nobody waits any more."""
+        """Wait for the ends of all processes, once no thread waits for one any more."""
         for process in self._processes():
             process.close()
 
     def _processes(self) -> Iterator[LayerProcess]:
-        for place in self._places:
-            if isinstance(place.maker, LayerProcess):
-                yield place.maker
+        for pooled in self._makers:
+            if isinstance(pooled.maker, LayerProcess):
+                yield pooled.maker

@@ -39,15 +39,13 @@ from zeropull.oci.digests import digest_of
 
 @dataclass(frozen=True, slots=True)
 class LayerJob:
-    """A layer to make in `directory`, an empty one. `parent_chain_id` is "" for the lowest layer;
-    `blob_bytes` is what the manifest says."""
+    """A layer to make in the empty `directory`. `parent_chain_id` is "" for the lowest layer."""
 
     directory: str
     chain_id: str
     parent_chain_id: str
     diff_id: str
     blob_digest: str
-    blob_bytes: int
     limits: LayerLimits
 
 
@@ -139,9 +137,6 @@ def _open_metadata(directory: str) -> MetadataImage:
         raise IntegrityError(f"a layer below went away: {error}") from error
 
 
-# ------------------------------------------------------------------ the two steps
-
-
 @dataclass(slots=True)
 class _Converted:
     """A layer whose data lies in its directory, before its metadata is finished."""
@@ -172,7 +167,7 @@ def _convert(job: LayerJob, blob: Iterator[memoryview], stop: threading.Event) -
 def _read_layer(
     job: LayerJob, blob: Iterator[memoryview], data: DataFile, stop: threading.Event
 ) -> tuple[LayerTree, int]:
-    stream = TarStream(blob, job.blob_bytes, stop, job.limits.data_bytes)
+    stream = TarStream(blob, stop, job.limits.data_bytes)
     try:
         with stream:
             reader = LayerReader(iter(stream), data, job.limits)

@@ -27,9 +27,9 @@ from zeropull.layers.layout import (
     TEMPORARY_PREFIX,
     layer_directory,
 )
-from zeropull.layers.maker_pool import Maker, MakerPool, Place
+from zeropull.layers.maker_pool import Maker, MakerPool, PooledMaker
 from zeropull.layers.making import LayerJob, MadeLayer
-from zeropull.layers.thread_switching import short_switch_interval
+from zeropull.layers.thread_switching import switch_threads_often
 from zeropull.linux.files import sync_folder
 from zeropull.oci.digests import hex_of
 from zeropull.oci.images import ResolvedImage
@@ -107,7 +107,6 @@ class _Pull:
             parent_chain_id=chain_ids[index - 1] if index else "",
             diff_id=image.diff_ids[index],
             blob_digest=image.layers[index].digest,
-            blob_bytes=image.layers[index].size,
             limits=self.limits,
         )
 
@@ -152,14 +151,14 @@ async def pull_layers(
     pull = _Pull(
         image, image.chain_ids, frozenset(missing), layer_store, limits or LayerLimits(), open_blob
     )
-    row = _Row(pull, missing, parents_available)
+    publishing = _Publishing(pull, missing, parents_available)
 
     async def one_layer(index: int, source: BlobSource) -> None:
         job = pull.job(index)
-        async with makers.idle() as place:
-            async with place.lock:
-                made = await pull.in_thread(lambda: _make(pull, place.maker, job, source))
-            await row.add(index, _InRow(job, place, made))
+        async with makers.idle() as maker:
+            async with maker.lock:
+                made = await pull.in_thread(lambda: _make(pull, maker.maker, job, source))
+            await publishing.add(index, _WaitingLayer(job, maker, made))
 
     def report() -> None:
         progress(
@@ -178,9 +177,8 @@ async def pull_layers(
         key=lambda pair: (-_head_start(image.layers[pair[0]].size, total), pair[0]),
     )
     makers = MakerPool(in_processes)
-    shortened = contextlib.ExitStack()
+    switch_threads_often()
     try:
-        shortened.enter_context(short_switch_interval())
         makers.start(min(len(missing), LAYERS_AT_ONCE_MAX, os.cpu_count() or 1), pull.stop)
         async with asyncio.TaskGroup() as group:
             reporter = group.create_task(report_all())
@@ -199,7 +197,6 @@ async def pull_layers(
             await _settle(pull.running)
         finally:
             makers.close()
-            shortened.close()
             for directory in pull.temporary:
                 shutil.rmtree(directory, ignore_errors=True)
     report()
@@ -209,16 +206,16 @@ async def pull_layers(
 
 
 @dataclass(slots=True)
-class _InRow:
-    """A layer that is made, and may have to be finished by the maker that has it in memory."""
+class _WaitingLayer:
+    """A layer that is made and not published. `maker` has it in memory until it is finished."""
 
     job: LayerJob
-    place: Place
+    maker: PooledMaker
     made: MadeLayer
 
 
-class _Row:
-    """The layers that are made, finished and published in the image's order."""
+class _Publishing:
+    """Finishes and publishes the layers that are made, in the image's order."""
 
     def __init__(
         self, pull: _Pull, missing: list[int], parents_available: Callable[[str], Path | None]
@@ -226,31 +223,31 @@ class _Row:
         self._pull = pull
         self._waiting = deque(missing)
         self._parents_available = parents_available
-        self._made: dict[int, _InRow] = {}
+        self._made: dict[int, _WaitingLayer] = {}
         self._lock = asyncio.Lock()
 
-    async def add(self, index: int, layer: _InRow) -> None:
+    async def add(self, index: int, layer: _WaitingLayer) -> None:
         """Publish as many as can be. The layer's maker makes no other one meanwhile: what it has
         in memory goes first."""
         self._made[index] = layer
         if self._lock.locked():
-            return  # who is at it comes here
+            return  # the caller that publishes now finds this layer, too
         async with self._lock:
             while self._waiting and (layer_now := self._made.get(self._waiting[0])) is not None:
                 if not layer_now.made.is_finished:
-                    if layer_now.place.lock.locked():
-                        return  # it makes another one, and who asked for that goes on here
+                    if layer_now.maker.lock.locked():
+                        return  # it makes another layer, whose caller goes on here
                     await self._finish(self._waiting[0], layer_now)
                 await self._publish(layer_now)
                 del self._made[self._waiting.popleft()]
 
-    async def _finish(self, index: int, layer: _InRow) -> None:
+    async def _finish(self, index: int, layer: _WaitingLayer) -> None:
         lowers = _directories_below(self._pull, index, self._parents_available)
-        maker, directory = layer.place.maker, layer.job.directory
-        async with layer.place.lock:
+        maker, directory = layer.maker.maker, layer.job.directory
+        async with layer.maker.lock:
             layer.made = await self._pull.in_thread(lambda: maker.finish(directory, lowers))
 
-    async def _publish(self, layer: _InRow) -> None:
+    async def _publish(self, layer: _WaitingLayer) -> None:
         await self._pull.in_thread(lambda: _publish(self._pull, layer.job))
         self._pull.layers_done += 1
         self._pull.data_bytes += layer.made.data_bytes
@@ -270,9 +267,6 @@ def clean_layer_store(layer_store: Path) -> list[Path]:
     for directory in left:
         shutil.rmtree(directory, ignore_errors=True)
     return left
-
-
-# ------------------------------------------------------------------ one layer, in a thread
 
 
 def _make(pull: _Pull, maker: Maker, job: LayerJob, source: BlobSource) -> MadeLayer:
@@ -307,8 +301,8 @@ def publish_layer(directory: Path, target: Path) -> None:
 def _directories_below(
     pull: _Pull, index: int, parents_available: Callable[[str], Path | None]
 ) -> list[str]:
-    """The uppermost first. One that is not there any more stands where it would be published: who
-    looks for it there says that it went away."""
+    """The directories of the layers below, the uppermost first. A layer that has gone stands where
+    it would be published: the maker looks there, and says that it went away."""
     directories = []
     for lower in reversed(range(index)):
         chain_id = pull.chain_ids[lower]

@@ -9,13 +9,11 @@ import threading
 from collections.abc import Iterator
 
 from zeropull.errors import ImageError, IntegrityError, Unavailable, UnreadableImage
-from zeropull.inflating.process import WORTH_IT_BYTES, InflatingProcess
 from zeropull.inflating.readers import (
     HEAD_BYTES,
     DamagedStream,
     Source,
     damage,
-    is_compressed,
     open_reader,
 )
 
@@ -64,30 +62,26 @@ class _BlobReader(Source):
 class TarStream:
     """Iterate once over reused buffers of tar bytes; afterwards `blob_digest`, `diff_id` stand.
 
-    A thread inflates ahead, into at most twelve buffers of 1 MiB, or has a process of its own do
-    that for a large blob. Use as a context manager.
+    A thread inflates ahead, into at most twelve buffers of 1 MiB. Use as a context manager.
     """
 
     def __init__(
         self,
         blob: Iterator[memoryview | bytes],
-        blob_size: int,
         stop: threading.Event,
         limit_bytes: int,
     ) -> None:
         """`limit_bytes`: of the tar; a longer one is refused."""
         self._blob = HashedBlob(blob)
-        self._blob_size = blob_size
         self._limit = limit_bytes
         self._stop = stop
         self._ended = False
         self._hash = hashlib.sha256()
-        self._process: InflatingProcess | None = None
         self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
-        self._full: queue.SimpleQueue[
-            tuple[memoryview, int] | InflatingProcess | BaseException | None
-        ] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="layer-inflate", daemon=True)
+        self._full: queue.SimpleQueue[tuple[memoryview, int] | BaseException | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._inflate, name="layer-inflate", daemon=True)
 
     def __enter__(self) -> TarStream:
         self._thread.start()
@@ -96,11 +90,7 @@ class TarStream:
     def __exit__(self, *_: object) -> None:
         self._ended = True
         self._free.put(None)
-        if self._process is not None:
-            self._process.kill()
         self._thread.join()
-        if self._process is not None:
-            self._process.close()
 
     @property
     def blob_digest(self) -> str:
@@ -121,73 +111,31 @@ class TarStream:
 
     def __iter__(self) -> Iterator[memoryview]:
         total = 0
-        for view in self._inflated():
-            total += len(view)
+        while (item := self._full.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            buffer, count = item
+            total += count
             if total > self._limit:
                 raise ImageError(
                     f"the layer inflates to more than {self._limit:,} bytes: raise the setting "
                     "fleet.layer_bytes"
                 )
-            self._hash.update(view)
-            yield view
+            self._hash.update(buffer[:count])
+            yield buffer[:count]
+            self._free.put(buffer)
 
-    # ------------------------------------------------------------------ the consumer's side
-
-    def _inflated(self) -> Iterator[memoryview]:
-        while (item := self._full.get()) is not None:
-            if isinstance(item, InflatingProcess):
-                yield from self._parts_of(item)
-            elif isinstance(item, BaseException):
-                raise item
-            else:
-                yield item[0][: item[1]]
-                self._free.put(item[0])
-
-    def _parts_of(self, process: InflatingProcess) -> Iterator[memoryview]:
+    def _inflate(self) -> None:
+        """What the thread does."""
         try:
-            yield from process.parts()
-        except DamagedStream as error:
-            raise _damaged(error) from error
-        except Unavailable as error:
-            # The thread that feeds it may know better: the registry's error, for one.
-            failure = self._full.get()
-            raise (failure if isinstance(failure, BaseException) else error) from error
-
-    # ------------------------------------------------------------------ the thread's
-
-    def _work(self) -> None:
-        try:
-            parts = iter(self._blob)
-            first = next(parts, memoryview(b""))
-            while len(first) < HEAD_BYTES:
-                kept = bytes(first)  # before the next one is asked for
-                if (more := next(parts, None)) is None:
-                    break
-                first = memoryview(kept + bytes(more))
-            head = bytes(first[:HEAD_BYTES])
-            parts = itertools.chain([first], parts)
-            if self._blob_size >= WORTH_IT_BYTES and is_compressed(head):
-                self._feed_process(head, parts)
-            else:
-                self._inflate_here(head, parts)
+            self._inflate_all(iter(self._blob))
             self._full.put(None)
         except BaseException as error:
             damaged = damage(error) if isinstance(error, Exception) else None
             self._full.put(error if damaged is None else _damaged(damaged))
 
-    def _feed_process(self, head: bytes, parts: Iterator[memoryview]) -> None:
-        self._process = InflatingProcess(head)
-        self._full.put(self._process)
-        try:
-            for part in parts:
-                self._check_stop()
-                self._process.put(part)
-            self._process.end()
-        except BaseException:
-            self._process.kill()
-            raise
-
-    def _inflate_here(self, head: bytes, parts: Iterator[memoryview]) -> None:
+    def _inflate_all(self, parts: Iterator[memoryview]) -> None:
+        head, parts = _look_at_head(parts)
         for _ in range(_BUFFERS):
             self._free.put(memoryview(bytearray(BUFFER_BYTES)))
         reader = open_reader(head, _BlobReader(parts))
@@ -198,12 +146,23 @@ class TarStream:
                 break
             self._full.put((buffer, count))
         if not self._ended:
-            for _ in parts:
+            for _ in parts:  # what follows the compressed stream belongs to the blob's digest
                 pass
 
     def _check_stop(self) -> None:
         if self._stop.is_set() or self._ended:
             raise Unavailable("the conversion was stopped")
+
+
+def _look_at_head(parts: Iterator[memoryview]) -> tuple[bytes, Iterator[memoryview]]:
+    """The blob's first bytes, and the whole blob: its first buffers may be shorter than they."""
+    first = next(parts, memoryview(b""))
+    while len(first) < HEAD_BYTES:
+        kept = bytes(first)  # before the next one is asked for
+        if (more := next(parts, None)) is None:
+            break
+        first = memoryview(kept + bytes(more))
+    return bytes(first[:HEAD_BYTES]), itertools.chain([first], parts)
 
 
 def _damaged(error: DamagedStream) -> IntegrityError | UnreadableImage:

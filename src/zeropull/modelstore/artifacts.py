@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zeropull.errors import AlreadyExists, ArtifactError, DiskFull, NotFound, Unavailable
-from zeropull.inflating.in_thread import InflatingHere
+from zeropull.inflating.in_thread import InflatingInThread
 from zeropull.inflating.process import WORTH_IT_BYTES, InflatingProcess
 from zeropull.inflating.readers import GZIP_HEAD
 from zeropull.modelstore.extracting import extract_tar_gz
@@ -84,10 +84,9 @@ async def fetch_artifact(
     """Download to the new directory `into`, published by rename when everything is there.
 
     `plan`: what the store said a moment ago, which is then not asked again. A tar.gz is extracted
-    while it arrives. Interrupted, nothing is left but a `.tmp-` directory
-    after a crash, which `clean_partial` removes. `on_size` gets the bytes that there are to
-    read, `on_bytes` every count received. At most `connections` parts are read at the same time,
-    each while it holds a `turn`.
+    while it arrives. Interrupted, nothing is left but a `.tmp-` directory after a crash. `on_size`
+    gets the bytes that there are to read, `on_bytes` every count received. At most `connections`
+    parts are read at the same time, each while it holds a `turn`.
 
     Raises:
         AlreadyExists: `into` is there.
@@ -127,12 +126,6 @@ async def fetch_artifact(
         finally:
             await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
     return FetchResult(plan.size, files, plan.identity)
-
-
-def clean_partial(folder: Path) -> None:
-    """Remove what interrupted downloads left in `folder`; call it while none is running."""
-    for path in folder.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.asynccontextmanager
@@ -207,7 +200,7 @@ async def _fetch_archive(
 ) -> int:
     """`name` is what messages call the archive."""
     facts, _ = plan.objects[0]
-    kind = InflatingProcess if facts.size >= WORTH_IT_BYTES else InflatingHere
+    kind = InflatingProcess if facts.size >= WORTH_IT_BYTES else InflatingInThread
     inflating = kind(GZIP_HEAD)
 
     def extract() -> int:

@@ -17,15 +17,15 @@ import zstandard
 
 from tests.integration.serve.served import wait_until
 from zeropull.errors import Unavailable
-from zeropull.inflating.in_thread import InflatingHere
+from zeropull.inflating.in_thread import InflatingInThread
 from zeropull.inflating.process import InflatingProcess
 from zeropull.inflating.readers import DamagedStream
 
-Inflating = InflatingHere | InflatingProcess
+Inflating = InflatingInThread | InflatingProcess
 CONTENT = random.Random(1).randbytes(1_500_001) * 2 + bytes(4_000_000)
 
 
-@pytest.fixture(params=[InflatingHere, InflatingProcess])
+@pytest.fixture(params=[InflatingInThread, InflatingProcess])
 def kind(request: pytest.FixtureRequest) -> Iterator[type[Inflating]]:
     before = open_descriptors()
     yield request.param
@@ -75,7 +75,7 @@ def test_an_empty_stream_is_empty(kind: type[Inflating]) -> None:
     assert inflate(kind, gzip.compress(b"")) == b""
 
 
-@pytest.mark.parametrize("where", ["truncated", "flipped", "other", "zstd"])
+@pytest.mark.parametrize("where", ["truncated", "flipped", "other", "endless-header", "zstd"])
 def test_damage_is_told_as_damage(kind: type[Inflating], where: str) -> None:
     packed = bytearray(gzip.compress(CONTENT, 1))
     if where == "truncated":
@@ -84,6 +84,8 @@ def test_damage_is_told_as_damage(kind: type[Inflating], where: str) -> None:
         packed[len(packed) // 2] ^= 0x10
     elif where == "other":
         packed[4:] = b"no gzip after all" * 1000
+    elif where == "endless-header":
+        packed[3:] = b"\x08" + b"a name " * 500_000
     else:
         packed = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(CONTENT))
         packed[len(packed) // 2] ^= 0x10
@@ -117,7 +119,7 @@ def test_whoever_waits_is_woken_when_it_is_stopped(kind: type[Inflating]) -> Non
 
 def test_a_killed_process_is_told_and_leaves_nothing() -> None:
     inflating = InflatingProcess(b"\x1f\x8b\x08\0")
-    pid = inflating._process.pid
+    pid = inflating.pid
     os.kill(pid, 9)
     with pytest.raises(Unavailable, match="ended with status -9"):
         next(inflating.parts())
@@ -129,7 +131,7 @@ PARENT = """
 import time
 from zeropull.inflating.process import InflatingProcess
 inflating = InflatingProcess(bytes.fromhex("1f8b0800"))
-print(inflating._process.pid, flush=True)
+print(inflating.pid, flush=True)
 time.sleep(60)  # until it is killed
 """
 

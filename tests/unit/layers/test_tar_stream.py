@@ -1,4 +1,4 @@
-"""A layer's blob to its tar bytes, inflated in a thread and in a process of its own."""
+"""A layer's blob to its tar bytes, inflated ahead in a thread."""
 
 from __future__ import annotations
 
@@ -14,18 +14,11 @@ import zstandard
 
 from zeropull.erofs.tar_layer import LAYER_BYTES
 from zeropull.errors import ImageError, IntegrityError, Unavailable, UnreadableImage
-from zeropull.layers import tar_stream
 from zeropull.layers.tar_stream import TarStream
 
 CONTENT = random.Random(3).randbytes(2_000_000) + bytes(6_000_000)
 PACKED = gzip.compress(CONTENT, 1)
 LIMIT = 1 << 30
-
-
-@pytest.fixture(params=["thread", "process"], autouse=True)
-def inflated_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    worth_it = 0 if request.param == "process" else 1 << 40
-    monkeypatch.setattr(tar_stream, "WORTH_IT_BYTES", worth_it)
 
 
 def buffers(blob: bytes, size: int = 300_000) -> Iterator[memoryview]:
@@ -47,7 +40,7 @@ def sha256(content: bytes) -> str:
     ids=["gzip", "zstd", "tar", "trailing-zeros"],
 )
 def test_content_and_both_digests(blob: bytes) -> None:
-    with TarStream(buffers(blob), len(blob), threading.Event(), LIMIT) as stream:
+    with TarStream(buffers(blob), threading.Event(), LIMIT) as stream:
         content = b"".join(bytes(view) for view in stream)
     assert content == CONTENT
     assert stream.diff_id == sha256(CONTENT)
@@ -56,7 +49,7 @@ def test_content_and_both_digests(blob: bytes) -> None:
 
 def test_a_first_buffer_of_two_bytes_is_no_mystery() -> None:
     parts = iter([PACKED[:2], PACKED[2:3], PACKED[3:]])
-    with TarStream(parts, len(PACKED), threading.Event(), LIMIT) as stream:
+    with TarStream(parts, threading.Event(), LIMIT) as stream:
         assert b"".join(bytes(view) for view in stream) == CONTENT
     assert stream.blob_digest == sha256(PACKED)
 
@@ -64,7 +57,7 @@ def test_a_first_buffer_of_two_bytes_is_no_mystery() -> None:
 def test_damage_leaves_the_rest_of_the_blob_to_be_hashed() -> None:
     blob = bytearray(PACKED)
     blob[len(blob) // 2] ^= 1
-    stream = TarStream(buffers(bytes(blob)), len(blob), threading.Event(), LIMIT)
+    stream = TarStream(buffers(bytes(blob)), threading.Event(), LIMIT)
     with pytest.raises(IntegrityError, match="compressed stream is damaged"), stream:
         list(stream)
     assert stream.drain_blob() == sha256(bytes(blob))
@@ -75,14 +68,14 @@ def test_the_registrys_error_is_the_one_that_is_told() -> None:
         yield from buffers(PACKED[:900_000])
         raise Unavailable("the registry has gone")
 
-    stream = TarStream(broken(), len(PACKED), threading.Event(), LIMIT)
+    stream = TarStream(broken(), threading.Event(), LIMIT)
     with pytest.raises(Unavailable, match="the registry has gone"), stream:
         list(stream)
 
 
 def test_who_stops_in_the_middle_waits_for_nothing() -> None:
     blob = gzip.compress(random.Random(5).randbytes(40_000_000), 0)
-    with TarStream(buffers(blob), len(blob), threading.Event(), LIMIT) as stream:
+    with TarStream(buffers(blob), threading.Event(), LIMIT) as stream:
         next(iter(stream))
     assert stream.blob_bytes < len(blob)
 
@@ -91,7 +84,7 @@ def test_a_longer_tar_than_the_limit_is_refused() -> None:
     blob = gzip.compress(bytes(30_000_000))
     with (
         pytest.raises(ImageError, match="inflates to more than 10,000,000 bytes"),
-        TarStream(buffers(blob), len(blob), threading.Event(), 10_000_000) as stream,
+        TarStream(buffers(blob), threading.Event(), 10_000_000) as stream,
     ):
         list(stream)
 
@@ -101,7 +94,7 @@ def test_a_log_full_of_zeros_is_no_bomb() -> None:
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)
     zeros = bytes(1 << 20)
     blob = b"".join(packer.compress(zeros) for _ in range(1100)) + packer.flush()
-    with TarStream(buffers(blob), len(blob), threading.Event(), LAYER_BYTES) as stream:
+    with TarStream(buffers(blob), threading.Event(), LAYER_BYTES) as stream:
         assert sum(len(view) for view in stream) == 1100 << 20
 
 
@@ -113,13 +106,13 @@ def zstd_frame(content: bytes, window_log: int) -> bytes:
 
 def test_a_zstd_window_of_256_mib_is_read() -> None:
     blob = zstd_frame(b"tar" * 100, 28)
-    with TarStream(buffers(blob), len(blob), threading.Event(), LIMIT) as stream:
+    with TarStream(buffers(blob), threading.Event(), LIMIT) as stream:
         assert b"".join(bytes(view) for view in stream) == b"tar" * 100
 
 
 def test_a_larger_window_is_no_damage() -> None:
     blob = zstd_frame(b"tar" * 100, 29)
-    stream = TarStream(buffers(blob), len(blob), threading.Event(), LIMIT)
+    stream = TarStream(buffers(blob), threading.Event(), LIMIT)
     with pytest.raises(UnreadableImage, match="too much memory"), stream:
         list(stream)
     assert stream.drain_blob() == sha256(blob)
@@ -128,7 +121,7 @@ def test_a_larger_window_is_no_damage() -> None:
 def test_a_stop_ends_it() -> None:
     stop = threading.Event()
     blob = gzip.compress(random.Random(6).randbytes(40_000_000), 0)
-    stream = TarStream(buffers(blob), len(blob), stop, LIMIT)
+    stream = TarStream(buffers(blob), stop, LIMIT)
     with pytest.raises(Unavailable, match="stopped"), stream:
         for _ in stream:
             stop.set()

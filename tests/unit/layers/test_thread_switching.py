@@ -1,26 +1,30 @@
 """The interpreter's switch interval while layers are pulled."""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Iterator
 
 import pytest
 
-from zeropull.layers.thread_switching import SWITCH_INTERVAL_S, short_switch_interval
+from zeropull.layers.thread_switching import SWITCH_INTERVAL_S, switch_threads_often
 
 
-def test_the_last_pull_that_ends_restores_the_switch_interval() -> None:
+@pytest.fixture(autouse=True)
+def interval_as_before() -> Iterator[None]:
     before = sys.getswitchinterval()
-    assert before > SWITCH_INTERVAL_S
-    first, second = short_switch_interval(), short_switch_interval()
-    with first:
-        second.__enter__()
-        assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_threads_are_switched_often_from_the_first_pull_on() -> None:
+    sys.setswitchinterval(0.005)
+    switch_threads_often()
+    switch_threads_often()
     assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
-    second.__exit__(None, None, None)
-    assert sys.getswitchinterval() == pytest.approx(before)
 
 
-def test_a_pull_that_fails_restores_the_switch_interval() -> None:
-    before = sys.getswitchinterval()
-    with pytest.raises(ValueError, match="damaged"), short_switch_interval():
-        raise ValueError("damaged")
-    assert sys.getswitchinterval() == pytest.approx(before)
+def test_a_shorter_interval_stays() -> None:
+    sys.setswitchinterval(0.000_1)
+    switch_threads_often()
+    assert sys.getswitchinterval() <= 0.000_1

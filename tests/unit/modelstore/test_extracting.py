@@ -10,13 +10,13 @@ import pytest
 
 from tests.fixtures.images import Entry, directory, layer_tar, symlink
 from zeropull.errors import ArtifactError, DiskFull
-from zeropull.inflating.in_thread import InflatingHere
+from zeropull.inflating.in_thread import InflatingInThread
 from zeropull.inflating.readers import GZIP_HEAD
 from zeropull.modelstore.extracting import extract_tar_gz
 
 
 def inflated(packed: bytes) -> Iterator[memoryview]:
-    inflating = InflatingHere(GZIP_HEAD)
+    inflating = InflatingInThread(GZIP_HEAD)
     inflating.put(packed)
     inflating.end()
     return inflating.parts()
