@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.fixtures.aws_api import ACCOUNT, REGION, refusal
 from tests.integration.api.scaling_clients import (
@@ -210,3 +211,24 @@ def test_an_update_may_neither_remove_a_scaled_variant_nor_change_its_type(
         **(RESOURCE | {"ResourceId": "endpoint/ep/variant/v2"})
     )
     update(EndpointName="ep", EndpointConfigName="without")
+
+
+@pytest.mark.parametrize("namespace", ["ecs", "dynamodb", "lambda", "custom-resource"])
+def test_nothing_of_other_services_is_registered(clients: Clients, namespace: str) -> None:
+    clients.register()
+    client = clients.autoscaling
+    for describe, list_name in [
+        (client.describe_scalable_targets, "ScalableTargets"),
+        (client.describe_scaling_policies, "ScalingPolicies"),
+        (client.describe_scheduled_actions, "ScheduledActions"),
+        (client.describe_scaling_activities, "ScalingActivities"),
+    ]:
+        assert describe(ServiceNamespace=namespace)[list_name] == []
+    with pytest.raises(ClientError, match="not served here"):
+        client.register_scalable_target(
+            ServiceNamespace=namespace,
+            ResourceId="service/a/b",
+            ScalableDimension="ecs:service:DesiredCount",
+            MinCapacity=1,
+            MaxCapacity=2,
+        )

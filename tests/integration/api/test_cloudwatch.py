@@ -187,7 +187,7 @@ def test_periods_and_statistics_that_are_not_kept_are_refused(
         cloudwatch.get_metric_data(
             StartTime=NOW - timedelta(minutes=15), EndTime=NOW, MetricDataQueries=[query]
         )
-    assert raised.value.response["Error"]["Code"] == "InvalidParameterValue"
+    assert raised.value.response["Error"]["Code"] == "ValidationError"
 
 
 def test_only_the_metric_with_exactly_those_dimensions_is_read(cloudwatch: Any) -> None:
@@ -546,3 +546,97 @@ def query(served: Served, form: dict[str, str]) -> str:
     )
     with urllib.request.urlopen(raw, timeout=10) as answer:
         return str(answer.read().decode())
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "text"),
+    [
+        ({"StartTime": NOW}, "ValidationError", "must not equal"),
+        ({"StartTime": NOW + timedelta(1)}, "ValidationError", "must be greater than StartTime"),
+        ({"NextToken": "x"}, "InvalidNextToken", "previous page"),
+        ({"NextToken": "7"}, "InvalidNextToken", "previous page"),
+        ({"MetricDataQueries": [{"Id": "A", "Expression": "1"}]}, "ValidationError", "pattern"),
+        ({"MetricDataQueries": [{"Id": "a"}]}, "ValidationError", "mutually exclusive"),
+        (
+            {"MetricDataQueries": [{"Id": "a", "Expression": "1", "AccountId": "1" * 12}]},
+            "ValidationError",
+            "not your own account",
+        ),
+    ],
+)
+def test_refusals_of_get_metric_data_have_the_codes_of_aws(
+    cloudwatch: Any, change: dict[str, Any], code: str, text: str
+) -> None:
+    asked = {
+        "StartTime": NOW - timedelta(minutes=15),
+        "EndTime": NOW,
+        "MetricDataQueries": [stat("a", "a")],
+    }
+    with pytest.raises(ClientError, match=text) as raised:
+        cloudwatch.get_metric_data(**(asked | change))
+    assert raised.value.response["Error"]["Code"] == code
+
+
+def test_agents_send_values_for_percentiles_beside_statistics(cloudwatch: Any) -> None:
+    statistics = {"SampleCount": 10.0, "Sum": 100.0, "Minimum": 1.0, "Maximum": 40.0}
+    cloudwatch.put_metric_data(
+        Namespace="test",
+        MetricData=[
+            {
+                "MetricName": "both",
+                "Timestamp": NOW - timedelta(minutes=2),
+                "Values": [1.0, 40.0],
+                "Counts": [9.0, 1.0],
+                "StatisticValues": statistics,
+            }
+        ],
+    )
+    (point,) = cloudwatch.get_metric_statistics(
+        Namespace="test",
+        MetricName="both",
+        StartTime=NOW - timedelta(minutes=5),
+        EndTime=NOW,
+        Period=60,
+        Statistics=["SampleCount", "Sum", "Minimum", "Maximum"],
+    )["Datapoints"]
+    assert {name: point[name] for name in statistics} == statistics
+    (median,) = cloudwatch.get_metric_data(
+        StartTime=NOW - timedelta(minutes=5),
+        EndTime=NOW,
+        MetricDataQueries=[stat("a", "both", "p50")],
+    )["MetricDataResults"][0]["Values"]
+    assert median == pytest.approx(1.0, rel=0.02)
+
+
+def test_metrics_of_an_entity_are_kept_without_it(cloudwatch: Any) -> None:
+    datum = {"MetricName": "of-entity", "Timestamp": NOW - timedelta(minutes=2), "Value": 3.0}
+    cloudwatch.put_metric_data(
+        Namespace="test",
+        EntityMetricData=[{"Entity": {"Attributes": {"a": "b"}}, "MetricData": [datum]}],
+    )
+    answer = cloudwatch.get_metric_data(
+        StartTime=NOW - timedelta(minutes=5),
+        EndTime=NOW,
+        MetricDataQueries=[stat("a", "of-entity")],
+    )
+    assert answer["MetricDataResults"][0]["Values"] == [3.0]
+
+
+def test_short_periods_of_a_minutes_metric_have_values_at_minute_starts(cloudwatch: Any) -> None:
+    put(cloudwatch, "minutes", 1, 2)
+    answer = cloudwatch.get_metric_statistics(
+        Namespace="test",
+        MetricName="minutes",
+        StartTime=NOW - timedelta(minutes=15),
+        EndTime=NOW,
+        Period=10,
+        Statistics=["Sum"],
+    )
+    found = sorted((point["Timestamp"], point["Sum"]) for point in answer["Datapoints"])
+    assert found == [(NOW - timedelta(minutes=10), 1.0), (NOW - timedelta(minutes=9), 2.0)]
+
+
+def test_metrics_of_another_account_are_none(cloudwatch: Any) -> None:
+    put(cloudwatch, "mine", 1)
+    assert cloudwatch.list_metrics(OwningAccount="1" * 12)["Metrics"] == []
+    assert cloudwatch.list_metrics(OwningAccount=ACCOUNT)["Metrics"] != []

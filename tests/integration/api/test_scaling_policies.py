@@ -160,6 +160,19 @@ def test_a_step_policy_has_the_alarms_that_name_it(clients: Clients) -> None:
             },
             "Exactly one element of the metrics list should return data",
         ),
+        (
+            {
+                "TargetTrackingScalingPolicyConfiguration": {
+                    "TargetValue": 1.0,
+                    "CustomizedMetricSpecification": {"Metrics": [{"Id": "A", "Expression": "1"}]},
+                }
+            },
+            "not matching the expected pattern",
+        ),
+        (
+            {"TargetTrackingScalingPolicyConfiguration": by_math({"Label": "neither"})},
+            "mutually exclusive",
+        ),
         ({}, "needs TargetTrackingScalingPolicyConfiguration"),
         ({"PolicyType": "Predictive"}, "failed to satisfy constraint"),
         (

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from zeropull.api.applicationautoscaling.targets import WRONG_PAGE, target_filter
+from zeropull.api.applicationautoscaling.targets import (
+    WRONG_PAGE,
+    is_other_namespace,
+    target_filter,
+)
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.resources.scaling import NAMESPACE, ScalingActivity
@@ -23,6 +27,8 @@ class ActivityOperations:
 
     def describe(self, call: Call, members: Members) -> Output:
         resource_id, dimension = target_filter(members)
+        if is_other_namespace(members):
+            return {"ScalingActivities": []}
         with_not_scaled = members.get("IncludeNotScaledActivities", False)
         found = [
             stored.document

@@ -13,11 +13,12 @@ from typing import Any
 from zeropull.api.applicationautoscaling.targets import (
     WRONG_PAGE,
     forget_policy,
+    is_other_namespace,
     require_target,
     target_filter,
 )
 from zeropull.api.cloudwatch.alarms import put_alarm
-from zeropull.api.cloudwatch.metrics import query_of
+from zeropull.api.cloudwatch.queries import query_of
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.autoscaler.alarms import AlarmRule
@@ -77,6 +78,8 @@ class PolicyOperations:
 
     def describe(self, call: Call, members: Members) -> Output:
         resource_id, dimension = target_filter(members)
+        if is_other_namespace(members):
+            return {"ScalingPolicies": []}
         names = members.get("PolicyNames")
         found = [
             policy
@@ -111,7 +114,7 @@ class PolicyOperations:
     def _check_tracking(self, policy: ScalingPolicy) -> None:
         """Raises InvalidInput for a metric that cannot be tracked or is tracked already."""
         queries = [
-            query_of(_as_query(raw), f"Metrics.member.{number}")
+            query_of(_as_query(raw), f"Metrics.member.{number}", policy.account)
             for number, raw in enumerate(_customized(policy).get("Metrics") or [], 1)
         ]
         if queries:

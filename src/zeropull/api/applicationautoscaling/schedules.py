@@ -9,6 +9,7 @@ from typing import Any
 from zeropull.api.applicationautoscaling.targets import (
     WRONG_PAGE,
     check_capacities,
+    is_other_namespace,
     require_target,
     target_filter,
 )
@@ -84,6 +85,8 @@ class ScheduleOperations:
 
     def describe(self, call: Call, members: Members) -> Output:
         resource_id, dimension = target_filter(members)
+        if is_other_namespace(members):
+            return {"ScheduledActions": []}
         names = members.get("ScheduledActionNames")
         found = [
             stored.document

@@ -7,28 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zeropull.api.cloudwatch.faults import invalid_combination, invalid_value, missing
-from zeropull.api.cloudwatch.metrics import check_statistic, query_of
+from zeropull.api.cloudwatch.alarm_checks import check_alarm
+from zeropull.api.cloudwatch.faults import invalid_combination, invalid_value
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
-from zeropull.autoscaler.alarms import COMPARISONS
+from zeropull.api.tagging import set_initial_tags
+from zeropull.awsprotocol.arns import Arn, partition_of
 from zeropull.awsprotocol.faults import ApiFault
 from zeropull.awsprotocol.members import MemberRules
-from zeropull.errors import InvalidInput
-from zeropull.metricstore.alarm_specs import watched_id
-from zeropull.metricstore.queries import check_queries, periods_of
 from zeropull.resources.alarms import AlarmHistory, MetricAlarm, alarm_key
+from zeropull.resources.tags import ResourceTags
 from zeropull.statestore import Store
 from zeropull.statestore.alarm_history import ACTIONS_OF, record_configuration, record_transition
 
 MAX_NAMES = 100
-MAX_ACTIONS = 5
-DAY_S = 86400
-WEEK_S = 7 * DAY_S
+WRONG_PAGE = "InvalidNextToken"
 _NOT_ECHOED = frozenset({"AlarmName", "Tags", "ActionsEnabled"})
 _REFUSED = {
     name: "only metric alarms over a sliding window of datapoints are evaluated"
@@ -39,6 +35,13 @@ _REFUSED = {
         "EvaluationInterval",
     )
 }
+_DESCRIBE_RULES = MemberRules(
+    refused={
+        "ChildrenOfAlarmName": "there are no composite alarms",
+        "ParentsOfAlarmName": "there are no composite alarms",
+    }
+)
+_HISTORY_RULES = MemberRules(refused={"AlarmContributorId": "alarms have no contributors"})
 
 
 class AlarmOperations:
@@ -49,15 +52,17 @@ class AlarmOperations:
         rules = MemberRules(
             accepted={
                 "ActionConfiguration": "actions are scaling policies only",
-                "Tags": "alarms have no tags here",
             },
-            refused=_REFUSED,
+            refused={
+                **_REFUSED,
+                "ThresholdMetricId": "thresholds are numbers: there is no anomaly detection",
+            },
         )
         return (
             Operation("PutMetricAlarm", self.put, rules),
-            Operation("DescribeAlarms", self.describe),
+            Operation("DescribeAlarms", self.describe, _DESCRIBE_RULES),
             Operation("DescribeAlarmsForMetric", self.describe_for_metric),
-            Operation("DescribeAlarmHistory", self.history),
+            Operation("DescribeAlarmHistory", self.history, _HISTORY_RULES),
             Operation("SetAlarmState", self.set_state),
             Operation("EnableAlarmActions", self.enable),
             Operation("DisableAlarmActions", self.disable),
@@ -65,9 +70,14 @@ class AlarmOperations:
         )
 
     def put(self, call: Call, members: Members) -> Output:
-        _check(members)
+        check_alarm(members, call.account)
         with self._store.transaction():
-            put_alarm(self._store, call, members)
+            is_new = (
+                self._store.get(MetricAlarm, alarm_key(call.account, members["AlarmName"])) is None
+            )
+            alarm = put_alarm(self._store, call, members)
+            if is_new:  # as on AWS, tags of an alarm that is there already stay as they are
+                set_initial_tags(self._store, alarm.arn, members.get("Tags") or [])
         return None
 
     def describe(self, call: Call, members: Members) -> Output:
@@ -126,6 +136,7 @@ class AlarmOperations:
             lambda item: (item[0], f"{item[2]} {item[1]:09d}"),
             descending=members.get("ScanBy", "TimestampDescending") != "TimestampAscending",
             default_size=100,
+            token_fault=WRONG_PAGE,
         )
         return {
             "AlarmHistoryItems": [
@@ -198,7 +209,7 @@ def put_alarm(
     alarm = MetricAlarm(
         account=call.account,
         name=name,
-        arn=f"arn:aws:cloudwatch:{call.region}:{call.account}:alarm:{name}",
+        arn=alarm_arn(call, name),
         configured_s=call.now_s,
         state_updated_s=call.now_s,
         state_transitioned_s=call.now_s,
@@ -221,12 +232,18 @@ def put_alarm(
     return alarm
 
 
+def alarm_arn(call: Call, name: str) -> str:
+    partition = partition_of(call.region)
+    return str(Arn("cloudwatch", call.region, call.account, f"alarm:{name}", partition))
+
+
 def delete_alarm(store: Store, account: str, name: str, now_s: float) -> None:
     """One that is not there is no error; its history outlives it. In a transaction."""
     stored = store.get(MetricAlarm, alarm_key(account, name))
     if stored is None:
         return
     store.delete(MetricAlarm, stored.document.key)
+    store.delete(ResourceTags, stored.document.arn)
     record_configuration(store, stored.document, "deleted", now_s)
 
 
@@ -265,80 +282,6 @@ def describe_alarm(alarm: MetricAlarm) -> dict[str, Any]:
     }
 
 
-def _check(members: Members) -> None:
-    for name in ("EvaluationPeriods", "Threshold", "ComparisonOperator"):
-        if members.get(name) is None:
-            raise missing(f"The parameter {name} is required.")
-    if members["ComparisonOperator"] not in COMPARISONS:
-        raise invalid_value(
-            f"The value {members['ComparisonOperator']} for parameter ComparisonOperator is not "
-            f"supported: {', '.join(COMPARISONS)}."
-        )
-    if members.get("TreatMissingData", "missing") not in (
-        "breaching", "notBreaching", "ignore", "missing",
-    ):  # fmt: skip
-        raise invalid_value(
-            f"The value {members['TreatMissingData']} for parameter TreatMissingData is not one of "
-            "breaching, notBreaching, ignore, missing."
-        )
-    for kind in ACTIONS_OF.values():
-        if len(members.get(kind) or []) > MAX_ACTIONS:
-            raise invalid_value(f"{kind} has {len(members[kind])} members, at most {MAX_ACTIONS}.")
-    if members.get("DatapointsToAlarm", 1) > members["EvaluationPeriods"]:
-        raise invalid_value("DatapointsToAlarm must not be greater than EvaluationPeriods.")
-    if not math.isfinite(members["Threshold"]):
-        raise invalid_value(
-            f"The value {members['Threshold']} for parameter Threshold is invalid: it must be "
-            "finite."
-        )
-    if members.get("EvaluateLowSampleCountPercentile", "evaluate") not in ("evaluate", "ignore"):
-        raise invalid_value(
-            f"The value {members['EvaluateLowSampleCountPercentile']} for parameter "
-            "EvaluateLowSampleCountPercentile is not one of evaluate, ignore."
-        )
-    period = _check_metrics(members) if members.get("Metrics") else _check_metric(members)
-    _check_evaluated(period, members["EvaluationPeriods"])
-
-
-def _check_evaluated(period: int, periods: int) -> None:
-    if period < 3600 and period * periods > DAY_S:
-        raise InvalidInput(
-            "Metrics cannot be checked across more than a day (EvaluationPeriods * Period must be "
-            f"<= {DAY_S}) for alarms using period < 3600"
-        )
-    if period * periods > WEEK_S:
-        raise InvalidInput(
-            "Metrics cannot be checked across more than a week (EvaluationPeriods * Period must be "
-            f"<= {WEEK_S}) for alarms using period >= 3600"
-        )
-
-
-def _check_metric(members: Members) -> int:
-    for name in ("MetricName", "Namespace", "Period"):
-        if members.get(name) is None:
-            raise missing(f"The parameter {name} is required, or Metrics.")
-    if (members.get("Statistic") is None) == (members.get("ExtendedStatistic") is None):
-        raise invalid_combination("Must specify either Statistic or ExtendedStatistic")
-    check_statistic(members.get("Statistic") or members["ExtendedStatistic"])
-    return _alarm_period(members["Period"])
-
-
-def _check_metrics(members: Members) -> int:
-    if members.get("MetricName") is not None:
-        raise invalid_combination("Must specify either Metrics or MetricName")
-    queries = [query_of(raw, f"Metrics.member.{n}") for n, raw in enumerate(members["Metrics"], 1)]
-    check_queries(queries)
-    return _alarm_period(periods_of(queries)[watched_id(queries)])
-
-
-def _alarm_period(period: int) -> int:
-    if period in (10, 20, 30) or (period > 0 and period % 60 == 0):
-        return int(period)
-    raise invalid_value(
-        f"The value {period} for parameter Period is not 10, 20, 30 or a multiple of 60."
-    )
-
-
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
@@ -363,4 +306,5 @@ def _paged(alarms: Sequence[MetricAlarm], members: Members) -> tuple[list[Metric
         lambda alarm: (alarm.name, ""),
         descending=False,
         default_size=50,
+        token_fault=WRONG_PAGE,
     )

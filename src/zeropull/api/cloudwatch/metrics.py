@@ -6,33 +6,33 @@ Source: Amazon CloudWatch API reference, version 2010-08-01.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zeropull.api.cloudwatch.faults import invalid_combination, invalid_value, missing
+from zeropull.api.cloudwatch import datums
+from zeropull.api.cloudwatch.datums import dimensions_of
+from zeropull.api.cloudwatch.faults import invalid_combination, invalid_value
+from zeropull.api.cloudwatch.queries import check_period, check_statistic, query_of
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.api.request_rates import PUT_METRIC_DATA
-from zeropull.metricstore.alarm_specs import query_from
+from zeropull.awsprotocol.faults import ApiFault
+from zeropull.awsprotocol.members import MemberRules
+from zeropull.errors import InvalidInput
 from zeropull.metricstore.expressions import Series
-from zeropull.metricstore.points import PERCENTILE, Point
+from zeropull.metricstore.points import Point
 from zeropull.metricstore.queries import Query, evaluate_queries, periods_of
 from zeropull.metricstore.store import MetricKey, MetricStore
 
-MAX_DATUMS = 1000
-MAX_VALUES = 150
-MAX_MAGNITUDE = 2.0**360
 MAX_QUERIES = 500
 MAX_DATAPOINTS = 1440
 PAGE_OF_METRICS = 500
 PAGE_OF_DATAPOINTS = 100_800
-OLDEST_S = 14 * 86400
-NEWEST_S = 2 * 3600
-_ID = re.compile(r"[a-z][a-zA-Z0-9_]*")
-_STATISTICS = frozenset({"Sum", "Average", "Minimum", "Maximum", "SampleCount"})
-_SHORT_PERIODS = frozenset({1, 5, 10, 20, 30})
 _RECENTLY_ACTIVE_S = 3 * 3600
+_MINUTE_S = 60
+_WRONG_PAGE = "InvalidParameterValueException"
+_GET_RULES = MemberRules(accepted={"LabelOptions": "labels have no dynamic parts here"})
+_LIST_RULES = MemberRules(accepted={"IncludeLinkedAccounts": "there are no linked accounts"})
 
 
 class MetricOperations:
@@ -41,13 +41,20 @@ class MetricOperations:
 
     def operations(self) -> tuple[Operation, ...]:
         return (
-            Operation("PutMetricData", self.put, prepare=_prepared, rate=PUT_METRIC_DATA),
-            Operation("GetMetricData", self.get_data, has_large_output=True),
+            Operation(
+                "PutMetricData",
+                self.put,
+                datums.RULES,
+                prepare=datums.points_of,
+                rate=PUT_METRIC_DATA,
+            ),
+            Operation("GetMetricData", self.get_data, _GET_RULES, has_large_output=True),
             Operation("GetMetricStatistics", self.get_statistics),
-            Operation("ListMetrics", self.list),
+            Operation("ListMetrics", self.list, _LIST_RULES),
         )
 
     def put(self, call: Call, members: Members) -> Output:
+        """Keep the points that `datums.points_of` has made of the members."""
         for key, at_s, point, resolution in members["points"]:
             self._metrics.add(key, at_s, point, resolution=resolution)
         self._metrics.flush()
@@ -57,51 +64,64 @@ class MetricOperations:
         start_s, end_s = _range(members)
         raw = members["MetricDataQueries"]
         if len(raw) > MAX_QUERIES:
-            raise invalid_value(f"A request has at most {MAX_QUERIES} queries.")
-        queries = [query_of(one, f"MetricDataQueries.member.{n}") for n, one in enumerate(raw, 1)]
+            raise InvalidInput(
+                f"The collection MetricDataQueries must not have a size greater than {MAX_QUERIES}."
+            )
+        queries = [
+            query_of(one, f"MetricDataQueries.member.{number}", call.account)
+            for number, one in enumerate(raw, 1)
+        ]
         results = evaluate_queries(self._metrics, call.account, queries, start_s, end_s)
         periods = periods_of(queries)
-        labels = _labels([query for query in queries if query.return_data])
-        descending = members.get("ScanBy", "TimestampDescending") != "TimestampAscending"
-        rows = [
-            (query, start, value)
-            for query in queries
-            if query.return_data
-            for start, value in sorted(
-                _clipped(results[query.query_id], periods[query.query_id], start_s, end_s).items(),
-                reverse=descending,
+        shown = [query for query in queries if query.return_data]
+        clipped = {
+            query.query_id: _clipped(
+                results[query.query_id], periods[query.query_id], start_s, end_s
             )
-        ]
-        offset = _offset(members.get("NextToken"), len(rows))
-        size = int(members.get("MaxDatapoints", PAGE_OF_DATAPOINTS))
-        chosen = rows[offset : offset + size]
-        more = offset + size < len(rows)
-        answers = [
-            {
-                "Id": query.query_id,
-                "Label": labels[query.query_id],
-                "Timestamps": [float(at) for q, at, _ in chosen if q is query],
-                "Values": [value for q, _, value in chosen if q is query],
-                "StatusCode": "PartialData" if more else "Complete",
-            }
-            for query in queries
-            if query.return_data
-        ]
+            for query in shown
+        }
+        total = sum(len(series) for series in clipped.values())
+        offset = _offset(members.get("NextToken"), total)
+        end = offset + int(members.get("MaxDatapoints", PAGE_OF_DATAPOINTS))
+        more = end < total
+        descending = members.get("ScanBy", "TimestampDescending") != "TimestampAscending"
+        labels = _labels(shown)
+        answers = []
+        begin = 0  # of this query among all datapoints
+        for query in shown:
+            series = clipped[query.query_id]
+            page_of = slice(max(0, offset - begin), max(0, end - begin))
+            begin += len(series)
+            times = sorted(series, reverse=descending)[page_of]
+            answers.append(
+                {
+                    "Id": query.query_id,
+                    "Label": labels[query.query_id],
+                    "Timestamps": [float(at) for at in times],
+                    "Values": [series[at] for at in times],
+                    "StatusCode": "PartialData" if more else "Complete",
+                }
+            )
         return {
             "MetricDataResults": answers,
-            "NextToken": str(offset + size) if more else None,
+            "NextToken": str(end) if more else None,
             "Messages": [],
         }
 
     def get_statistics(self, call: Call, members: Members) -> Output:
-        start_s, end_s = _range(members)
-        period = _period(members["Period"])
+        start_s, end_s = float(members["StartTime"]), float(members["EndTime"])
+        if start_s >= end_s:
+            raise invalid_value("The parameter StartTime must be less than the parameter EndTime.")
         plain = members.get("Statistics") or []
         extended = members.get("ExtendedStatistics") or []
         if bool(plain) == bool(extended):
             raise invalid_combination("Must specify either Statistics or ExtendedStatistics")
-        for name in extended:
-            check_statistic(name)
+        try:
+            period = check_period(members["Period"])
+            for name in extended:
+                check_statistic(name)
+        except InvalidInput as error:
+            raise invalid_value(error.reason) from error
         wanted = math.ceil((end_s - start_s) / period)
         if wanted > MAX_DATAPOINTS:
             raise invalid_combination(
@@ -110,7 +130,7 @@ class MetricOperations:
                 "or decreasing the time range."
             )
         unit = members.get("Unit")
-        dimensions = _dimensions(members)
+        dimensions = dimensions_of(members)
         keys = [
             key
             for key in self._metrics.units_of(
@@ -121,13 +141,15 @@ class MetricOperations:
         datapoints = [
             _datapoint(start, point, key.unit, plain, extended)
             for key in keys
-            for start, point in sorted(self._metrics.read(key, start_s, end_s, period).items())
+            for start, point in sorted(_read(self._metrics, key, start_s, end_s, period).items())
             if start_s <= start < end_s or start_s < start + period <= end_s
         ]
         return {"Label": members["MetricName"], "Datapoints": datapoints}
 
     def list(self, call: Call, members: Members) -> Output:
-        active_s = _RECENTLY_ACTIVE_S if members.get("RecentlyActive") else OLDEST_S
+        if members.get("OwningAccount") not in (None, call.account):
+            return {"Metrics": [], "OwningAccounts": None}
+        active_s = _RECENTLY_ACTIVE_S if members.get("RecentlyActive") else datums.OLDEST_S
         keys = self._metrics.keys(
             call.account,
             namespace=members.get("Namespace"),
@@ -143,6 +165,7 @@ class MetricOperations:
             lambda each: (each[0], f"{each[1]} {each[2]}"),
             descending=False,
             default_size=PAGE_OF_METRICS,
+            token_fault=_WRONG_PAGE,
         )
         metrics = [
             {
@@ -155,151 +178,28 @@ class MetricOperations:
         return {"Metrics": metrics, "NextToken": token, "OwningAccounts": None}
 
 
-def _prepared(call: Call, members: Members) -> Members:
-    """The points of PutMetricData. All are checked before the first is kept: a refused call loses
-    and keeps nothing."""
-    namespace = members["Namespace"]
-    if namespace.startswith("AWS/"):
-        raise invalid_value("The value AWS/ for parameter Namespace is invalid.")
-    datums = members.get("MetricData") or []
-    if not datums:
-        raise missing("The parameter MetricData is required.")
-    if len(datums) > MAX_DATUMS:
-        raise invalid_value(
-            f"The collection MetricData must not have a size greater than {MAX_DATUMS}."
-        )
-    points = [
-        (_key_of(call, namespace, datum), *_datum(call, datum, f"MetricData.member.{number}"))
-        for number, datum in enumerate(datums, 1)
-    ]
-    return {"points": points}
-
-
-def query_of(raw: Mapping[str, Any], path: str) -> Query:
-    """A MetricDataQuery.
-
-    Raises:
-        ApiFault: names the member by `path`.
-    """
-    name = raw["Id"]
-    if not _ID.fullmatch(name):
-        raise invalid_value(
-            f"The value {name} for parameter {path}.Id is not matching the expected pattern "
-            f"^{_ID.pattern}$."
-        )
-    stat, expression = raw.get("MetricStat"), raw.get("Expression")
-    if (stat is None) == (expression is None):
-        raise invalid_combination(
-            f"The parameters {path}.MetricStat and {path}.Expression are mutually exclusive, and "
-            "exactly one of them is required."
-        )
-    if raw.get("Period") is not None:
-        _period(raw["Period"])
-    if stat is not None:
-        for member in ("Namespace", "MetricName"):
-            if not stat["Metric"].get(member):
-                raise missing(f"The parameter {path}.MetricStat.Metric.{member} is required.")
-        check_statistic(stat["Stat"])
-        _period(stat.get("Period", 60))
-    return query_from(raw)
-
-
-def check_statistic(name: str) -> None:
-    """Raises ApiFault for trimmed means and everything else that is not kept here."""
-    if name not in _STATISTICS and not PERCENTILE.fullmatch(name):
-        raise invalid_value(
-            f"The value {name} for parameter Stat is not supported: Sum, Average, Minimum, "
-            "Maximum, SampleCount or a percentile such as p99.9."
-        )
-
-
-def _key_of(call: Call, namespace: str, datum: Mapping[str, Any]) -> MetricKey:
-    return MetricKey.of(
-        call.account, namespace, datum["MetricName"], _dimensions(datum), datum.get("Unit", "None")
-    )
-
-
-def _datum(call: Call, datum: Mapping[str, Any], path: str) -> tuple[float, Point, int]:
-    """When, what and at which resolution."""
-    forms = [name for name in ("Value", "Values", "StatisticValues") if datum.get(name) is not None]
-    if len(forms) > 1:
-        raise invalid_combination(
-            f"The parameters {path}.{forms[0]} and {path}.{forms[1]} are mutually exclusive and "
-            "you have specified both."
-        )
-    if not forms:
-        raise missing(f"The parameter {path}.Value is required.")
-    at_s = float(datum.get("Timestamp", call.now_s))
-    if not call.now_s - OLDEST_S <= at_s <= call.now_s + NEWEST_S:
-        raise invalid_value(
-            f"The parameter {path}.Timestamp must specify a time within the past two weeks and no "
-            "more than two hours into the future."
-        )
-    resolution = int(datum.get("StorageResolution", 60))
-    if resolution not in (1, 60):
-        raise invalid_value(
-            f"The value {resolution} for parameter {path}.StorageResolution is not 1 or 60."
-        )
-    return at_s, _point_of(datum, path), resolution
-
-
-def _point_of(datum: Mapping[str, Any], path: str) -> Point:
-    point = Point()
-    if (statistics := datum.get("StatisticValues")) is not None:
-        names = ("SampleCount", "Sum", "Minimum", "Maximum")
-        count, total, least, most = (statistics[name] for name in names)
-        for name in names:
-            _in_range(statistics[name], f"{path}.StatisticValues.{name}")
-        if count <= 0 or least > most:
-            raise invalid_value(
-                f"The parameter {path}.StatisticValues must have a SampleCount above 0 and a "
-                f"Minimum that is not above its Maximum, not {count:g} samples from {least:g} to "
-                f"{most:g}."
-            )
-        return Point(count, total, least, most)
-    values = datum.get("Values")
-    if values is None:
-        values, counts = [datum["Value"]], [1.0]
-    else:
-        counts = datum.get("Counts") or [1.0] * len(values)
-    if len(values) != len(counts):
-        raise invalid_value(
-            f"The parameters {path}.Values and {path}.Counts must be of the same size."
-        )
-    if not 0 < len(values) <= MAX_VALUES:
-        raise invalid_value(f"The collection {path}.Values must have 1 to {MAX_VALUES} members.")
-    for value, count in zip(values, counts, strict=True):
-        _in_range(value, f"{path}.Value")
-        if not 0 < count <= MAX_MAGNITUDE:
-            raise invalid_value(f"The value {count} for parameter {path}.Counts is invalid.")
-        point.add(value, count, with_sketch=True)
-    return point
-
-
-def _in_range(value: float, path: str) -> None:
-    if not abs(value) <= MAX_MAGNITUDE:  # NaN is not either
-        raise invalid_value(
-            f"The value {value} for parameter {path} is invalid: it must be from -2^360 to 2^360."
-        )
-
-
-def _dimensions(members: Mapping[str, Any]) -> dict[str, str]:
-    return {each["Name"]: each["Value"] for each in members.get("Dimensions") or []}
+def _read(
+    metrics: MetricStore, key: MetricKey, start_s: float, end_s: float, period_s: int
+) -> dict[int, Point]:
+    """Points by period start. A minute that came as a whole stands in its first short period."""
+    points = metrics.read(key, start_s, end_s, period_s)
+    if period_s >= _MINUTE_S:
+        return points
+    minutes = {start // _MINUTE_S for start in points}
+    for start, point in metrics.read(key, start_s, end_s, _MINUTE_S).items():
+        if start // _MINUTE_S not in minutes and start >= start_s:
+            points[start] = point
+    return points
 
 
 def _range(members: Mapping[str, Any]) -> tuple[float, float]:
+    """Of GetMetricData, which has texts and a code of its own."""
     start_s, end_s = float(members["StartTime"]), float(members["EndTime"])
-    if start_s >= end_s:
-        raise invalid_value("The parameter StartTime must be less than the parameter EndTime.")
+    if start_s > end_s:
+        raise InvalidInput("The parameter EndTime must be greater than StartTime.")
+    if start_s == end_s:
+        raise InvalidInput("The parameter StartTime must not equal parameter EndTime.")
     return start_s, end_s
-
-
-def _period(value: int) -> int:
-    if value in _SHORT_PERIODS or (value > 0 and value % 60 == 0):
-        return int(value)
-    raise invalid_value(
-        f"The value {value} for parameter Period is invalid: 1, 5, 10, 20, 30 or a multiple of 60."
-    )
 
 
 def _clipped(series: Series, period: int, start_s: float, end_s: float) -> Series:
@@ -336,8 +236,12 @@ def _labels(queries: Sequence[Query]) -> dict[str, str]:
 def _offset(token: str | None, total: int) -> int:
     if token is None:
         return 0
-    if not token.isdigit() or int(token) > total:
-        raise invalid_value("The value of NextToken is not one that a previous page returned.")
+    if not (token.isascii() and token.isdigit() and len(token) < 10 and int(token) <= total):
+        raise ApiFault(
+            "InvalidNextToken",
+            "The NextToken is not valid for this request: use the one that the previous page "
+            "returned, with the same queries.",
+        )
     return int(token)
 
 

@@ -20,14 +20,21 @@ _SPECIFICATION_REFUSED = {
     "BaseInferenceComponentName": "adapters are not served",
     "ComputeResourceRequirements.AcceleratorPartitionType": "accelerators are given out whole",
 }
-
-
 RULES = MemberRules(
     accepted={f"Specification.{name}": why for name, why in _SPECIFICATION_ACCEPTED.items()},
     refused={
         "Specifications": "a variant has one instance type: give Specification",
         **{f"Specification.{name}": why for name, why in _SPECIFICATION_REFUSED.items()},
     },
+)
+UPDATE_RULES = MemberRules(
+    accepted={
+        **RULES.accepted,
+        "DeploymentConfig.RollingUpdatePolicy.RollbackMaximumBatchSize": (
+            "a rollback brings all old copies back at once"
+        ),
+    },
+    refused=RULES.refused,
 )
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from zeropull.api.listing import page_by_creation_or_name
 from zeropull.api.operations import Call, Members, Operation, Output
-from zeropull.api.sagemaker.component_specs import RULES, policy_of, spec_of
+from zeropull.api.sagemaker.component_specs import RULES, UPDATE_RULES, policy_of, spec_of
 from zeropull.api.sagemaker.descriptions import describe_image, shortened
 from zeropull.api.sagemaker.models import require_model
-from zeropull.api.sagemaker.tags import set_initial_tags
+from zeropull.api.tagging import set_initial_tags
 from zeropull.awsprotocol.arns import sagemaker_arn
 from zeropull.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from zeropull.placement.capacity import Requirement, Shape, never_fits
@@ -67,7 +67,7 @@ class ComponentOperations:
             Operation("CreateInferenceComponent", self.create, RULES),
             Operation("DescribeInferenceComponent", self.describe),
             Operation("ListInferenceComponents", self.list),
-            Operation("UpdateInferenceComponent", self.update, RULES),
+            Operation("UpdateInferenceComponent", self.update, UPDATE_RULES),
             Operation("UpdateInferenceComponentRuntimeConfig", self.update_runtime_config),
             Operation("DeleteInferenceComponent", self.delete),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
+from zeropull.awsprotocol.members import MemberRules
 from zeropull.errors import InvalidInput
 from zeropull.resources.endpoint_configs import (
     BlueGreenPolicy,
@@ -16,6 +17,13 @@ from zeropull.resources.endpoint_configs import (
 from zeropull.resources.endpoints import Deployment, Variant
 from zeropull.resources.models import Model
 
+RULES = MemberRules(
+    accepted={
+        "DeploymentConfig.RollingUpdatePolicy.RollbackMaximumBatchSize": (
+            "a rollback brings all old instances back at once"
+        )
+    }
+)
 COUNT = "DesiredInstanceCount"
 WEIGHT = "DesiredWeight"
 

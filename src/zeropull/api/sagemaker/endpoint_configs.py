@@ -5,8 +5,8 @@ from __future__ import annotations
 from zeropull.api.listing import page_by_creation_or_name
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.api.sagemaker.models import NO_ISOLATION, ROLE_IS_IGNORED, require_model
-from zeropull.api.sagemaker.tags import set_initial_tags
 from zeropull.api.sagemaker.variants import variant_of
+from zeropull.api.tagging import set_initial_tags
 from zeropull.awsprotocol.arns import sagemaker_arn
 from zeropull.awsprotocol.members import MemberRules
 from zeropull.errors import AlreadyExists, InvalidInput, NotFound
@@ -24,6 +24,7 @@ CREATE_RULES = MemberRules(
         "ProductionVariants.CapacityReservationConfig": "there are no capacity reservations",
         "ProductionVariants.CoreDumpConfig": "cores are dumped as the machine is set up",
         "ProductionVariants.EnableSSMAccess": "there is no Systems Manager",
+        "ProductionVariants.VolumeSizeInGB": "fleet.node_disk_bytes bounds the disk of an instance",
         "ProductionVariants.InferenceAmiVersion": "instances run the machine's own system",
     },
     refused={

@@ -10,10 +10,11 @@ from typing import Any
 from zeropull.api.listing import page_by_creation_or_name
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.api.sagemaker.deployments import COUNT, WEIGHT, deployment_of, policy_of
+from zeropull.api.sagemaker.deployments import RULES as DEPLOYMENT_RULES
 from zeropull.api.sagemaker.descriptions import describe_endpoint
 from zeropull.api.sagemaker.endpoint_configs import require_endpoint_config
 from zeropull.api.sagemaker.models import require_model
-from zeropull.api.sagemaker.tags import set_initial_tags
+from zeropull.api.tagging import set_initial_tags
 from zeropull.awsprotocol.arns import sagemaker_arn
 from zeropull.awsprotocol.members import MemberRules
 from zeropull.errors import AlreadyExists, Conflict, InvalidInput, NotFound
@@ -53,10 +54,10 @@ class EndpointOperations:
 
     def operations(self) -> tuple[Operation, ...]:
         return (
-            Operation("CreateEndpoint", self.create),
+            Operation("CreateEndpoint", self.create, DEPLOYMENT_RULES),
             Operation("DescribeEndpoint", self.describe),
             Operation("ListEndpoints", self.list),
-            Operation("UpdateEndpoint", self.update),
+            Operation("UpdateEndpoint", self.update, DEPLOYMENT_RULES),
             Operation(
                 "UpdateEndpointWeightsAndCapacities",
                 self.update_weights_and_capacities,

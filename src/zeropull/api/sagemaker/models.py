@@ -5,7 +5,7 @@ from __future__ import annotations
 from zeropull.api.listing import page_by_creation_or_name
 from zeropull.api.operations import Call, Members, Operation, Output
 from zeropull.api.sagemaker.containers import container_of
-from zeropull.api.sagemaker.tags import set_initial_tags
+from zeropull.api.tagging import set_initial_tags
 from zeropull.awsprotocol.arns import sagemaker_arn
 from zeropull.awsprotocol.members import MemberRules
 from zeropull.errors import AlreadyExists, InvalidInput, NotFound

@@ -1,11 +1,10 @@
-"""AddTags, ListTags, DeleteTags, and tags given at creation."""
+"""AddTags, ListTags, DeleteTags."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from zeropull.api.listing import page
 from zeropull.api.operations import Call, Members, Operation, Output
+from zeropull.api.tagging import as_list, merged_tags, set_tags, tags_of
 from zeropull.awsprotocol.arns import parse_arn
 from zeropull.errors import InvalidInput, NotFound
 from zeropull.resources.components import InferenceComponent
@@ -13,10 +12,8 @@ from zeropull.resources.documents import Document
 from zeropull.resources.endpoint_configs import EndpointConfig
 from zeropull.resources.endpoints import Endpoint, endpoint_key
 from zeropull.resources.models import Model
-from zeropull.resources.tags import ResourceTags
 from zeropull.statestore import Store
 
-MAX_TAGS = 50
 PAGE_SIZE = 50
 _WORDS = {
     "model": "model",
@@ -30,13 +27,6 @@ _TYPES: dict[str, type[Document]] = {
     "endpoint": Endpoint,
     "inference-component": InferenceComponent,
 }
-
-
-def set_initial_tags(store: Store, arn: str, tags: list[dict[str, Any]]) -> None:
-    """The tags of a new resource; those of an earlier one of the same name go."""
-    store.delete(ResourceTags, arn)
-    if tags:
-        store.put(ResourceTags(arn, _merged({}, tags)))
 
 
 class TagOperations:
@@ -53,12 +43,12 @@ class TagOperations:
     def add(self, call: Call, members: Members) -> Output:
         with self._store.transaction():
             arn = self._existing(call, members["ResourceArn"])
-            tags = _merged(self._tags(arn), members["Tags"])
-            self._store.put(ResourceTags(arn, tags))
-        return {"Tags": _as_list(tags)}
+            tags = merged_tags(tags_of(self._store, arn), members["Tags"])
+            set_tags(self._store, arn, tags)
+        return {"Tags": as_list(tags)}
 
     def list(self, call: Call, members: Members) -> Output:
-        tags = _as_list(self._tags(self._existing(call, members["ResourceArn"])))
+        tags = as_list(tags_of(self._store, self._existing(call, members["ResourceArn"])))
         chosen, token = page(
             tags, members, lambda tag: (tag["Key"], ""), descending=False, default_size=PAGE_SIZE
         )
@@ -68,16 +58,10 @@ class TagOperations:
         with self._store.transaction():
             arn = self._existing(call, members["ResourceArn"])
             gone = set(members["TagKeys"])
-            left = {key: value for key, value in self._tags(arn).items() if key not in gone}
-            if left:
-                self._store.put(ResourceTags(arn, left))
-            else:
-                self._store.delete(ResourceTags, arn)
+            tags = tags_of(self._store, arn)
+            left = {key: value for key, value in tags.items() if key not in gone}
+            set_tags(self._store, arn, left)
         return {}
-
-    def _tags(self, arn: str) -> dict[str, str]:
-        found = self._store.get(ResourceTags, arn)
-        return dict(found.document.tags) if found else {}
 
     def _existing(self, call: Call, text: str) -> str:
         """The resource's own ARN, which keeps the case of its name."""
@@ -97,22 +81,3 @@ class TagOperations:
             raise missing
         assert isinstance(found.document, Model | EndpointConfig | Endpoint | InferenceComponent)
         return found.document.arn
-
-
-def _merged(tags: dict[str, str], given: list[dict[str, Any]]) -> dict[str, str]:
-    keys = [tag["Key"] for tag in given]
-    for key in keys:
-        if key.lower().startswith("aws:"):
-            raise InvalidInput(
-                f"The tag key '{key}' is not allowed: keys that begin with aws: are reserved."
-            )
-        if keys.count(key) > 1:
-            raise InvalidInput(f"Duplicate tag key '{key}' in the request.")
-    merged = tags | {tag["Key"]: tag["Value"] for tag in given}
-    if len(merged) > MAX_TAGS:
-        raise InvalidInput(f"A resource has at most {MAX_TAGS} tags; this would be {len(merged)}.")
-    return merged
-
-
-def _as_list(tags: dict[str, str]) -> list[dict[str, str]]:
-    return [{"Key": key, "Value": value} for key, value in tags.items()]
