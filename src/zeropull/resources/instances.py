@@ -25,11 +25,13 @@ class InstanceState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AttachedVolume:
-    """A generation attached to an instance; `path` as the node sees it."""
+    """A generation attached to an instance; `path` as the node sees it. `leaving`: nothing on the
+    node is to use it any more; it is detached once the node has let go of it."""
 
     generation: int
     path: str
     index_digest: str
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,6 @@ class Instance:
     address: str | None = None
     accelerators: tuple[str, ...] = ()
     volumes: tuple[AttachedVolume, ...] = ()
-    reported_s: float | None = None
     failure: str = ""
     leaving: str = ""  # why its components' copies are to move elsewhere before it is drained
     idle_since_s: float | None = None  # since when it holds no component's copy

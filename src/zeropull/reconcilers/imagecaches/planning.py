@@ -22,7 +22,8 @@ class CacheView:
     """`wanted`: reference by manifest digest, over all deployments of the endpoint.
 
     `uses`, `complete` and `failed`: manifest digests by instance ID. `dropped`: chain IDs of the
-    newest generation that a node found damaged. `before`: pullers of the last round.
+    newest generation that a node found damaged. `before`: pullers of the last round. `kept`:
+    manifest digests that nodes keep for copies that come back.
     """
 
     record: ImageCacheRecord
@@ -30,6 +31,7 @@ class CacheView:
     now_s: float
     instances: tuple[Instance, ...] = ()
     uses: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    kept: frozenset[str] = frozenset()
     complete: Mapping[str, frozenset[str]] = field(default_factory=dict)
     failed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
@@ -53,12 +55,14 @@ class Build:
 @dataclass(frozen=True, slots=True)
 class CachePlan:
     """`waits`: manifest digests by instance ID; `attach`: instances that need the newest
-    generation; `remove`: generations without a user."""
+    generation; `leaving`: generations that nothing on an instance uses any more, by instance ID;
+    `remove`: generations without a user."""
 
     record: ImageCacheRecord
     pullers: Mapping[str, str]
     waits: Mapping[str, frozenset[str]]
     attach: tuple[str, ...] = ()
+    leaving: Mapping[str, frozenset[int]] = field(default_factory=dict)
     build: Build | None = None
     remove: tuple[int, ...] = ()
 
@@ -94,6 +98,7 @@ def plan_cache(view: CacheView) -> CachePlan:
         pullers=pullers,
         waits=waits,
         attach=_to_attach(view, newest),
+        leaving=_leaving(view, record, newest),
         build=_build(view, missing, covered, postponed),
         remove=_unused(view, record),
     )
@@ -219,6 +224,27 @@ def _to_attach(view: CacheView, newest: GenerationRecord | None) -> tuple[str, .
             & frozenset(newest.images) - view.complete.get(i.instance_id, frozenset())
         )
     )
+
+
+def _leaving(
+    view: CacheView, record: ImageCacheRecord, newest: GenerationRecord | None
+) -> dict[str, frozenset[int]]:
+    """Older generations of nodes that have the newest, when no copy there may use them.
+
+    A copy may use each generation that holds its image: which one it was started from is not known.
+    """
+    images = {g.number: frozenset(g.images) for g in record.generations}
+    leaving: dict[str, frozenset[int]] = {}
+    for instance in view.instances:
+        attached = {volume.generation for volume in instance.volumes}
+        if newest is None or newest.number not in attached:
+            continue
+        used = view.uses.get(instance.instance_id, frozenset()) | view.kept
+        old = attached - {newest.number}
+        unused = frozenset(n for n in old if not used & images.get(n, frozenset()))
+        if unused:
+            leaving[instance.instance_id] = unused
+    return leaving
 
 
 def _about_to_be_attached(

@@ -96,6 +96,7 @@ class AssignmentBuilder:
             volumes=tuple(
                 VolumeMount(v.generation, v.path, v.index_digest)
                 for v in sorted(instance.volumes, key=lambda v: -v.generation)
+                if not v.leaving
             ),
             images=tuple(images),
             copies=tuple(copies),

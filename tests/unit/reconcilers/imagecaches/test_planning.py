@@ -160,3 +160,34 @@ def test_a_damaged_generation_is_condemned_and_built_again_from_good_layers() ->
     assert plan.build is not None
     assert plan.build.bad_layers == {"sha256:bad"}
     assert plan.remove == ()
+
+
+def test_an_older_generation_leaves_when_no_copy_uses_its_images() -> None:
+    both = replace(
+        instance("a"), volumes=(AttachedVolume(1, "/1", "d"), AttachedVolume(2, "/2", "d"))
+    )
+    record = with_generation(with_generation(RECORD, published(1, ONE)), published(2, ONE, TWO))
+    uses = {"a": frozenset({TWO})}
+    plan = plan_cache(view(both, record=record, wanted={TWO: "r:2"}, uses=uses))
+    assert plan.leaving == {"a": {1}}
+    assert plan.remove == (), "it is still attached"
+
+
+def test_an_older_generation_stays_while_a_copy_may_use_it_or_come_back_to_it() -> None:
+    both = replace(
+        instance("a"), volumes=(AttachedVolume(1, "/1", "d"), AttachedVolume(2, "/2", "d"))
+    )
+    record = with_generation(with_generation(RECORD, published(1, ONE)), published(2, ONE, TWO))
+    wanted = {ONE: "r:1", TWO: "r:2"}
+    assert plan_cache(view(both, record=record, wanted=wanted)).leaving == {}
+    uses = {"a": frozenset({TWO})}
+    kept = view(both, record=record, wanted=wanted, uses=uses, kept=frozenset({ONE}))
+    assert plan_cache(kept).leaving == {}
+
+
+def test_the_only_generation_of_a_node_stays() -> None:
+    record = with_generation(with_generation(RECORD, published(1, ONE)), published(2, TWO))
+    plan = plan_cache(
+        view(instance("a", generation=1), record=record, uses={"a": frozenset({TWO})})
+    )
+    assert plan.leaving == {}
