@@ -61,6 +61,7 @@ class NodeConfig:
     model_link_share: float = MODEL_LINK_SHARE
     layer_bytes: int = LAYER_BYTES
     layer_entries: int = LAYER_ENTRIES
+    no_new_privileges: bool = False  # true: set-uid programs give containers nothing
     log_level: str = "info"
     labels: dict[str, str] = field(default_factory=dict)
 

@@ -47,6 +47,7 @@ class FleetSettings:
     layer_entries: int = LAYER_ENTRIES  # of one layer; a million take 500 MB while it is pulled
     max_instances: int = 64  # more is refused as missing capacity
     network: str = "198.18.0.0/15"  # every instance gets a free /24 of it (RFC 2544's test network)
+    no_new_privileges: bool = False  # true: sudo, ping and other set-uid programs do not work
     loopback_ports: tuple[int, ...] = ()  # ports of the host's 127.0.0.1 that nodes may reach
 
 

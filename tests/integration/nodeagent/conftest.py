@@ -250,9 +250,10 @@ async def fleet(registry: Registry) -> AsyncIterator[Fleet]:
 
 @contextlib.asynccontextmanager
 async def running_fleet(
-    registry: Registry, *, snapshotter_command: Sequence[str] | None = None
+    registry: Registry, *, snapshotter_command: Sequence[str] | None = None, **settings: Any
 ) -> AsyncIterator[Fleet]:
-    """A fleet and the control plane's side of it; nothing of it may be left afterwards."""
+    """A fleet and the control plane's side of it; nothing of it may be left afterwards. `settings`
+    are members of FleetSettings."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     root = Path(tempfile.mkdtemp(prefix="zp-agent-"))
@@ -263,11 +264,11 @@ async def running_fleet(
     await runner.setup()
     await web.UnixSite(runner, str(run_dir / "control.sock")).start()
     port = int(registry.address.rpartition(":")[2])
-    settings = FleetSettings(
-        loopback_ports=(port,), limit_network=True, cdi_dirs=(str(root / "cdi"),)
+    fleet_settings = FleetSettings(
+        loopback_ports=(port,), limit_network=True, cdi_dirs=(str(root / "cdi"),), **settings
     )
     provider = LocalProvider(
-        settings, root / "state", run_dir, snapshotter_command=snapshotter_command
+        fleet_settings, root / "state", run_dir, snapshotter_command=snapshotter_command
     )
     try:
         yield Fleet(root, provider, exchange, run_dir)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.images import Entry, make_image, make_layer
 from tests.fixtures.registry import Registry, running_registry
 from tests.integration.nodeagent.conftest import (
     Fleet,
@@ -53,7 +54,7 @@ def private_registry() -> Iterator[Registry]:
 @pytest.fixture
 async def broken_fleet(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    command = plugin_command("brokenplugin")
+    command = plugin_command("broken_plugin")
     async with running_fleet(registry, snapshotter_command=command) as running:
         yield running
 
@@ -61,7 +62,9 @@ async def broken_fleet(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> A
 @pytest.fixture
 async def loop_fleet(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    async with running_fleet(registry, snapshotter_command=plugin_command("loopplugin")) as running:
+    async with running_fleet(
+        registry, snapshotter_command=plugin_command("loop_plugin")
+    ) as running:
         yield running
 
 
@@ -132,6 +135,34 @@ async def test_an_assigned_rung_is_taken_although_the_cache_has_everything(
         report = await node.until(lambda report: bool(report.images[0].path))
         assert report.images[0].complete is (path is ImagePath.FALLBACK)
         assert report.counters['zeropull_node_image_fallbacks_total{reason="assigned"}'] == 1.0
+
+
+async def test_an_image_that_our_reading_refuses_is_had_from_containerd(
+    registry: Registry, server_image: ImageAssignment
+) -> None:
+    async with running_fleet(registry, layer_entries=3) as strict:
+        node = await strict.launch()
+        node.assign(assignment_of(server_image, copy_of(server_image, "refused")))
+        healthy = await node.until_copy("refused", CopyState.HEALTHY, CopyState.FAILED)
+        stage = stage_of(healthy, Stage.IMAGE)
+        assert stage.path == "containerd", healthy
+        assert "our reading refuses the image" in stage.detail
+        assert "fleet.layer_entries" in stage.detail, "the reason of the rung above is told"
+        counters = (await node.until(lambda report: bool(report.counters))).counters
+        assert counters['zeropull_node_image_fallbacks_total{reason="refused"}'] == 1.0
+
+
+async def test_an_image_that_nobody_can_read_fails_with_both_reasons(
+    fleet: Fleet, registry: Registry
+) -> None:
+    layer = make_layer([Entry("a", b"a")])
+    broken = dataclasses.replace(layer, diff_id="sha256:" + "0" * 64)
+    image = push(registry, "unreadable", make_image([broken], {"Entrypoint": ["/a"]}))
+    node = await fleet.launch()
+    node.assign(assignment_of(image, copy_of(image, "unreadable")))
+    failed = await node.until_copy("unreadable", CopyState.HEALTHY, CopyState.FAILED)
+    assert failed.failure is FailureKind.IMAGE_INTEGRITY, failed
+    assert "containerd's own pull failed as well" in failed.message
 
 
 async def test_a_root_that_cannot_be_mounted_is_had_from_containerd(

@@ -118,6 +118,7 @@ class SpecInputs:
     memory_bytes: int | None = None
     pids: int | None = None
     oom_score_adj: int = 0
+    no_new_privileges: bool = False
 
 
 def parse_image_config(document: bytes) -> ImageConfig:
@@ -170,7 +171,7 @@ def build_spec(inputs: SpecInputs, host: HostLimits) -> dict[str, Any]:
                 name: list(CAPABILITIES) for name in ("bounding", "effective", "permitted")
             },
             "rlimits": [_nofile(host)],
-            "noNewPrivileges": True,
+            "noNewPrivileges": inputs.no_new_privileges,
             "oomScoreAdj": _oom_score(inputs.oom_score_adj, host),
         },
         "root": {"path": "rootfs", "readonly": False},

@@ -185,8 +185,8 @@ class Launcher:
         config = parse_image_config(image.config)
         user = resolve_user(
             config.user,
-            read_root_file(layers, "etc", "passwd"),
-            read_root_file(layers, "etc", "group"),
+            read_root_file(layers, "/etc/passwd"),
+            read_root_file(layers, "/etc/group"),
         )
         hostname = copy.hostname or copy.copy_id[:63].strip("-.")
         limits = copy.limits
@@ -204,6 +204,7 @@ class Launcher:
             cpu_cores=_smaller(limits.cpu_cores, node.vcpus),
             memory_bytes=int(_smaller(limits.memory_bytes, node.memory_bytes)),
             pids=limits.pids,
+            no_new_privileges=node.no_new_privileges,
         )
         spec = build_spec(inputs, self._host)
         devices = [name for name in limits.accelerators if "=" in name]

@@ -118,9 +118,9 @@ class CopyLife:
             raise first_of(error) from error
         return image.result(), models.result()
 
-    async def _image(self, *, plain: bool = False) -> ArrivedImage:
+    async def _image(self, *, plain_because: str = "") -> ArrivedImage:
         arrived = await self._services.preparation.image(
-            self.record.assignment, self._tell_image, plain=plain
+            self.record.assignment, self._tell_image, plain_because=plain_because
         )
         image = arrived.image
         self._update(image_name=image.name)
@@ -163,9 +163,10 @@ class CopyLife:
                 used = await launcher.start(
                     self.record, image, models.models, self._remember_network
                 )
-            except StartedWithout:
+            except StartedWithout as fallen:
                 # The mount of our snapshotter failed: containerd's ordinary way, once more.
-                image = (await self._image(plain=True)).image
+                why = f"the root could not be mounted: {fallen.error}"
+                image = (await self._image(plain_because=why[:1000])).image
                 try:
                     used = await launcher.start(
                         self.record, image, models.models, self._remember_network

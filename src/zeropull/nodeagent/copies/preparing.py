@@ -59,10 +59,10 @@ class Preparation:
         self._images.remember(record)
 
     async def image(
-        self, copy: CopyAssignment, tell: Callable[[str], None], *, plain: bool = False
+        self, copy: CopyAssignment, tell: Callable[[str], None], *, plain_because: str = ""
     ) -> ArrivedImage:
-        """The copy's image, ready to run. `tell` hears every second how far it has come; `plain`:
-        by containerd's ordinary way.
+        """The copy's image, ready to run. `tell` hears every second how far it has come.
+        `plain_because`: by containerd's ordinary way, and why.
 
         Raises:
             StageFailed: of the image stage.
@@ -71,11 +71,11 @@ class Preparation:
         if assignment is None:
             message = f"the assignment has no image {copy.image}"
             raise StageFailed(Failure(FailureKind.INTERNAL, message, retry=True))
-        shared = self._images.in_flight(assignment, plain=plain)
+        shared = self._images.in_flight(assignment, plain=bool(plain_because))
         teller = asyncio.create_task(self._tell_progress(assignment.manifest_digest, tell))
         try:
             with failing_as(Stage.IMAGE):
-                image = await self._images.ensure(assignment, plain=plain)
+                image = await self._images.ensure(assignment, plain_because=plain_because)
         finally:
             teller.cancel()
             await asyncio.gather(teller, return_exceptions=True)

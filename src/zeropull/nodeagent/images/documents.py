@@ -11,10 +11,10 @@ import platform
 from collections.abc import Callable, Sequence
 
 from zeropull.controlapi.messages import ImageAssignment, VolumeMount
-from zeropull.errors import ImageError
+from zeropull.errors import ImageError, ZeropullError
 from zeropull.nodeagent.images.catalog import Catalog
 from zeropull.nodeagent.records import AgentRecords
-from zeropull.oci.digests import chain_ids, digest_of
+from zeropull.oci.digests import chain_ids, digest_of, hex_of
 from zeropull.oci.images import Descriptor, ResolvedImage
 from zeropull.oci.references import parse_reference
 from zeropull.resources.sources import RegistryAccess
@@ -116,11 +116,25 @@ def parse_manifest(manifest: bytes) -> ResolvedImage:
         )
         config_digest = document["config"]["digest"]
         media_type = document.get("mediaType") or "application/vnd.oci.image.manifest.v1+json"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ImageError(f"{digest_of(manifest)} is no image manifest: {error!r}") from error
     return ResolvedImage(
         "", digest_of(manifest), media_type, manifest, config_digest, b"", layers, ()
     )
+
+
+def config_digest_of(manifest: bytes) -> str:
+    """All that is needed of a manifest that containerd has read by itself.
+
+    Raises:
+        ImageError: it names no config.
+    """
+    try:
+        digest = json.loads(manifest)["config"]["digest"]
+        hex_of(digest)
+    except (ValueError, KeyError, TypeError, RecursionError, ZeropullError) as error:
+        raise ImageError(f"{digest_of(manifest)} names no config: {error!r}") from error
+    return str(digest)
 
 
 def diff_ids_of(config: bytes) -> tuple[str, ...]:
@@ -129,7 +143,7 @@ def diff_ids_of(config: bytes) -> tuple[str, ...]:
     """
     try:
         return tuple(json.loads(config)["rootfs"]["diff_ids"] or ())
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ImageError(f"the image's config lists no diff IDs: {error!r}") from error
 
 

@@ -23,7 +23,17 @@ from pathlib import Path
 from zeropull.containerd.adopt import adopt_image
 from zeropull.containerd.client import ContainerdClient
 from zeropull.controlapi.messages import ImageAssignment, ImagePath, NodeAssignment, VolumeMount
-from zeropull.errors import ImageError, IntegrityError, NotFound, Unavailable, ZeropullError
+from zeropull.errors import (
+    AccessDenied,
+    DiskFull,
+    ImageError,
+    IntegrityError,
+    NotFound,
+    PlatformError,
+    Unavailable,
+    ZeropullError,
+)
+from zeropull.nodeagent.failures import first_of
 from zeropull.nodeagent.images.catalog import Catalog, FoundLayer
 from zeropull.nodeagent.images.documents import (
     ImageDocuments,
@@ -41,6 +51,9 @@ from zeropull.telemetry import get_logger
 GENERATION_WAIT_S = 900.0  # the first pull of another node must be published by then
 PLUGIN_PATIENCE_S = 5.0
 PLUGIN_RETRY_S = 0.05
+# No other rung changes them: the registry's word, one that is away, the machine, a full disk.
+_FINAL = (NotFound, AccessDenied, Unavailable, PlatformError, DiskFull)
+_REASON_CHARACTERS = 1000
 ADOPT_ATTEMPTS = 3  # each time the layers that the plugin does not take are pulled again
 INTEGRITY_ATTEMPTS = 2  # bytes may be damaged on their way once, hardly twice
 INTEGRITY_RETRY_S = 1.0
@@ -78,6 +91,7 @@ class Ladder:
         self._assignment = assignment
         self._changed = changed
         self._tell = tell
+        self._refused: dict[str, str] = {}  # manifest digest -> why; containerd took these images
         self._spoiled: dict[str, str] = {}  # manifest digest -> name of the image in containerd
 
     def spoil(self, manifest_digest: str, name: str) -> None:
@@ -85,28 +99,56 @@ class Ladder:
         of its snapshots, so that every layer is asked for anew."""
         self._spoiled[manifest_digest] = name
 
-    async def walk(self, image: ImageAssignment, *, plain: bool) -> ImageOnNode:
-        if plain or image.path is ImagePath.CONTAINERD:
-            self.fallbacks["mount" if plain else "assigned"] += 1
-            return await self._plain_pull.ensure(image)
-        attempt = 1
-        while True:
+    async def walk(self, image: ImageAssignment, *, plain_because: str = "") -> ImageOnNode:
+        """Bring the image. `plain_because`: by containerd's ordinary way, and why.
+
+        Raises:
+            ZeropullError: as the registry, the image or the disk say; the cache never fails it.
+        """
+        if plain_because:
+            return await self._by_containerd(image, "mount", plain_because)
+        if image.path is ImagePath.CONTAINERD:
+            return await self._by_containerd(image, "assigned", "")
+        if image.manifest_digest in self._refused:
+            return await self._by_containerd(image, "refused", self._refused[image.manifest_digest])
+        for attempt in range(1, INTEGRITY_ATTEMPTS + 1):
             try:
                 return await self._make_available(image)
             except PluginBroken as error:
-                log.warning(
-                    "snapshotter does not work, containerd pulls by itself",
-                    image=image.reference,
-                    reason=str(error),
-                )
-                self.fallbacks["plugin"] += 1
-                return await self._plain_pull.ensure(image)
-            except IntegrityError as error:
-                if attempt >= INTEGRITY_ATTEMPTS:
-                    raise
-                log.warning("damaged bytes, once more", image=image.reference, reason=str(error))
-                attempt += 1
-                await asyncio.sleep(INTEGRITY_RETRY_S)
+                why = f"our snapshotter does not work: {error}"
+                return await self._by_containerd(image, "plugin", why)
+            except (*_FINAL, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                if attempt < INTEGRITY_ATTEMPTS and isinstance(error, IntegrityError):
+                    why = str(error)
+                    log.warning("damaged bytes, once more", image=image.reference, reason=why)
+                    await asyncio.sleep(INTEGRITY_RETRY_S)
+                    continue
+                return await self._after_refusal(image, first_of(error))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _after_refusal(self, image: ImageAssignment, ours: BaseException) -> ImageOnNode:
+        """Our reading refuses the image, or breaks off over it: containerd's may take it."""
+        foreseen = isinstance(ours, ZeropullError)
+        what = str(ours) if foreseen else f"{type(ours).__name__}: {ours}"
+        why = f"our reading refuses the image: {what[:_REASON_CHARACTERS]}"
+        try:
+            found = await self._by_containerd(image, "refused", why)
+        except ZeropullError as theirs:
+            both = f"{what[:_REASON_CHARACTERS]}; containerd's own pull failed as well: {theirs}"
+            if isinstance(ours, ZeropullError) and not isinstance(theirs, DiskFull):
+                raise type(ours)(both) from ours
+            raise type(theirs)(both) from ours
+        self._refused[image.manifest_digest] = why
+        return found
+
+    async def _by_containerd(self, image: ImageAssignment, reason: str, why: str) -> ImageOnNode:
+        """`reason` counts in the node's figures, `why` is told to people."""
+        log.warning("containerd pulls by itself", image=image.reference, reason=why or reason)
+        self.fallbacks[reason] += 1
+        found = await self._plain_pull.ensure(image)
+        return dataclasses.replace(found, plain_because=why)
 
     async def _make_available(self, image: ImageAssignment) -> ImageOnNode:
         await self._release(image.manifest_digest)

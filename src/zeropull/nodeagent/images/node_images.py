@@ -85,22 +85,24 @@ class NodeImages:
         """How often an image did not come by the first rung, by reason."""
         return self._ladder.fallbacks
 
-    async def ensure(self, image: ImageAssignment, *, plain: bool = False) -> ImageOnNode:
-        """The image, ready to run. `plain`: containerd's ordinary way, whatever is assigned.
+    async def ensure(self, image: ImageAssignment, *, plain_because: str = "") -> ImageOnNode:
+        """The image, ready to run. `plain_because`: by containerd's ordinary way, whatever is
+        assigned, and why.
 
         A second call finds everything there and reports no byte.
 
         Raises:
             ZeropullError: as the registry, the image or the disk say; the cache never fails it.
         """
-        key = (image.manifest_digest, plain)
+        key = (image.manifest_digest, bool(plain_because))
         flight = self._flights.get(key)
         self._note_caching(image)
         if flight is None:
-            flight = self._flights.start(key, self._fly(image, plain=plain))
+            work = self._fly(image, plain_because=plain_because)
+            flight = self._flights.start(key, work)
         return await asyncio.shield(flight)
 
-    def in_flight(self, image: ImageAssignment, *, plain: bool = False) -> bool:
+    def in_flight(self, image: ImageAssignment, *, plain: bool) -> bool:
         """Another copy has asked for it already and it is still on its way."""
         return (image.manifest_digest, plain) in self._flights
 
@@ -179,11 +181,13 @@ class NodeImages:
         self._records.save_uncached(self._uncached)
         await self._disk.remove(layers)
 
-    async def _fly(self, image: ImageAssignment, *, plain: bool) -> ImageOnNode:
+    async def _fly(self, image: ImageAssignment, *, plain_because: str) -> ImageOnNode:
         digest = image.manifest_digest
         try:
-            found = await self._ladder.walk(image, plain=plain)
-        except Exception as error:
+            found = await self._ladder.walk(image, plain_because=plain_because)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # panics of Rust libraries are no Exception
             self.failures[digest] = failure_of(error, Stage.IMAGE)
             raise
         finally:

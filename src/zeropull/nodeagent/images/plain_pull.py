@@ -1,4 +1,5 @@
-"""The last rung: containerd's ordinary way, for nodes on which our plugin does not work."""
+"""The last rung: containerd's ordinary way, for nodes on which our plugin does not work and images
+that our reading refuses."""
 
 from __future__ import annotations
 
@@ -10,11 +11,12 @@ from collections.abc import Callable, Sequence
 from zeropull.containerd.client import ContainerdClient
 from zeropull.containerd.leases import LEASE_PREFIX
 from zeropull.controlapi.messages import ImageAssignment
-from zeropull.errors import NotFound, Unavailable, ZeropullError
+from zeropull.errors import ImageError, NotFound, Unavailable, ZeropullError
 from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.images.ctr_pull import SNAPSHOTTER as OVERLAYFS
 from zeropull.nodeagent.images.ctr_pull import pull_with_ctr
 from zeropull.nodeagent.images.documents import (
+    config_digest_of,
     diff_ids_of,
     parse_manifest,
     pinned_name,
@@ -88,7 +90,7 @@ class PlainPull:
         if after is None:
             raise Unavailable(f"containerd does not know {pinned_name(image)} after it pulled it")
         manifest = await self._client.content.read(image.manifest_digest)
-        fetched = parse_manifest(manifest).compressed_bytes + len(manifest) + len(after.config)
+        fetched = _compressed_bytes(manifest) + len(manifest) + len(after.config)
         self.registry_bytes += fetched
         return dataclasses.replace(after, registry_bytes=fetched, layers_from_cache=0)
 
@@ -97,7 +99,7 @@ class PlainPull:
         name = pinned_name(image)
         try:
             manifest = await self._client.content.read(image.manifest_digest)
-            config = await self._client.content.read(parse_manifest(manifest).config_digest)
+            config = await self._client.content.read(config_digest_of(manifest))
             chains = chain_ids(list(diff_ids_of(config)))
             await self._client.images.get(name)
             if chains:
@@ -120,7 +122,7 @@ class PlainPull:
     async def _follow(self, image: ImageAssignment, pull: asyncio.Task[None]) -> None:
         """Until the pull has ended: tell how far it is, and hold it to the budget."""
         while not (await asyncio.wait({pull}, timeout=PROGRESS_INTERVAL_S))[0]:
-            with contextlib.suppress(NotFound, Unavailable):
+            with contextlib.suppress(NotFound, Unavailable, ImageError):
                 manifest = parse_manifest(await self._client.content.read(image.manifest_digest))
                 here, whole = await self._arrived(manifest.layers)
                 self._tell(
@@ -151,3 +153,11 @@ class PlainPull:
             except NotFound:
                 total += sum(n for ref, n in arriving.items() if ref.endswith(layer.digest))
         return total, whole
+
+
+def _compressed_bytes(manifest: bytes) -> int:
+    """0 for a manifest that only containerd can read."""
+    try:
+        return parse_manifest(manifest).compressed_bytes
+    except ImageError:
+        return 0

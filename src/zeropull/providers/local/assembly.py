@@ -189,6 +189,7 @@ def _node_config(
         model_link_share=settings.model_link_share,
         layer_bytes=settings.layer_bytes,
         layer_entries=settings.layer_entries,
+        no_new_privileges=settings.no_new_privileges,
         log_level=programs.log_level,
         labels=dict(record.labels),
     )

@@ -93,7 +93,7 @@ def test_a_cgroup_namespace_is_made_on_v2_only() -> None:
 
 def test_the_container_is_confined_like_containerds_own() -> None:
     spec = spec_of()
-    assert spec["process"]["noNewPrivileges"] is True
+    assert spec["process"]["noNewPrivileges"] is False
     assert len(spec["process"]["capabilities"]["bounding"]) == 14
     assert "CAP_SYS_ADMIN" not in spec["process"]["capabilities"]["bounding"]
     assert "/proc/kcore" in spec["linux"]["maskedPaths"]
@@ -105,6 +105,11 @@ def test_the_container_is_confined_like_containerds_own() -> None:
     }
     assert {"read", "execve", "arch_prctl"} <= allowed
     assert not allowed & {"mount", "bpf", "unshare", "setns", "io_uring_setup", "kexec_load"}
+
+
+def test_new_privileges_can_be_forbidden() -> None:
+    spec = build_spec(dataclasses.replace(INPUTS, no_new_privileges=True), HOST)
+    assert spec["process"]["noNewPrivileges"] is True
 
 
 def test_a_relative_working_folder_is_refused() -> None:

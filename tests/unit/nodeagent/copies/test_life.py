@@ -32,7 +32,7 @@ class Twin(Preparation):
         self.attempts = 0
 
     async def image(
-        self, copy: CopyAssignment, tell: Callable[[str], None], *, plain: bool = False
+        self, copy: CopyAssignment, tell: Callable[[str], None], *, plain_because: str = ""
     ) -> ArrivedImage:
         return ArrivedImage(IMAGE, False)
 
