@@ -49,14 +49,50 @@ class CachedKind(Generic[D]):
         return self._groups.get(name, [])
 
     def _refresh(self) -> None:
-        revision = self._store.revision_of(self._kind.kind)
+        kind = self._kind.kind
+        revision = self._store.revision_of(kind)
         if revision == self._revision:
             return
-        stored = self._store.select(self._kind)
-        self._documents = [each.document for each in stored]
+        changed = self._store.changed_since(kind, self._revision) if self._revision >= 0 else None
+        if changed is None or len(changed) > max(100, len(self._keys) // 10):
+            self._read_all()
+        else:
+            self._read(changed)
+        self._revision = revision
+
+    def _read(self, changed: set[str]) -> None:
+        # Lists that were handed out stay as they are: somebody may be walking along one.
+        self._documents = self._documents.copy()
+        for key in changed:
+            before = self._by_key.pop(key, None)
+            stored = self._store.get(self._kind, key)
+            place = bisect_left(self._keys, key)
+            if before is not None:
+                self._regroup(self._group(before), leaves=key)
+            if stored is not None:
+                self._by_key[key] = stored.document
+                self._regroup(self._group(stored.document), joins=stored.document)
+            if before is not None and stored is not None:
+                self._documents[place] = stored.document
+            elif before is not None:
+                del self._keys[place], self._documents[place]
+            elif stored is not None:
+                self._keys.insert(place, key)
+                self._documents.insert(place, stored.document)
+
+    def _regroup(self, name: str, *, leaves: str = "", joins: D | None = None) -> None:
+        members = [each for each in self._groups.get(name, ()) if each.key != leaves]
+        if joins is not None:
+            members.append(joins)
+            members.sort(key=lambda each: each.key)
+        self._groups[name] = members
+        if not members:
+            del self._groups[name]
+
+    def _read_all(self) -> None:
+        self._documents = [each.document for each in self._store.select(self._kind)]
         self._keys = [document.key for document in self._documents]
         self._by_key = dict(zip(self._keys, self._documents, strict=True))
         self._groups = {}
         for document in self._documents:
             self._groups.setdefault(self._group(document), []).append(document)
-        self._revision = revision

@@ -3,15 +3,15 @@
 Writes are on disk (fsync) when the call, or the outermost transaction, returns; a process killed at
 any point leaves the state before or after a transaction, never in between. Calls are synchronous
 and short: a read is microseconds, a commit one fsync. https://www.sqlite.org/wal.html
+
+A document whose bytes are not those that were written is set aside and counts as missing
+(`zeropull.statestore.damage`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import fcntl
 import os
-import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -23,14 +23,25 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from zeropull.errors import AlreadyExists, Conflict, DiskFull, IntegrityError, NotFound, Unavailable
+from zeropull.errors import AlreadyExists, Conflict, DiskFull, NotFound
 from zeropull.resources.documents import Document
-from zeropull.statestore.schema import migrate
+from zeropull.statestore.changes import ChangeLog
+from zeropull.statestore.connection import connect, disk_full, lock_file, translated
+from zeropull.statestore.damage import (
+    WRONG_DIGEST,
+    DamagedDocument,
+    find_damaged,
+    list_damaged,
+    set_aside,
+)
+from zeropull.statestore.digests import digest_of
+from zeropull.statestore.reserve import DiskReserve
 
-BUSY_TIMEOUT_S = 5.0
-_FIELD = re.compile(r"[a-z_]+")
+_COLUMNS = "SELECT rowid, key, version, revision, digest, body FROM documents"
+_INDEXES = {"endpoint_uid": "documents_endpoint", "instance_id": "documents_instance"}
 
 D = TypeVar("D", bound=Document)
+Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +62,47 @@ class Store:
 
     def __init__(self, connection: sqlite3.Connection, lock_fd: int, path: Path) -> None:
         self.path = path
+        self.reserve: DiskReserve | None = None
         self._connection = connection
         self._lock_fd = lock_fd
         self._lock = threading.RLock()
         self._depth = 0
-        self._changed: set[str] = set()
-        self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._changed: dict[str, set[str]] = {}
         rows = connection.execute("SELECT kind, revision FROM kinds").fetchall()
-        self._revisions: dict[str, int] = {str(kind): int(revision) for kind, revision in rows}
-        self._revision = max(self._revisions.values(), default=0)
+        self._changes = ChangeLog(
+            {kind.decode(errors="replace"): int(revision) for kind, revision in rows}
+        )
 
     @classmethod
-    def open(cls, path: Path) -> Store:
-        """Open the file, or make it with its folder (0700, 0600).
+    def open(cls, path: Path, *, reserve: DiskReserve | None = None) -> Store:
+        """Open the file, or make it with its folder (0700, 0600). Damaged documents are set aside.
+
+        `reserve` is given up when there is no room to open the file or to write.
 
         Raises:
             Conflict: another process has it open.
+            DiskFull: there is no room, and no reserve.
             IntegrityError: the file is damaged or no database.
             ConfigurationError: a newer release wrote it.
         """
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock_fd = _lock_file(path)
+        lock_fd = lock_file(path)
         try:
-            # Created empty with the right mode: SQLite gives its -wal and -shm files the same.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            connection = _connect(path)
+            if reserve is not None:
+                reserve.check()
+            try:
+                connection = connect(path)
+            except Exception:
+                if reserve is None or not reserve.give_up():
+                    raise
+                connection = connect(path)
         except BaseException:
             os.close(lock_fd)
             raise
-        return cls(connection, lock_fd, path)
+        store = cls(connection, lock_fd, path)
+        store.reserve = reserve
+        store._set_aside(list(find_damaged(connection)))
+        return store
 
     def close(self) -> None:
         with self._lock:
@@ -101,11 +124,9 @@ class Store:
 
     def get(self, document_type: type[D], key: str) -> Stored[D] | None:
         """The document, or None."""
-        rows = self._query(
-            "SELECT key, version, revision, body FROM documents WHERE kind = ? AND key = ?",
-            (document_type.kind, key),
-        )
-        return _stored(document_type, rows[0]) if rows else None
+        rows = self._query(f"{_COLUMNS} WHERE kind = ? AND key = ?", (document_type.kind, key))
+        found = self._decoded(document_type, rows)
+        return found[0] if found else None
 
     def require(self, document_type: type[D], key: str) -> Stored[D]:
         """The document.
@@ -123,19 +144,30 @@ class Store:
     ) -> list[Stored[D]]:
         """Documents in the order of their keys; `where` compares top-level fields for equality.
 
-        `endpoint_uid=` and `instance_id=` are indexed.
+        `endpoint_uid=` and `instance_id=` are indexed, and of them the first one that is named is
+        used; the other fields are compared one document after the other.
         """
-        sql = "SELECT key, version, revision, body FROM documents WHERE kind = ?"
-        values: list[str | int | float] = [document_type.kind]
+        column = next((name for name in where if name in _INDEXES), None)
+        sql, values = f"{_COLUMNS} WHERE kind = ?", [document_type.kind]
+        if column is not None:
+            # Without the name, SQLite takes the index of all keys and reads every document.
+            sql = f"{_COLUMNS} INDEXED BY {_INDEXES[column]} WHERE kind = ? AND {column} = ?"
+            values.append(str(where.pop(column)))
         if prefix:
             sql += " AND key >= ? AND key < ?"
             values += [prefix, prefix + "\U0010ffff"]
-        for name, value in where.items():
-            assert _FIELD.fullmatch(name), name
-            sql += f" AND json_extract(body, '$.{name}') = ?"
-            values.append(value)
-        rows = self._query(sql + " ORDER BY key", tuple(values))
-        return [_stored(document_type, row) for row in rows]
+        found = self._decoded(document_type, self._query(sql + " ORDER BY key", tuple(values)))
+        wanted = list(where.items())
+        return [
+            each
+            for each in found
+            if all(getattr(each.document, name) == value for name, value in wanted)
+        ]
+
+    def damaged(self) -> list[DamagedDocument]:
+        """The documents that were set aside, oldest first; kept until the state is restored."""
+        with self._lock:
+            return list_damaged(self._connection)
 
     def put(self, document: Document, *, expected_version: int | None = None) -> int:
         """Create or replace; returns the new version.
@@ -147,16 +179,27 @@ class Store:
             Conflict: another version is there, or none.
         """
         kind, key = type(document).kind, document.key
-        body = msgspec.json.encode(document).decode()
+        body = msgspec.json.encode(document)
         with self.transaction():
             version = self._check_version(kind, key, expected_version) + 1
             self._execute(
-                "INSERT INTO documents (kind, key, version, revision, body) VALUES (?, ?, ?, ?, ?)"
+                "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (kind, key) DO UPDATE SET version = excluded.version,"
-                " revision = excluded.revision, body = excluded.body",
-                (kind, key, version, self._revision + 1, body),
+                " revision = excluded.revision, endpoint_uid = excluded.endpoint_uid,"
+                " instance_id = excluded.instance_id, digest = excluded.digest,"
+                " body = excluded.body",
+                (
+                    kind,
+                    key,
+                    version,
+                    self.revision + 1,
+                    getattr(document, "endpoint_uid", None),
+                    getattr(document, "instance_id", None),
+                    digest_of(kind, key.encode(), body),
+                    body,
+                ),
             )
-            self._changed.add(kind)
+            self._changed.setdefault(kind, set()).add(key)
         return version
 
     def update(self, document_type: type[D], key: str, change: Callable[[D], D]) -> D:
@@ -181,7 +224,7 @@ class Store:
             if self._check_version(kind, key, expected_version) == 0:
                 return False
             self._execute("DELETE FROM documents WHERE kind = ? AND key = ?", (kind, key))
-            self._changed.add(kind)
+            self._changed.setdefault(kind, set()).add(key)
         return True
 
     @contextlib.contextmanager
@@ -189,6 +232,9 @@ class Store:
         """All or nothing of what is written inside; nested ones join the outermost.
 
         Never await inside: other tasks of the same thread would write into it.
+
+        Raises:
+            DiskFull: nothing is written.
         """
         with self._lock:
             if self._depth:
@@ -198,46 +244,50 @@ class Store:
                 finally:
                     self._depth -= 1
                 return
+            if self.reserve is not None:
+                self.reserve.check()
             self._execute("BEGIN IMMEDIATE")
             self._depth = 1
             try:
                 yield
                 self._write_revisions()
-                self._execute("COMMIT")
+                self._commit()
             except BaseException:
                 self._changed.clear()
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                self._roll_back()
                 raise
             finally:
                 self._depth = 0
-            self._announce()
+            changed, self._changed = self._changed, {}
+            self._changes.announce(changed)
+
+    def refuse_growth(self) -> None:
+        """Before something is created: the room that is left is for deletions and repairs.
+
+        Raises:
+            DiskFull: the disk is full.
+        """
+        if self.reserve is not None:
+            self.reserve.check()
+            if self.reserve.is_low:
+                raise disk_full(self.path)
 
     @property
     def revision(self) -> int:
-        return self._revision
+        return self._changes.revision
 
     def revision_of(self, *kinds: str) -> int:
         """The newest revision that changed one of these kinds; all kinds when none is named."""
-        if not kinds:
-            return self._revision
-        return max(self._revisions.get(kind, 0) for kind in kinds)
+        return self._changes.revision_of(*kinds)
+
+    def changed_since(self, kind: str, revision: int) -> set[str] | None:
+        """Keys of documents that were written or deleted after `revision`; None: not known any
+        more, everything may have changed."""
+        return self._changes.since(kind, revision)
 
     async def wait_for_change(self, since: int, *kinds: str, timeout_s: float) -> int:
         """`revision_of(*kinds)` as soon as it is greater than `since`, or after `timeout_s`."""
-        event = asyncio.Event()
-        waiter = (asyncio.get_running_loop(), event)
-        self._waiters.add(waiter)
-        try:
-            async with asyncio.timeout(timeout_s):
-                while self.revision_of(*kinds) <= since:
-                    await event.wait()
-                    event.clear()
-        except TimeoutError:
-            pass
-        finally:
-            self._waiters.discard(waiter)
-        return self.revision_of(*kinds)
+        return await self._changes.wait(since, *kinds, timeout_s=timeout_s)
 
     def _check_version(self, kind: str, key: str, expected: int | None) -> int:
         rows = self._query("SELECT version FROM documents WHERE kind = ? AND key = ?", (kind, key))
@@ -253,20 +303,57 @@ class Store:
             self._execute(
                 "INSERT INTO kinds VALUES (?, ?)"
                 " ON CONFLICT (kind) DO UPDATE SET revision = excluded.revision",
-                (kind, self._revision + 1),
+                (kind, self.revision + 1),
             )
 
-    def _announce(self) -> None:
-        if not self._changed:
-            return
-        self._revision += 1
-        self._revisions.update(dict.fromkeys(self._changed, self._revision))
-        self._changed.clear()
-        for loop, event in list(self._waiters):
-            with contextlib.suppress(RuntimeError):  # that loop has been closed meanwhile
-                loop.call_soon_threadsafe(event.set)
+    def _commit(self) -> None:
+        try:
+            self._execute("COMMIT")
+        except DiskFull:
+            if self.reserve is None or not self.reserve.give_up():
+                raise
+            if not self._connection.in_transaction:
+                raise  # SQLite has taken it back by itself
+            self._execute("COMMIT")
 
-    def _query(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    def _roll_back(self) -> None:
+        """A transaction that cannot be taken back must not stay open: a new connection has none."""
+        if not self._connection.in_transaction:
+            return
+        try:
+            self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._connection.close()
+            self._connection = connect(self.path)
+
+    def _decoded(self, document_type: type[D], rows: list[Row]) -> list[Stored[D]]:
+        kind = document_type.kind
+        decoder = _decoder(document_type)
+        found, damaged = [], []
+        for row, key, version, revision, digest, body in rows:
+            if digest_of(kind, key, body) != digest:
+                damaged.append((row, kind, key, WRONG_DIGEST))
+                continue
+            try:
+                document = decoder.decode(body)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                damaged.append((row, kind, key, f"it cannot be read: {error}"))
+                continue
+            found.append(Stored(document, int(version), int(revision)))
+        self._set_aside(damaged)
+        return found
+
+    def _set_aside(self, damaged: list[tuple[int, Any, Any, str]]) -> None:
+        if not damaged:
+            return
+        with contextlib.suppress(DiskFull), self.transaction():  # without room, the next time
+            set_aside(self._execute, damaged)
+            for _, kind, key, _ in damaged:
+                name = kind.decode(errors="replace") if isinstance(kind, bytes) else kind
+                text = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+                self._changed.setdefault(name, set()).add(text)
+
+    def _query(self, sql: str, values: tuple[Any, ...]) -> list[Row]:
         with self._lock:
             return self._execute(sql, values).fetchall()
 
@@ -274,67 +361,9 @@ class Store:
         try:
             return self._connection.execute(sql, values)
         except sqlite3.Error as error:
-            raise _translated(error, self.path) from error
-
-
-def _lock_file(path: Path) -> int:
-    lock_path = path.with_name(path.name + ".lock")
-    fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        raise Conflict(
-            f"the state in {path} is in use by another zeropull: stop it first, or use another "
-            "state directory"
-        ) from error
-    return fd
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    try:
-        connection = sqlite3.connect(
-            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
-            verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-            if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
-            migrate(connection, str(path))
-        except BaseException:
-            connection.close()
-            raise
-    except sqlite3.Error as error:
-        raise _translated(error, path) from error
-    return connection
-
-
-def _translated(error: sqlite3.Error, path: Path) -> Exception:
-    code = getattr(error, "sqlite_errorcode", None)
-    if code == sqlite3.SQLITE_FULL:
-        return DiskFull(f"the state in {path} cannot be written: the disk is full")
-    if isinstance(error, sqlite3.OperationalError) and code is not None:
-        return Unavailable(f"the state in {path} cannot be used now: {error}")
-    return IntegrityError(
-        f"the state in {path} is damaged ({error}): restore it from a backup, or move it away to "
-        "begin with an empty state"
-    )
+            raise translated(error, self.path) from error
 
 
 @cache
 def _decoder(document_type: type[D]) -> msgspec.json.Decoder[D]:
     return msgspec.json.Decoder(document_type)
-
-
-def _stored(document_type: type[D], row: tuple[Any, ...]) -> Stored[D]:
-    key, version, revision, body = row
-    try:
-        document = _decoder(document_type).decode(body)
-    except msgspec.MsgspecError as error:
-        raise IntegrityError(
-            f"the stored {document_type.kind} {key!r} is not readable: {error}"
-        ) from error
-    return Stored(document, int(version), int(revision))

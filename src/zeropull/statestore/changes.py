@@ -1,0 +1,81 @@
+"""What has changed: revisions by kind, the keys of the newest changes, and who waits for more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+KEPT = 10_000
+"""Changes of one kind that are remembered by key; about 1 MiB."""
+
+
+@dataclass(slots=True)
+class _Kind:
+    revision: int
+    complete_from: int  # every change after this revision is in `changes`
+    changes: deque[tuple[int, str]] = field(default_factory=deque)
+
+
+class ChangeLog:
+    """Written by the store after each transaction; `wait` may be called in any thread's loop."""
+
+    def __init__(self, revisions: Mapping[str, int]) -> None:
+        self.revision = max(revisions.values(), default=0)
+        self._kinds = {kind: _Kind(at, at) for kind, at in revisions.items()}
+        self._opened_at = self.revision
+        self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    def announce(self, changed: Mapping[str, set[str]]) -> None:
+        """The keys that one transaction has changed, by kind."""
+        if not changed:
+            return
+        self.revision += 1
+        for name, keys in changed.items():
+            kind = self._kinds.setdefault(name, _Kind(0, self._opened_at))
+            kind.revision = self.revision
+            kind.changes.extend((self.revision, key) for key in keys)
+            while len(kind.changes) > KEPT:
+                kind.complete_from = kind.changes.popleft()[0]
+        for loop, event in list(self._waiters):
+            with contextlib.suppress(RuntimeError):  # that loop has been closed meanwhile
+                loop.call_soon_threadsafe(event.set)
+
+    def revision_of(self, *kinds: str) -> int:
+        """The newest revision that changed one of these kinds; all kinds when none is named."""
+        if not kinds:
+            return self.revision
+        found = (self._kinds.get(kind) for kind in kinds)
+        return max((kind.revision for kind in found if kind is not None), default=0)
+
+    def since(self, kind: str, revision: int) -> set[str] | None:
+        """Keys that changed after `revision`; None when not all of them are known."""
+        known = self._kinds.get(kind)
+        if known is None or known.revision <= revision:
+            return set()
+        if revision < known.complete_from:
+            return None
+        keys = set()
+        for at, key in reversed(known.changes):
+            if at <= revision:
+                break
+            keys.add(key)
+        return keys
+
+    async def wait(self, since: int, *kinds: str, timeout_s: float) -> int:
+        """`revision_of(*kinds)` as soon as it is greater than `since`, or after `timeout_s`."""
+        event = asyncio.Event()
+        waiter = (asyncio.get_running_loop(), event)
+        self._waiters.add(waiter)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.revision_of(*kinds) <= since:
+                    await event.wait()
+                    event.clear()
+        except TimeoutError:
+            pass
+        finally:
+            self._waiters.discard(waiter)
+        return self.revision_of(*kinds)
