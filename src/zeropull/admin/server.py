@@ -5,6 +5,7 @@ The socket is readable by root only, which is the permission to administer.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -53,6 +54,8 @@ class AdminApi:
                 "run_dir": str(self._settings.run_dir),
                 "endpoints": endpoints,
                 "gateways": sorted(self._exchange.gateways),
+                "damaged": [dataclasses.asdict(each) for each in self._store.damaged()],
+                "disk_low": self._store.disk_low(),
             }
         )
 

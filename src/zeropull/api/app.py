@@ -20,6 +20,8 @@ from zeropull.resources.accounts import StoredKey
 from zeropull.resources.components import InferenceComponent
 from zeropull.statestore import Store
 
+CREATING = ("Create", "PutScal", "PutScheduled", "PutMetricAlarm", "Register", "AddTags", "Tag")
+"""How operations begin that are refused on a full disk; what reads, changes or deletes is not."""
 SHUTDOWN_S = 5.0
 
 
@@ -50,8 +52,17 @@ def create_api_app(
         component_shape=component_shape,
         on_component_delete=on_component_delete,
     )
+
+    def admit(operation: str) -> None:
+        if operation.startswith(CREATING):
+            store.refuse_growth()
+
     handler = RequestHandler(
-        (sagemaker, *tables), keys or KeyRing(store).current, region=region, clock=clock
+        (sagemaker, *tables),
+        keys or KeyRing(store).current,
+        region=region,
+        clock=clock,
+        admit=admit,
     )
 
     async def serve(request: web.Request) -> web.Response:

@@ -53,14 +53,24 @@ def list_keys(store: Store, account: str | None = None) -> list[StoredKey]:
 
 
 def write_credentials_file(path: Path, key: StoredKey, region: str) -> None:
-    """An AWS credentials file (0600) with `key` as its default profile, replaced atomically."""
+    """An AWS credentials file (0600) with `key` as its default profile, replaced atomically when
+    its content is another: on a full disk, the file of before stays.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     text = (
         "[default]\n"
         f"aws_access_key_id = {key.access_key_id}\n"
         f"aws_secret_access_key = {key.secret_access_key}\n"
         f"region = {region}\n"
     )
-    replace_file(path, text)
+    try:
+        is_written = path.read_bytes() == text.encode()
+    except OSError:
+        is_written = False
+    if not is_written:
+        replace_file(path, text)
 
 
 class KeyRing:

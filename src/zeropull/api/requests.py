@@ -50,7 +50,9 @@ class RequestHandler:
         *,
         region: str,
         clock: Callable[[], float],
+        admit: Callable[[str], None] = lambda operation: None,
     ) -> None:
+        """`admit` raises an error of ours for an operation that cannot be carried out now."""
         self._tables = merge_tables(tables)
         self._services = {name: load_service(name) for name in self._tables}
         self._limits = {
@@ -63,6 +65,7 @@ class RequestHandler:
         self._keys = keys
         self._region = region
         self._clock = clock
+        self._admit = admit
 
     def close(self) -> None:
         """Requests that still wait for a thread are dropped."""
@@ -112,6 +115,7 @@ class RequestHandler:
             )
         if route.protocol is Protocol.QUERY:
             self._pay(service, route, request)
+        self._admit(route.operation)
         output = parsed.operation.handler(parsed.call, parsed.members)
         if inspect.isawaitable(output):
             output = await output

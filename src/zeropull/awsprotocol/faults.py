@@ -12,6 +12,7 @@ from zeropull.errors import (
     AccessDenied,
     AlreadyExists,
     Conflict,
+    DiskFull,
     InvalidInput,
     NoCapacity,
     NotFound,
@@ -72,6 +73,7 @@ _TRANSLATION: Mapping[str, tuple[_Row, ...]] = {
         (Conflict, VALIDATION, 400),
         (InvalidInput, VALIDATION, 400),
         (NoCapacity, "ResourceLimitExceeded", 400),
+        (DiskFull, "ResourceLimitExceeded", 400),
         *_COMMON,
     ),
     "application-autoscaling": (
@@ -80,12 +82,14 @@ _TRANSLATION: Mapping[str, tuple[_Row, ...]] = {
         (Conflict, "ConcurrentUpdateException", 500),
         (InvalidInput, VALIDATION, 400),
         (NoCapacity, "LimitExceededException", 400),
+        (DiskFull, "LimitExceededException", 400),
         *_COMMON,
     ),
     "cloudwatch": (
         (NotFound, "ResourceNotFound", 404),
         (InvalidInput, VALIDATION, 400),  # metric math; parameters have codes of their own
         (NoCapacity, "LimitExceededFault", 400),
+        (DiskFull, "LimitExceededFault", 400),
         *_COMMON,
     ),
 }

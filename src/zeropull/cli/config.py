@@ -25,7 +25,7 @@ CONFIG_VARIABLE = "ZEROPULL_CONFIG"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
 _MAX_RUN_DIR = 60  # the path of a Unix socket may have 107 bytes
-_NOT_IN_FILES = frozenset({"gateway_token"})
+_NOT_IN_FILES = frozenset({"gateway_token", "fresh_state"})
 
 
 def load_settings(

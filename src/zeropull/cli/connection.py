@@ -12,13 +12,21 @@ SERVICES = ("SAGEMAKER", "SAGEMAKER_RUNTIME", "APPLICATION_AUTO_SCALING", "CLOUD
 
 def connection_lines(settings: Settings, address: str) -> list[str]:
     """Shell lines for `address` ("host:port") with the default key of S/credentials."""
+    path = settings.state_dir / "credentials"
     credentials = configparser.ConfigParser(interpolation=None)
-    credentials.read(settings.state_dir / "credentials")
-    key = credentials["default"]
+    try:
+        credentials.read_string(path.read_text(encoding="utf-8"))
+        key = credentials["default"]
+        identifier, secret = key["aws_access_key_id"], key["aws_secret_access_key"]
+    except (OSError, UnicodeDecodeError, configparser.Error, KeyError) as error:
+        return [
+            f"zeropull serves on http://{address}, but the key in {path} cannot be read "
+            f"({error}): make room on the disk and start `zeropull serve` again, which writes it"
+        ]
     return [
         f"zeropull serves on http://{address}; for boto3 and the AWS CLI, paste:",
-        f"export AWS_ACCESS_KEY_ID={key['aws_access_key_id']}",
-        f"export AWS_SECRET_ACCESS_KEY={key['aws_secret_access_key']}",
+        f"export AWS_ACCESS_KEY_ID={identifier}",
+        f"export AWS_SECRET_ACCESS_KEY={secret}",
         f"export AWS_DEFAULT_REGION={settings.serve.region}",
         *(f"export AWS_ENDPOINT_URL_{service}=http://{address}" for service in SERVICES),
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from zeropull.cli.state import state_finding
 from zeropull.erofs.tree import LayerTree
 from zeropull.erofs.writer import write_metadata
 from zeropull.errors import ZeropullError
@@ -35,6 +36,8 @@ def run_doctor(settings: Settings, *, as_json: bool = False, console: Console | 
             out.print(reason, highlight=False)
         return 1
     findings = examine(settings.fleet, Path(settings.serve.state_dir), try_erofs_mount)
+    state = state_finding(settings)
+    findings += [state] if state is not None else []
     usable = all(finding.verdict is not Verdict.MISSING for finding in findings)
     if as_json:
         document = {

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -47,6 +48,7 @@ Config = Annotated[Path | None, typer.Option(help="TOML file; default /etc/zerop
 StateDir = Annotated[Path | None, typer.Option(help="state directory", readable=False)]
 Account = Annotated[str | None, typer.Option(help="account id; default: the configured one")]
 Name = Annotated[str, typer.Argument(metavar="ENDPOINT")]
+BackupFile = Annotated[Path, typer.Argument(metavar="FILE")]
 Json = Annotated[bool, typer.Option("--json", help="print data instead")]
 
 
@@ -57,6 +59,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="address of the client port")] = None,
     port: Annotated[int | None, typer.Option(help="client port, 0 = any free one")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error")] = None,
+    fresh_state: Annotated[
+        bool, typer.Option("--fresh-state", help="begin anew though the state is missing")
+    ] = False,
 ) -> None:
     """Start everything. Ctrl-C tears it down; SIGTERM detaches, the next start adopts."""
     from zeropull.cli.fitness import refuse_unfit_machine
@@ -72,7 +77,7 @@ def serve(
         with contextlib.suppress(OSError):  # nobody reads it, as behind `| head`
             print("\n".join(connection_lines(settings, address)), flush=True)
 
-    asyncio.run(Supervisor(settings, announce).run())
+    asyncio.run(Supervisor(replace(settings, fresh_state=fresh_state), announce).run())
 
 
 @app.command()
@@ -156,6 +161,30 @@ def doctor(config: Config = None, state_dir: StateDir = None, as_json: Json = Fa
 
     settings = _settings(config, state_dir)
     raise typer.Exit(run_doctor(settings, as_json=as_json))
+
+
+@app.command()
+def backup(file: BackupFile, config: Config = None, state_dir: StateDir = None) -> None:
+    """Write the state to a new FILE, also while it is in use.
+
+    Held: every document, such as keys, models, endpoints, scaling. Not held: readings of metrics,
+    files of image caches, the configuration file.
+    """
+    from zeropull.cli.state import backup_lines
+
+    settings = _settings(config, state_dir)
+    _require_root("backup")
+    print("\n".join(backup_lines(settings, file)))
+
+
+@app.command()
+def restore(file: BackupFile, config: Config = None, state_dir: StateDir = None) -> None:
+    """Bring the state back from FILE, which is checked first. The server must not run."""
+    from zeropull.cli.state import restore_lines
+
+    settings = _settings(config, state_dir)
+    _require_root("restore")
+    print("\n".join(restore_lines(settings, file)))
 
 
 @app.command()

@@ -34,6 +34,11 @@ def show_status(found: dict[str, Any], console: Console) -> None:
                 cache if number == 0 else "",
             )
     console.print(table)
+    for each in found.get("damaged", ()):
+        text = f"damaged and set aside: {each['kind']} {each['key']}: {each['reason']}"
+        console.print(text, markup=False)
+    if found.get("disk_low"):
+        console.print(found["disk_low"], markup=False)
 
 
 def show_explanation(found: dict[str, Any], name: str, console: Console) -> None:

@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import msgspec
 from aiohttp import web
 
 from zeropull.admin.metrics import ControlPlaneMetrics
@@ -34,7 +33,9 @@ from zeropull.api.sagemaker import EndpointHooks
 from zeropull.api.sagemaker.components import refuse_unfit_update
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.server import ControlServer
+from zeropull.daemons.lost_state import refuse_lost_state, remove_orphaned_caches
 from zeropull.daemons.registries import Registries
+from zeropull.daemons.settings_file import read_settings
 from zeropull.daemons.supervisor import REFUSAL_FILE
 from zeropull.errors import ConfigurationError, DiskFull, IntegrityError, InvalidInput
 from zeropull.imagecache.generations import GenerationStore
@@ -54,6 +55,7 @@ from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
 from zeropull.resources.settings import Settings
 from zeropull.scaling.controller import ScalingController
 from zeropull.statestore import Store
+from zeropull.statestore.reserve import DiskReserve
 from zeropull.telemetry import configure_logging, get_logger
 
 SHUTDOWN_S = 0.5  # long polls never end by themselves; their callers ask again
@@ -66,7 +68,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--settings", type=Path, required=True, help="merged settings, JSON")
     parser.add_argument("--teardown", action="store_true", help="end every instance and exit")
     arguments = parser.parse_args(argv)
-    settings = msgspec.json.decode(arguments.settings.read_bytes(), type=Settings)
+    try:
+        settings = read_settings(arguments.settings)
+    except ConfigurationError as error:
+        log.error("cannot serve", reason=error.reason)
+        return 1
     configure_logging("controlplane", level=settings.serve.log_level)
     if arguments.teardown:
         asyncio.run(_tear_down_only(settings))
@@ -103,7 +109,7 @@ class ControlPlane:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = Store.open(settings.database)
+        self.store = Store.open(settings.database, reserve=DiskReserve(settings.reserve_file))
         self.metrics = MetricStore(settings.metrics_database)
         self.exchange = Exchange()
         self.scaling = ScalingController(
@@ -129,10 +135,15 @@ class ControlPlane:
     async def serving(self) -> AsyncIterator[None]:
         """Entered = both sockets answer and the reconcilers run; left = all let go."""
         settings = self.settings
+        refuse_lost_state(settings, self.store)
         key, is_new = ensure_default_key(self.store, settings.serve.account, time.time())
-        write_credentials_file(settings.state_dir / "credentials", key, settings.serve.region)
+        try:
+            write_credentials_file(settings.state_dir / "credentials", key, settings.serve.region)
+        except OSError as error:  # the key is in the state: it works without the file
+            log.error("credentials not written", error=str(error))
         log.info("default key", access_key_id=key.access_key_id, is_new=is_new)
         await asyncio.to_thread(self.generations.sweep)  # before anything is built
+        await asyncio.to_thread(remove_orphaned_caches, self.store, self.generations)
         try:
             async with self.registries.client, contextlib.AsyncExitStack() as servers:
                 await self._serve_control(servers)

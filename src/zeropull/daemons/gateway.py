@@ -10,10 +10,11 @@ import signal
 import socket
 from pathlib import Path
 
-import msgspec
 import uvloop
 
 from zeropull.controlapi.client import ControlClient
+from zeropull.daemons.settings_file import read_settings
+from zeropull.errors import ConfigurationError
 from zeropull.gateway.control_link import ControlLink
 from zeropull.gateway.server import Gateway
 from zeropull.linux.files import EVERYBODY_READS, replace_file
@@ -29,7 +30,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="zeropull-gateway")
     parser.add_argument("--settings", type=Path, required=True, help="merged settings, JSON")
     arguments = parser.parse_args(argv)
-    settings = msgspec.json.decode(arguments.settings.read_bytes(), type=Settings)
+    try:
+        settings = read_settings(arguments.settings)
+    except ConfigurationError as error:
+        log.error("cannot serve", reason=error.reason)
+        return 1
     configure_logging("gateway", level=settings.serve.log_level)
     _raise_file_limit()
     uvloop.run(run(settings))

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -20,10 +21,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
 from zeropull.admin.client import admin_call
 from zeropull.backoff import Backoff
+from zeropull.daemons.settings_file import write_settings
 from zeropull.errors import Conflict, Unavailable
 from zeropull.linux.files import replace_file
 from zeropull.linux.processes import die_with_parent
@@ -37,6 +37,7 @@ PORT_TIMEOUT_S = 5.0
 RESTART = Backoff(first_s=0.2, limit_s=10.0)
 LONG_RUN_S = 60.0  # a child that lived this long starts its backoff anew
 REFUSAL_FILE = "refusal"
+_TOKEN = re.compile(rb"[0-9a-f]{64}")
 
 log = get_logger(__name__)
 
@@ -64,6 +65,9 @@ class Supervisor:
             async with asyncio.TaskGroup() as tasks:
                 control = tasks.create_task(self._keep("control_plane"))
                 if await self._answers():
+                    # The operator's word is for this state only, not for one that is lost later.
+                    self._settings = replace(self._settings, fresh_state=False)
+                    self._mend_settings()
                     gateway = tasks.create_task(self._keep("gateway"))
                     announcer = tasks.create_task(self._announce_address())
                     await self._stop.wait()
@@ -95,6 +99,8 @@ class Supervisor:
         deaths = 0
         loop = asyncio.get_running_loop()
         while True:
+            if deaths:
+                self._mend_settings()
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -116,6 +122,13 @@ class Supervisor:
             delay_s = RESTART.after(deaths)
             log.error("process died", name=name, code=code, restart_in_s=delay_s)
             await asyncio.sleep(delay_s)
+
+    def _mend_settings(self) -> None:
+        """What the child died of may be that it could not read its settings."""
+        try:
+            write_settings(self._settings)
+        except OSError as error:
+            log.error("settings not written", error=str(error))
 
     async def _answers(self) -> bool:
         """Wait until the control plane answers; False when a signal came first."""
@@ -139,7 +152,7 @@ class Supervisor:
         started."""
         with contextlib.suppress(FileNotFoundError):
             path = self._settings.run_dir / REFUSAL_FILE
-            raise Conflict(path.read_text(encoding="utf-8"))
+            raise Conflict(path.read_text(encoding="utf-8", errors="replace"))
 
     async def _announce_address(self) -> None:
         path = self._settings.run_dir / "address"
@@ -202,18 +215,27 @@ def tear_down_without_supervisor(settings: Settings) -> None:
 
 
 def with_token(settings: Settings) -> Settings:
-    """The settings with the gateway's token, which is kept in S/gateway.token."""
+    """The settings with the gateway's token, which is kept in S/gateway.token.
+
+    A file that is empty (the machine lost power once) or damaged is made anew: whoever used the
+    old token is started again with the new one.
+    """
     path = settings.state_dir / "gateway.token"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not path.exists() or path.stat().st_size == 0:  # empty: the machine lost power once
-        replace_file(path, secrets.token_hex(32))
-    return replace(settings, gateway_token=path.read_text(encoding="ascii"))
-
-
-def write_settings(settings: Settings) -> None:
-    """R/settings.json, which has secrets: readable by its owner only."""
-    settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace_file(settings.settings_file, msgspec.json.encode(settings), is_durable=False)
+    try:
+        kept = path.read_bytes()
+    except FileNotFoundError:
+        kept = b""
+    if _TOKEN.fullmatch(kept):
+        return replace(settings, gateway_token=kept.decode())
+    if kept:
+        log.warning("gateway token was damaged and is made anew", path=str(path))
+    token = secrets.token_hex(32)
+    try:
+        replace_file(path, token)
+    except OSError as error:  # a full disk: the token is good for this run
+        log.error("gateway token not kept", path=str(path), error=str(error))
+    return replace(settings, gateway_token=token)
 
 
 async def _refuse_taken_port(settings: Settings) -> None:

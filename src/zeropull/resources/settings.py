@@ -155,6 +155,7 @@ class Settings:
     buckets: dict[str, BucketSettings] = field(default_factory=dict)
     docker_config: str = ""  # Docker config file with registry credentials; "" = /root/.docker
     gateway_token: str = ""  # made by the supervisor; never in the TOML file
+    fresh_state: bool = False  # `serve --fresh-state`; never in the TOML file
 
     @property
     def state_dir(self) -> Path:
@@ -171,6 +172,10 @@ class Settings:
     @property
     def database(self) -> Path:
         return self.state_dir / "zeropull.db"
+
+    @property
+    def reserve_file(self) -> Path:
+        return self.state_dir / "reserve"
 
     @property
     def metrics_database(self) -> Path:

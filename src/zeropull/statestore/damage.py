@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from zeropull.statestore.connection import translated
 from zeropull.statestore.digests import digest_of
 from zeropull.telemetry import get_logger
 
 WRONG_DIGEST = "its bytes are not those that were written"
-NO_TEXT = "its key is no text"
+LIST_DAMAGED = "SELECT kind, key, reason, found_s FROM set_aside ORDER BY rowid"
 
 log = get_logger(__name__)
 
@@ -52,13 +55,27 @@ def set_aside(
         log.error("document set aside", kind=readable(kind), key=readable(key), reason=reason)
 
 
-def list_damaged(connection: sqlite3.Connection) -> list[DamagedDocument]:
-    """Oldest first."""
-    rows = connection.execute("SELECT kind, key, reason, found_s FROM set_aside ORDER BY rowid")
+def listed(rows: Iterable[tuple[object, ...]]) -> list[DamagedDocument]:
+    """The rows of LIST_DAMAGED."""
     return [
-        DamagedDocument(readable(kind), readable(key), readable(reason), int(found_s))
+        DamagedDocument(readable(kind), readable(key), readable(reason), int(str(found_s)))
         for kind, key, reason, found_s in rows
     ]
+
+
+def damaged_in(database: Path) -> list[DamagedDocument]:
+    """Oldest first, of a state that another process may use.
+
+    Raises:
+        ZeropullError: it cannot be read.
+    """
+    try:
+        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True)
+        with contextlib.closing(connection):
+            tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'set_aside'")
+            return listed(connection.execute(LIST_DAMAGED)) if tables.fetchone() else []
+    except sqlite3.Error as error:
+        raise translated(error, database) from error
 
 
 def readable(text: object) -> str:

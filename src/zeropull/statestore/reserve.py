@@ -41,6 +41,13 @@ class DiskReserve:
         # Of what the file system keeps for root, root may use all.
         return found.f_frsize * (found.f_bfree if os.geteuid() == 0 else found.f_bavail)
 
+    def shortage(self) -> str:
+        return (
+            f"the disk of {self._path.parent} is full ({self.free_bytes():,} bytes are free, "
+            f"{2 * self._size_bytes:,} are needed): nothing is created until some of it is free; "
+            "delete endpoints or other files"
+        )
+
     def check(self) -> None:
         """Give the reserve up when the disk is full, take it again when there is room."""
         free_bytes = self.free_bytes()

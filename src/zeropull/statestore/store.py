@@ -11,37 +11,26 @@ A document whose bytes are not those that were written is set aside and counts a
 from __future__ import annotations
 
 import contextlib
-import os
-import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
 from zeropull.errors import AlreadyExists, Conflict, DiskFull, NotFound
 from zeropull.resources.documents import Document
-from zeropull.statestore.changes import ChangeLog
-from zeropull.statestore.connection import connect, disk_full, lock_file, translated
-from zeropull.statestore.damage import (
-    WRONG_DIGEST,
-    DamagedDocument,
-    find_damaged,
-    list_damaged,
-    set_aside,
-)
+from zeropull.statestore.damage import LIST_DAMAGED, WRONG_DIGEST, DamagedDocument, listed
 from zeropull.statestore.digests import digest_of
 from zeropull.statestore.reserve import DiskReserve
+from zeropull.statestore.state_file import Row, StateFile
 
 _COLUMNS = "SELECT rowid, key, version, revision, digest, body FROM documents"
 _INDEXES = {"endpoint_uid": "documents_endpoint", "instance_id": "documents_instance"}
 
 D = TypeVar("D", bound=Document)
-Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +49,8 @@ class Store:
     `revision` grows by one with every transaction that changed something.
     """
 
-    def __init__(self, connection: sqlite3.Connection, lock_fd: int, path: Path) -> None:
-        self.path = path
-        self.reserve: DiskReserve | None = None
-        self._connection = connection
-        self._lock_fd = lock_fd
-        self._lock = threading.RLock()
-        self._depth = 0
-        self._changed: dict[str, set[str]] = {}
-        rows = connection.execute("SELECT kind, revision FROM kinds").fetchall()
-        self._changes = ChangeLog(
-            {kind.decode(errors="replace"): int(revision) for kind, revision in rows}
-        )
+    def __init__(self, file: StateFile) -> None:
+        self._file = file
 
     @classmethod
     def open(cls, path: Path, *, reserve: DiskReserve | None = None) -> Store:
@@ -85,31 +64,14 @@ class Store:
             IntegrityError: the file is damaged or no database.
             ConfigurationError: a newer release wrote it.
         """
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock_fd = lock_file(path)
-        try:
-            if reserve is not None:
-                reserve.check()
-            try:
-                connection = connect(path)
-            except Exception:
-                if reserve is None or not reserve.give_up():
-                    raise
-                connection = connect(path)
-        except BaseException:
-            os.close(lock_fd)
-            raise
-        store = cls(connection, lock_fd, path)
-        store.reserve = reserve
-        store._set_aside(list(find_damaged(connection)))
-        return store
+        return cls(StateFile(path, reserve))
+
+    @property
+    def path(self) -> Path:
+        return self._file.path
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-            if self._lock_fd >= 0:
-                os.close(self._lock_fd)
-                self._lock_fd = -1
+        self._file.close()
 
     def __enter__(self) -> Store:
         return self
@@ -124,7 +86,7 @@ class Store:
 
     def get(self, document_type: type[D], key: str) -> Stored[D] | None:
         """The document, or None."""
-        rows = self._query(f"{_COLUMNS} WHERE kind = ? AND key = ?", (document_type.kind, key))
+        rows = self._file.query(f"{_COLUMNS} WHERE kind = ? AND key = ?", (document_type.kind, key))
         found = self._decoded(document_type, rows)
         return found[0] if found else None
 
@@ -156,7 +118,7 @@ class Store:
         if prefix:
             sql += " AND key >= ? AND key < ?"
             values += [prefix, prefix + "\U0010ffff"]
-        found = self._decoded(document_type, self._query(sql + " ORDER BY key", tuple(values)))
+        found = self._decoded(document_type, self._file.query(sql + " ORDER BY key", tuple(values)))
         wanted = list(where.items())
         return [
             each
@@ -166,8 +128,7 @@ class Store:
 
     def damaged(self) -> list[DamagedDocument]:
         """The documents that were set aside, oldest first; kept until the state is restored."""
-        with self._lock:
-            return list_damaged(self._connection)
+        return listed(self._file.query(LIST_DAMAGED))
 
     def put(self, document: Document, *, expected_version: int | None = None) -> int:
         """Create or replace; returns the new version.
@@ -182,7 +143,7 @@ class Store:
         body = msgspec.json.encode(document)
         with self.transaction():
             version = self._check_version(kind, key, expected_version) + 1
-            self._execute(
+            self._file.execute(
                 "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (kind, key) DO UPDATE SET version = excluded.version,"
                 " revision = excluded.revision, endpoint_uid = excluded.endpoint_uid,"
@@ -199,7 +160,7 @@ class Store:
                     body,
                 ),
             )
-            self._changed.setdefault(kind, set()).add(key)
+            self._file.note_change(kind, key)
         return version
 
     def update(self, document_type: type[D], key: str, change: Callable[[D], D]) -> D:
@@ -223,8 +184,8 @@ class Store:
         with self.transaction():
             if self._check_version(kind, key, expected_version) == 0:
                 return False
-            self._execute("DELETE FROM documents WHERE kind = ? AND key = ?", (kind, key))
-            self._changed.setdefault(kind, set()).add(key)
+            self._file.execute("DELETE FROM documents WHERE kind = ? AND key = ?", (kind, key))
+            self._file.note_change(kind, key)
         return True
 
     @contextlib.contextmanager
@@ -236,30 +197,8 @@ class Store:
         Raises:
             DiskFull: nothing is written.
         """
-        with self._lock:
-            if self._depth:
-                self._depth += 1
-                try:
-                    yield
-                finally:
-                    self._depth -= 1
-                return
-            if self.reserve is not None:
-                self.reserve.check()
-            self._execute("BEGIN IMMEDIATE")
-            self._depth = 1
-            try:
-                yield
-                self._write_revisions()
-                self._commit()
-            except BaseException:
-                self._changed.clear()
-                self._roll_back()
-                raise
-            finally:
-                self._depth = 0
-            changed, self._changed = self._changed, {}
-            self._changes.announce(changed)
+        with self._file.transaction():
+            yield
 
     def refuse_growth(self) -> None:
         """Before something is created: the room that is left is for deletions and repairs.
@@ -267,64 +206,45 @@ class Store:
         Raises:
             DiskFull: the disk is full.
         """
-        if self.reserve is not None:
-            self.reserve.check()
-            if self.reserve.is_low:
-                raise disk_full(self.path)
+        reason = self.disk_low()
+        if reason:
+            raise DiskFull(reason)
+
+    def disk_low(self) -> str:
+        """What is short and the remedy; empty while there is room."""
+        reserve = self._file.reserve
+        if reserve is None:
+            return ""
+        reserve.check()
+        return reserve.shortage() if reserve.is_low else ""
 
     @property
     def revision(self) -> int:
-        return self._changes.revision
+        return self._file.changes.revision
 
     def revision_of(self, *kinds: str) -> int:
         """The newest revision that changed one of these kinds; all kinds when none is named."""
-        return self._changes.revision_of(*kinds)
+        return self._file.changes.revision_of(*kinds)
 
     def changed_since(self, kind: str, revision: int) -> set[str] | None:
         """Keys of documents that were written or deleted after `revision`; None: not known any
         more, everything may have changed."""
-        return self._changes.since(kind, revision)
+        return self._file.changes.since(kind, revision)
 
     async def wait_for_change(self, since: int, *kinds: str, timeout_s: float) -> int:
         """`revision_of(*kinds)` as soon as it is greater than `since`, or after `timeout_s`."""
-        return await self._changes.wait(since, *kinds, timeout_s=timeout_s)
+        return await self._file.changes.wait(since, *kinds, timeout_s=timeout_s)
 
     def _check_version(self, kind: str, key: str, expected: int | None) -> int:
-        rows = self._query("SELECT version FROM documents WHERE kind = ? AND key = ?", (kind, key))
+        rows = self._file.query(
+            "SELECT version FROM documents WHERE kind = ? AND key = ?", (kind, key)
+        )
         found = int(rows[0][0]) if rows else 0
         if expected is not None and expected != found:
             if expected == 0:
                 raise AlreadyExists(f"{kind} {key!r} exists already")
             raise Conflict(f"{kind} {key!r} is at version {found}, not {expected}: read it again")
         return found
-
-    def _write_revisions(self) -> None:
-        for kind in self._changed:
-            self._execute(
-                "INSERT INTO kinds VALUES (?, ?)"
-                " ON CONFLICT (kind) DO UPDATE SET revision = excluded.revision",
-                (kind, self.revision + 1),
-            )
-
-    def _commit(self) -> None:
-        try:
-            self._execute("COMMIT")
-        except DiskFull:
-            if self.reserve is None or not self.reserve.give_up():
-                raise
-            if not self._connection.in_transaction:
-                raise  # SQLite has taken it back by itself
-            self._execute("COMMIT")
-
-    def _roll_back(self) -> None:
-        """A transaction that cannot be taken back must not stay open: a new connection has none."""
-        if not self._connection.in_transaction:
-            return
-        try:
-            self._connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            self._connection.close()
-            self._connection = connect(self.path)
 
     def _decoded(self, document_type: type[D], rows: list[Row]) -> list[Stored[D]]:
         kind = document_type.kind
@@ -340,28 +260,8 @@ class Store:
                 damaged.append((row, kind, key, f"it cannot be read: {error}"))
                 continue
             found.append(Stored(document, int(version), int(revision)))
-        self._set_aside(damaged)
+        self._file.set_aside(damaged)
         return found
-
-    def _set_aside(self, damaged: list[tuple[int, Any, Any, str]]) -> None:
-        if not damaged:
-            return
-        with contextlib.suppress(DiskFull), self.transaction():  # without room, the next time
-            set_aside(self._execute, damaged)
-            for _, kind, key, _ in damaged:
-                name = kind.decode(errors="replace") if isinstance(kind, bytes) else kind
-                text = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
-                self._changed.setdefault(name, set()).add(text)
-
-    def _query(self, sql: str, values: tuple[Any, ...]) -> list[Row]:
-        with self._lock:
-            return self._execute(sql, values).fetchall()
-
-    def _execute(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        try:
-            return self._connection.execute(sql, values)
-        except sqlite3.Error as error:
-            raise translated(error, self.path) from error
 
 
 @cache

@@ -40,9 +40,9 @@ def test_only_what_changed_is_read_again(tmp_path: Path) -> None:
         store.delete(ResourceTags, "a/008")
         store.put(ResourceTags("a/500", {"team": "1"}))
         seen: list[str] = []
-        store._connection.set_trace_callback(seen.append)
+        store._file._connection.set_trace_callback(seen.append)
         assert known.get("a/100") is untouched
-        store._connection.set_trace_callback(None)
+        store._file._connection.set_trace_callback(None)
         assert len(seen) == 3
         expected = [stored.document for stored in store.select(ResourceTags)]
         assert known.all() == expected

@@ -71,10 +71,10 @@ def test_a_document_of_the_first_release_that_is_no_json_is_set_aside(first: Pat
 def test_what_is_looked_up_by_endpoint_is_found_by_its_index(tmp_path: Path) -> None:
     with Store.open(tmp_path / "zeropull.db") as store:
         seen: list[str] = []
-        store._connection.set_trace_callback(seen.append)
+        store._file._connection.set_trace_callback(seen.append)
         store.select(Instance, endpoint_uid="u" * 32)
         store.select(Instance, instance_id="i-1")
-        store._connection.set_trace_callback(None)
+        store._file._connection.set_trace_callback(None)
         for sql, index in zip(seen, ("documents_endpoint", "documents_instance"), strict=True):
-            plan = store._connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()
+            plan = store._file._connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()
             assert index.encode() in plan[0][3], plan
