@@ -209,7 +209,7 @@ class Server(Served):
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.sock.settimeout(20)
         with contextlib.closing(connection):
-            connection.sock.connect(str(self.names.control_socket))
+            connection.sock.connect(str(self.names.run_dir / "admin.sock"))
             connection.request("GET", f"/v1/admin/{path}")
             return json.loads(connection.getresponse().read())
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from zeropull.controlapi.exchange import Exchange
+from zeropull.controlapi.messages import LabelledCounter
 from zeropull.resources.endpoints import Endpoint
 from zeropull.resources.image_caches import ImageCacheRecord
 from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
@@ -18,7 +19,8 @@ from zeropull.resources.stages import Stage
 from zeropull.statestore import Store
 
 LABELS = ("account", "endpoint")
-_COUNTER = re.compile(r'(?P<name>\w+)(\{(?P<label>\w+)="(?P<value>[^"\\\n]*)"\})?')
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_LABEL = re.compile(r"([a-zA-Z_][a-zA-Z0-9_]*)?")
 
 
 class ControlPlaneMetrics(Collector):
@@ -125,20 +127,23 @@ class ControlPlaneMetrics(Collector):
         their own: `zeropull_node_image_fallbacks_total{reason="plugin"}`."""
         families: dict[tuple[str, str], CounterMetricFamily] = {}
         for instance_id, received in sorted(self._exchange.nodes.items()):
-            for counter, value in sorted(received.report.counters.items()):
-                found = _COUNTER.fullmatch(counter)
-                if found is None:
-                    continue
-                name, label, of_label = found["name"], found["label"] or "", found["value"]
-                if (name, label) not in families:
-                    full = name if name.startswith("zeropull_") else f"zeropull_node_{name}"
-                    labels = ("instance", label) if label else ("instance",)
-                    families[name, label] = CounterMetricFamily(
-                        full, "As the node agents report it", labels=labels
-                    )
-                values = [instance_id, of_label] if label else [instance_id]
-                families[name, label].add_metric(values, value)
+            report = received.report
+            plain = (LabelledCounter(n, "", "", v) for n, v in sorted(report.counters.items()))
+            for counter in (*plain, *report.labelled_counters):
+                if not (_NAME.fullmatch(counter.name) and _LABEL.fullmatch(counter.label)):
+                    continue  # of an agent of another version
+                labels = ("instance", counter.label) if counter.label else ("instance",)
+                family = families.setdefault(
+                    (counter.name, counter.label), _counter(counter.name, labels)
+                )
+                values = [instance_id, counter.of][: len(labels)]
+                family.add_metric(values, counter.value)
         yield from families.values()
+
+
+def _counter(name: str, labels: Sequence[str]) -> CounterMetricFamily:
+    full = name if name.startswith("zeropull_") else f"zeropull_node_{name}"
+    return CounterMetricFamily(full, "As the node agents report it", labels=labels)
 
 
 def _gauge(

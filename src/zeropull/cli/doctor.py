@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from zeropull.cli.plain_text import plain
 from zeropull.cli.state import state_finding
 from zeropull.erofs.tree import LayerTree
 from zeropull.erofs.writer import write_metadata
@@ -18,11 +20,7 @@ from zeropull.layers.mount import mount_layer, unmount
 from zeropull.providers.local.machine import Finding, Verdict, examine, unusable_reason
 from zeropull.resources.settings import Settings
 
-_MARKS = {
-    Verdict.GOOD: "[green]good[/green]",
-    Verdict.REDUCED: "[yellow]reduced[/yellow]",
-    Verdict.MISSING: "[red]missing[/red]",
-}
+_COLOURS = {Verdict.GOOD: "green", Verdict.REDUCED: "yellow", Verdict.MISSING: "red"}
 
 
 def run_doctor(settings: Settings, *, as_json: bool = False, console: Console | None = None) -> int:
@@ -33,7 +31,7 @@ def run_doctor(settings: Settings, *, as_json: bool = False, console: Console | 
         if as_json:
             out.print_json(json.dumps({"usable": False, "reason": reason, "findings": []}))
         else:
-            out.print(reason, highlight=False)
+            out.print(plain(reason))
         return 1
     findings = examine(settings.fleet, Path(settings.serve.state_dir), try_erofs_mount)
     state = state_finding(settings)
@@ -46,8 +44,8 @@ def run_doctor(settings: Settings, *, as_json: bool = False, console: Console | 
         }
         out.print_json(json.dumps(document))
     else:
-        out.print(_table(findings))
-        out.print(_summary(findings), highlight=False)
+        out.print(findings_table(findings))
+        out.print(plain(_summary(findings)))
     return 0 if usable else 1
 
 
@@ -68,13 +66,15 @@ def try_erofs_mount(folder: Path) -> str | None:
     return None
 
 
-def _table(findings: list[Finding]) -> Table:
+def findings_table(findings: list[Finding]) -> Table:
+    """A row per check."""
     table = Table(title="zeropull doctor", title_justify="left")
     for heading in ("check", "", "found", "what it costs, how to mend it"):
         table.add_column(heading, overflow="fold")
     for finding in findings:
         advice = ". ".join(part for part in (finding.cost, finding.remedy) if part)
-        table.add_row(finding.check, _MARKS[finding.verdict], finding.found, advice)
+        mark = Text(finding.verdict.value, style=_COLOURS[finding.verdict])
+        table.add_row(plain(finding.check), mark, plain(finding.found), plain(advice))
     return table
 
 

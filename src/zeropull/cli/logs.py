@@ -9,11 +9,12 @@ current.log was.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
+from zeropull.admin.messages import LogFolder
 from zeropull.errors import Unavailable
 from zeropull.nodeagent.containers.logs import CURRENT
 
@@ -26,16 +27,23 @@ COMPARED_BYTES = 4096
 _Identity = tuple[int, int, int]  # inode, time of change, size: a rotation renames files
 
 
-def follow_logs(copies: Callable[[], list[dict[str, Any]]], out: TextIO, *, follow: bool) -> None:
+def follow_logs(
+    folders: Callable[[], Iterable[LogFolder]],
+    out: TextIO,
+    *,
+    follow: bool,
+    poll_s: float = POLL_S,
+    refresh_s: float = REFRESH_S,
+) -> None:
     """Print everything that is there, oldest file first; with `follow` until interrupted, also
     while the control plane is away."""
     logs: dict[tuple[str, Path], CopyLog] = {}
-    asked_s = -REFRESH_S
+    asked_s = -refresh_s
     while True:
-        if time.monotonic() - asked_s >= REFRESH_S:
+        if time.monotonic() - asked_s >= refresh_s:
             asked_s = time.monotonic()
             try:
-                found = {(c["copy_id"], Path(c["folder"])) for c in copies()}
+                found = {(each.copy_id, Path(each.folder)) for each in folders()}
             except Unavailable:
                 if not (follow and logs):
                     raise
@@ -47,7 +55,7 @@ def follow_logs(copies: Callable[[], list[dict[str, Any]]], out: TextIO, *, foll
         out.flush()
         if not follow:
             return
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 @dataclass

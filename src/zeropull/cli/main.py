@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -17,13 +16,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
+import msgspec
 import typer
 from rich.console import Console
 
 from zeropull import __version__
-from zeropull.admin.client import admin_call, supervisor_pid
+from zeropull.admin.client import AdminClient, supervisor_pid
+from zeropull.admin.messages import Status, Timeline
 from zeropull.cli.config import load_settings
 from zeropull.cli.connection import connection_lines
 from zeropull.cli.logs import follow_logs
@@ -104,9 +104,9 @@ def stop(config: Config = None, state_dir: StateDir = None) -> None:
 @app.command()
 def status(config: Config = None, state_dir: StateDir = None, as_json: Json = False) -> None:
     """Endpoints, instances, copies and image caches."""
-    found = _admin(_settings(config, state_dir), "status")
+    found = _admin(_settings(config, state_dir)).status()
     if as_json:
-        print(json.dumps(found, indent=2))
+        _print_json(found)
     else:
         show_status(found, _console())
 
@@ -114,7 +114,7 @@ def status(config: Config = None, state_dir: StateDir = None, as_json: Json = Fa
 @app.command()
 def explain(endpoint: Name, config: Config = None, state_dir: StateDir = None) -> None:
     """Why the endpoint is in its state, and why each instance was wanted."""
-    show_explanation(_admin(_settings(config, state_dir), "status"), endpoint, _console())
+    show_explanation(_admin(_settings(config, state_dir)).status(), endpoint, _console())
 
 
 @app.command()
@@ -127,11 +127,9 @@ def timeline(
     html: Annotated[Path | None, typer.Option(help="write one self-contained page")] = None,
 ) -> None:
     """Every launch of the endpoint, stage by stage."""
-    settings = _settings(config, state_dir)
-    query = f"?account={account}" if account else ""
-    data = _admin(settings, f"endpoints/{quote(endpoint, safe='')}/timeline{query}")
+    data = _admin(_settings(config, state_dir)).timeline(endpoint, account)
     if as_json:
-        print(json.dumps(data, indent=2))
+        _print_json(data)
     elif html is not None:
         html.write_text(render_page(data, time.time()), encoding="utf-8")
     else:
@@ -147,11 +145,9 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as lines come")] = False,
 ) -> None:
     """What the endpoint's containers wrote to stdout and stderr."""
-    settings = _settings(config, state_dir)
-    query = f"?account={account}" if account else ""
-    path = f"endpoints/{quote(endpoint, safe='')}/logs{query}"
+    admin = _admin(_settings(config, state_dir))
     with contextlib.suppress(KeyboardInterrupt):
-        follow_logs(lambda: _admin(settings, path)["copies"], sys.stdout, follow=follow)
+        follow_logs(lambda: admin.log_folders(endpoint, account).copies, sys.stdout, follow=follow)
 
 
 @app.command()
@@ -224,9 +220,13 @@ def _require_root(command: str) -> None:
         )
 
 
-def _admin(settings: Settings, path: str) -> Any:
+def _admin(settings: Settings) -> AdminClient:
     _require_root("status")
-    return json.loads(admin_call(settings, "GET", path, timeout_s=ADMIN_TIMEOUT_S))
+    return AdminClient(settings, timeout_s=ADMIN_TIMEOUT_S)
+
+
+def _print_json(document: Status | Timeline) -> None:
+    print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
 
 
 @contextlib.contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
+from zeropull.admin.messages import Timeline
 from zeropull.cli.timeline import launch_seconds, stage_note, stage_seconds
+from zeropull.resources.instances import TimelineRecord
+from zeropull.resources.stages import Stage, StageRecord
 
 TICKS = 6
 SOURCE_NAMES = {
@@ -57,16 +59,16 @@ header .total { margin-left: auto; font-size: 1.15rem; font-weight: 650; }
 """
 
 
-def render_page(data: dict[str, Any], now_s: float) -> str:
+def render_page(data: Timeline, now_s: float) -> str:
     """The whole page. `data` is what `zeropull timeline --json` prints."""
-    launches = data["launches"]
+    launches = data.launches
     longest_s = max((launch_seconds(one, now_s) for one in launches), default=1.0) or 1.0
-    stages = dict.fromkeys(s["stage"] for one in launches for s in one["stages"])
+    stages = dict.fromkeys(s.stage.value for one in launches for s in one.stages)
     legend = "".join(
         f'<span><i style="background:var(--{escape(s)})"></i>{escape(s)}</span>' for s in stages
     )
     cards = "".join(_card(number, one, longest_s, now_s) for number, one in enumerate(launches, 1))
-    name = escape(data["endpoint"])
+    name = escape(data.endpoint)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -78,32 +80,32 @@ def render_page(data: dict[str, Any], now_s: float) -> str:
     )
 
 
-def _card(number: int, launch: dict[str, Any], longest_s: float, now_s: float) -> str:
+def _card(number: int, launch: TimelineRecord, longest_s: float, now_s: float) -> str:
     seconds = launch_seconds(launch, now_s)
-    total = f"{seconds:.2f} s" if launch.get("ready_s") else f"not ready, {seconds:.2f} s"
+    total = f"{seconds:.2f} s" if launch.ready_s else f"not ready, {seconds:.2f} s"
     rows = "".join(
-        f"<span>{escape(s['stage'])}</span>{_bar(s, launch['began_s'], longest_s, now_s)}"
+        f"<span>{escape(s.stage)}</span>{_bar(s, launch.began_s, longest_s, now_s)}"
         f"<span>{stage_seconds(s, now_s):.3f} s</span>"
-        for s in launch["stages"]
+        for s in launch.stages
     )
     ticks = "".join(f"<span>{longest_s * tick / TICKS:.1f} s</span>" for tick in range(TICKS))
     facts = "".join(f"<span>{escape(fact)}</span>" for fact in _facts(launch))
     return (
-        f"<article><header><b>{number}. {escape(launch['instance_id'])}</b>"
-        f'<span class="soft">{escape(launch["instance_type"])}, variant '
-        f'{escape(launch["variant"])}</span><span class="total">{total}</span></header>'
-        f'<p class="soft">{escape(launch["reason"])}</p>'
+        f"<article><header><b>{number}. {escape(launch.instance_id)}</b>"
+        f'<span class="soft">{escape(launch.instance_type)}, variant '
+        f'{escape(launch.variant)}</span><span class="total">{total}</span></header>'
+        f'<p class="soft">{escape(launch.reason)}</p>'
         f'<div class="rows">{rows}</div><div class="axis">{ticks}</div>'
         f'<div class="facts">{facts}</div></article>'
     )
 
 
-def _bar(stage: dict[str, Any], began_s: float, longest_s: float, now_s: float) -> str:
-    left = min(100.0, max(0.0, (stage["began_s"] - began_s) / longest_s * 100))
+def _bar(stage: StageRecord, began_s: float, longest_s: float, now_s: float) -> str:
+    left = min(100.0, max(0.0, (stage.began_s - began_s) / longest_s * 100))
     width = min(100.0 - left, stage_seconds(stage, now_s) / longest_s * 100)
     late = " late" if left > 55 else ""
-    lines = [f"{stage['stage']}: {stage_seconds(stage, now_s):.3f} s"]
-    if stage.get("ended_s") is None:
+    lines = [f"{stage.stage}: {stage_seconds(stage, now_s):.3f} s"]
+    if stage.ended_s is None:
         lines[0] += ", not ended"
     if stage_note(stage):
         lines.append(stage_note(stage))
@@ -112,31 +114,31 @@ def _bar(stage: dict[str, Any], began_s: float, longest_s: float, now_s: float) 
     label = escape("; ".join(lines), quote=True)
     return (
         f'<div class="track"><div class="bar{late}" tabindex="0" aria-label="{label}" '
-        f'style="left:{left:.3f}%;width:{width:.3f}%;background:var(--{escape(stage["stage"])})">'
+        f'style="left:{left:.3f}%;width:{width:.3f}%;background:var(--{escape(stage.stage)})">'
         f'<div class="tip">{tip}</div></div></div>'
     )
 
 
-def _facts(launch: dict[str, Any]) -> list[str]:
+def _facts(launch: TimelineRecord) -> list[str]:
     facts = []
-    image = next((s for s in launch["stages"] if s["stage"] == "image"), None)
-    if image is not None and image.get("layers_total"):
-        cached = image.get("layers_from_cache") or 0
-        facts.append(f"{cached} of {image['layers_total']} layers from the cache")
-        if image.get("path"):
-            facts.append(f"image path: {image['path']}")
+    image = next((s for s in launch.stages if s.stage is Stage.IMAGE), None)
+    if image is not None and image.layers_total:
+        cached = image.layers_from_cache or 0
+        facts.append(f"{cached} of {image.layers_total} layers from the cache")
+        if image.path:
+            facts.append(f"image path: {image.path}")
     totals: dict[str, int] = {}
-    for stage in launch["stages"]:
-        for source, count in stage["bytes_by_source"].items():
+    for stage in launch.stages:
+        for source, count in stage.bytes_by_source.items():
             totals[source] = totals.get(source, 0) + count
     facts += [f"{SOURCE_NAMES.get(s, s)}: {n:,} B" for s, n in totals.items()]
-    if launch.get("first_response_s"):
-        facts.append(f"first answer after {launch['first_response_s'] - launch['began_s']:.2f} s")
+    if launch.first_response_s:
+        facts.append(f"first answer after {launch.first_response_s - launch.began_s:.2f} s")
     return facts
 
 
-def _bytes(stage: dict[str, Any]) -> list[str]:
+def _bytes(stage: StageRecord) -> list[str]:
     return [
         f"{count:,} B from the {SOURCE_NAMES.get(source, source)}"
-        for source, count in stage["bytes_by_source"].items()
+        for source, count in stage.bytes_by_source.items()
     ]

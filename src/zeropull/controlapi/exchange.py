@@ -141,7 +141,9 @@ async def _watch(topic: Topic[Message], since: int, wait_s: float) -> Message | 
 
 
 def _state_of(report: NodeReport) -> NodeReport:
-    return dataclasses.replace(report, sent_at_s=0.0, counters={}, utilization={})
+    return dataclasses.replace(
+        report, sent_at_s=0.0, counters={}, utilization={}, labelled_counters=()
+    )
 
 
 def _gateway_state(report: GatewayReport, counts: bool) -> tuple[object, ...]:

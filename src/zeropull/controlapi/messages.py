@@ -184,6 +184,16 @@ class ImageReport:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelledCounter:
+    """A counter that has one label, as images by their path; `name` as Prometheus has it."""
+
+    name: str
+    label: str
+    of: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReport:
     """Whole state each time (not a delta). Sent on change and at least every 5 s."""
 
@@ -195,6 +205,7 @@ class NodeReport:
     images: tuple[ImageReport, ...] = ()
     counters: dict[str, float] = field(default_factory=dict)  # cache hits, verification failures...
     utilization: dict[str, float] = field(default_factory=dict)  # CPUUtilization etc., percent
+    labelled_counters: tuple[LabelledCounter, ...] = ()
 
 
 # ----------------------------------------------------------------------------- to the gateway

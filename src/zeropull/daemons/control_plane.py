@@ -19,7 +19,7 @@ from pathlib import Path
 from aiohttp import web
 
 from zeropull.admin.metrics import ControlPlaneMetrics
-from zeropull.admin.server import AdminApi
+from zeropull.admin.server import AdminServer
 from zeropull.api import create_api_app, create_api_runner
 from zeropull.api.applicationautoscaling import (
     autoscaling_table,
@@ -133,7 +133,7 @@ class ControlPlane:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Entered = both sockets answer and the reconcilers run; left = all let go."""
+        """Entered = all sockets answer and the reconcilers run; left = all let go."""
         settings = self.settings
         refuse_lost_state(settings, self.store)
         key, is_new = ensure_default_key(self.store, settings.serve.account, time.time())
@@ -148,6 +148,7 @@ class ControlPlane:
             async with self.registries.client, contextlib.AsyncExitStack() as servers:
                 await self._serve_control(servers)
                 await self._serve_api(servers)
+                await self._serve_admin(servers)
                 self.provider.prepare()
                 self._work = asyncio.create_task(self._reconcile(), name="reconcilers")
                 self._work.add_done_callback(self._work_ended)
@@ -248,13 +249,16 @@ class ControlPlane:
             node_token=self._node_token,
             gateway_token=self.settings.gateway_token,
         )
-        app = control.app()
-        admin = AdminApi(
+        runner = web.AppRunner(control.app(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        await _listen(servers, runner, self.settings.control_socket)
+
+    async def _serve_admin(self, servers: contextlib.AsyncExitStack) -> None:
+        admin = AdminServer(
             self.store, self.exchange, self.settings, self.tear_down, self.scaling.decisions
         )
-        admin.add_routes(app)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
-        await _listen(servers, runner, self.settings.control_socket)
+        runner = web.AppRunner(admin.app(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        await _listen(servers, runner, self.settings.admin_socket)
+        self.settings.admin_socket.chmod(0o600)
 
     async def _serve_api(self, servers: contextlib.AsyncExitStack) -> None:
         app = create_api_app(

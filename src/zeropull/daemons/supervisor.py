@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from zeropull.admin.client import admin_call
+from zeropull.admin.client import AdminClient
 from zeropull.backoff import Backoff
 from zeropull.daemons.settings_file import write_settings
 from zeropull.errors import Conflict, Unavailable
@@ -136,7 +136,7 @@ class Supervisor:
         deadline = loop.time() + START_TIMEOUT_S
         while not self._stop.is_set():
             try:
-                await asyncio.to_thread(admin_call, self._settings, "GET", "status", timeout_s=5.0)
+                await asyncio.to_thread(AdminClient(self._settings, timeout_s=5.0).status)
                 return True
             except Unavailable:
                 self._raise_refusal()
@@ -172,9 +172,8 @@ class Supervisor:
         if self._signal is not signal.SIGINT:
             return False
         try:
-            await asyncio.to_thread(
-                admin_call, self._settings, "POST", "teardown", timeout_s=TEARDOWN_TIMEOUT_S
-            )
+            admin = AdminClient(self._settings, timeout_s=TEARDOWN_TIMEOUT_S)
+            await asyncio.to_thread(admin.tear_down)
         except Unavailable as error:
             log.warning("teardown failed, another process tries", reason=error.reason)
             return False

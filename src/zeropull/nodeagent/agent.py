@@ -39,7 +39,7 @@ from zeropull.nodeagent.link_share import LinkShare
 from zeropull.nodeagent.models import NodeModels
 from zeropull.nodeagent.plan import plan_node
 from zeropull.nodeagent.quiet_times import LaunchesUnderWay
-from zeropull.nodeagent.readings import Readings, agent_counters
+from zeropull.nodeagent.readings import Readings, agent_counters, image_counters
 from zeropull.nodeagent.records import AgentRecords
 from zeropull.resources.node import NodeConfig
 from zeropull.telemetry import get_logger
@@ -263,10 +263,9 @@ class NodeAgent:
                     registry_bytes=self._images.registry_bytes,
                     model_store_bytes=self._models.fetched_bytes,
                     verification_failures=self._catalog.failures,
-                    image_paths=self._images.paths,
-                    fallbacks=self._images.fallbacks,
                 ),
             },
+            labelled_counters=image_counters(self._images.paths, self._images.fallbacks),
             utilization=self._readings.utilization,
         )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import aiohttp
 
+from zeropull.controlapi.messages import LabelledCounter
 from zeropull.nodeagent.disk import NodeDisk
 from zeropull.resources.node import NodeConfig
 
@@ -81,20 +82,26 @@ def agent_counters(
     registry_bytes: int,
     model_store_bytes: int,
     verification_failures: int,
-    image_paths: Mapping[str, int],
-    fallbacks: Mapping[str, int],
 ) -> dict[str, float]:
     """The agent's own counters since its start."""
-    counters = {
+    return {
         "zeropull_node_registry_bytes_total": float(registry_bytes),
         "zeropull_node_model_store_bytes_total": float(model_store_bytes),
         "zeropull_node_verification_failures_total": float(verification_failures),
     }
-    for path, count in image_paths.items():
-        counters[f'zeropull_node_images_total{{path="{path}"}}'] = float(count)
-    for reason, count in fallbacks.items():
-        counters[f'zeropull_node_image_fallbacks_total{{reason="{reason}"}}'] = float(count)
-    return counters
+
+
+def image_counters(
+    paths: Mapping[str, int], fallbacks: Mapping[str, int]
+) -> tuple[LabelledCounter, ...]:
+    """Images that this agent has made available, by their path and by why it was no better one."""
+    return (
+        *(LabelledCounter("zeropull_node_images_total", "path", p, n) for p, n in paths.items()),
+        *(
+            LabelledCounter("zeropull_node_image_fallbacks_total", "reason", reason, count)
+            for reason, count in fallbacks.items()
+        ),
+    )
 
 
 def cpu_percent(before: CpuReading, now: CpuReading) -> float:

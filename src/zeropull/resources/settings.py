@@ -186,6 +186,10 @@ class Settings:
         return self.run_dir / "control.sock"
 
     @property
+    def admin_socket(self) -> Path:
+        return self.run_dir / "admin.sock"
+
+    @property
     def api_socket(self) -> Path:
         return self.run_dir / "api.sock"
 

@@ -8,8 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from zeropull.admin.metrics import ControlPlaneMetrics
 from zeropull.controlapi.exchange import Exchange
-from zeropull.controlapi.messages import NodeReport
-from zeropull.nodeagent.readings import agent_counters
+from zeropull.controlapi.messages import LabelledCounter, NodeReport
+from zeropull.nodeagent.readings import agent_counters, image_counters
 from zeropull.resources.endpoints import Endpoint, EndpointStatus
 from zeropull.resources.instances import TimelineRecord
 from zeropull.resources.stages import Stage, StageRecord
@@ -21,14 +21,24 @@ def test_a_nodes_counters_keep_the_labels_they_have(tmp_path: Path) -> None:
         registry_bytes=7,
         model_store_bytes=8,
         verification_failures=2,
-        image_paths={"cached": 3, "fallback": 1},
-        fallbacks={"layer_damaged": 1, "no_generation": 4},
+    )
+    labelled = (
+        *image_counters({"cached": 3, "fallback": 1}, {"layer_damaged": 1, "no_generation": 4}),
+        LabelledCounter("zeropull_odd", 'a="', "", 1.0),
+        LabelledCounter("zeropull_quoted_total", "reason", 'said "no"\n', 1.0),
     )
     counters |= {"zeropull_snapshotter_hits_total": 24, "zeropull_snapshotter_misses_total": 1}
     exchange = Exchange()
     for number in (1, 2):
         exchange.take_node_report(
-            NodeReport(f"i-{number}", 1, 10.0, 1.0, counters={**counters, 'odd{a="': 1.0}),
+            NodeReport(
+                f"i-{number}",
+                1,
+                10.0,
+                1.0,
+                counters={**counters, 'odd{a="': 1.0},
+                labelled_counters=labelled,
+            ),
             now_s=10.0,
         )
     with Store.open(tmp_path / "s.db") as store:
@@ -41,10 +51,12 @@ def test_a_nodes_counters_keep_the_labels_they_have(tmp_path: Path) -> None:
         'zeropull_node_registry_bytes_total{instance="i-1"} 7.0',
         'zeropull_node_model_store_bytes_total{instance="i-1"} 8.0',
         'zeropull_node_verification_failures_total{instance="i-1"} 2.0',
+        r'zeropull_quoted_total{instance="i-1",reason="said \"no\"\n"} 1.0',
         'zeropull_snapshotter_hits_total{instance="i-2"} 24.0',
         'zeropull_snapshotter_misses_total{instance="i-2"} 1.0',
     ):
         assert line in lines, text
+    assert "odd" not in text
     assert sum(line.startswith("# TYPE zeropull_node_images_total ") for line in lines) == 1
 
 

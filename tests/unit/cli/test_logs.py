@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from zeropull.cli import logs
+from zeropull.admin.messages import LogFolder
 from zeropull.cli.logs import LOOKS_AT_ODD_FILES, CopyLog, follow_logs
 from zeropull.errors import Unavailable
 from zeropull.nodeagent.containers.logs import log_file, make_log_file, rotate
@@ -106,13 +105,13 @@ class Enough(Exception):
 
 
 def test_copies_that_come_are_followed_too_and_an_absent_control_plane_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """`copies` is asked four times: one copy, nobody there, two copies, the second alone."""
     answers: list[tuple[str, ...] | None] = [("one",), None, ("one", "two"), ("two",)]
     asked = 0
 
-    def copies() -> list[dict[str, Any]]:
+    def copies() -> list[LogFolder]:
         nonlocal asked
         if asked == len(answers):
             raise Enough
@@ -125,20 +124,18 @@ def test_copies_that_come_are_followed_too_and_an_absent_control_plane_is_waited
             make_log_file(path)
             with path.open("a") as file:
                 file.write(f"said {number}\n")
-        return [{"copy_id": name, "folder": str(tmp_path / name)} for name in names]
+        return [LogFolder(name, "i-1", "main", str(tmp_path / name)) for name in names]
 
-    monkeypatch.setattr(logs, "REFRESH_S", 0.0)
-    monkeypatch.setattr(logs, "POLL_S", 0.0)
     out = io.StringIO()
     with pytest.raises(Enough):
-        follow_logs(copies, out, follow=True)
+        follow_logs(copies, out, follow=True, poll_s=0.0, refresh_s=0.0)
     assert out.getvalue().splitlines() == [
         "one  said 0", "one  said 2", "two  said 2", "two  said 3",
     ]  # fmt: skip
 
 
 def test_without_a_control_plane_from_the_start_it_says_so() -> None:
-    def nobody() -> list[dict[str, Any]]:
+    def nobody() -> list[LogFolder]:
         raise Unavailable("is `zeropull serve` running?")
 
     with pytest.raises(Unavailable):

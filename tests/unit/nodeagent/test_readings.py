@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zeropull.controlapi.messages import LabelledCounter
 from zeropull.nodeagent.readings import (
     CpuReading,
     agent_counters,
     cpu_percent,
+    image_counters,
     parse_gpus,
     read_cpu,
     read_memory_bytes,
@@ -60,13 +62,13 @@ def test_counters_are_named_as_prometheus_has_it() -> None:
         registry_bytes=5,
         model_store_bytes=6,
         verification_failures=7,
-        image_paths={"cached": 2},
-        fallbacks={"layer_missing": 1},
     )
     assert counters == {
         "zeropull_node_registry_bytes_total": 5.0,
         "zeropull_node_model_store_bytes_total": 6.0,
         "zeropull_node_verification_failures_total": 7.0,
-        'zeropull_node_images_total{path="cached"}': 2.0,
-        'zeropull_node_image_fallbacks_total{reason="layer_missing"}': 1.0,
     }
+    assert image_counters({"cached": 2}, {"layer_missing": 1}) == (
+        LabelledCounter("zeropull_node_images_total", "path", "cached", 2),
+        LabelledCounter("zeropull_node_image_fallbacks_total", "reason", "layer_missing", 1),
+    )
