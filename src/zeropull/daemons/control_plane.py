@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,14 @@ from zeropull.daemons.lost_state import refuse_lost_state, remove_orphaned_cache
 from zeropull.daemons.registries import Registries
 from zeropull.daemons.settings_file import read_settings
 from zeropull.daemons.supervisor import REFUSAL_FILE
-from zeropull.errors import ConfigurationError, DiskFull, IntegrityError, InvalidInput
+from zeropull.errors import (
+    ConfigurationError,
+    DiskFull,
+    IntegrityError,
+    InvalidInput,
+    Unavailable,
+    ZeropullError,
+)
 from zeropull.imagecache.generations import GenerationStore
 from zeropull.metricstore.store import MetricStore
 from zeropull.placement.capacity import Shape
@@ -75,7 +82,11 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     configure_logging("controlplane", level=settings.serve.log_level)
     if arguments.teardown:
-        asyncio.run(_tear_down_only(settings))
+        try:
+            asyncio.run(_tear_down_only(settings))
+        except (ZeropullError, OSError) as error:
+            log.error("not everything could be ended", reason=str(error))
+            return 1
         return 0
     try:
         asyncio.run(run(settings))
@@ -169,13 +180,26 @@ class ControlPlane:
         log.info("tearing down", instances=len(known))
         # One that cannot be ended yet must not keep the others from it.
         ends = (self.provider.terminate(instance.instance_id) for instance in known)
-        for outcome in await asyncio.gather(*ends, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
-        await self.provider.sweep(())
+        outcomes = await asyncio.gather(*ends, return_exceptions=True)
+        failed = [error for error in outcomes if isinstance(error, BaseException)]
+        try:
+            await self.provider.sweep(())
+        except (ZeropullError, OSError) as error:
+            failed.append(error)
+        left = {each.instance_id for each in await self.provider.list_instances()}
+        self._forget([each for each in known if each.instance_id not in left])
+        for each in failed:
+            log.error("an instance cannot be ended yet", reason=str(each))
+        if failed:
+            raise Unavailable(
+                f"{len(left)} instances cannot be ended yet, the others are: {failed[0]}"
+            )
+
+    def _forget(self, ended: Sequence[Instance]) -> None:
+        """Instances that are gone, with their copies; launches under way have ended now."""
         now_s = time.time()
         with self.store.transaction():
-            for instance in known:
+            for instance in ended:
                 for stored in self.store.select(CopyRecord, instance_id=instance.instance_id):
                     self.store.delete(CopyRecord, stored.document.copy_id)
                 self.store.delete(Instance, instance.instance_id)

@@ -202,6 +202,7 @@ def tear_down_without_supervisor(settings: Settings) -> None:
 
     Raises:
         Conflict: a supervisor has started meanwhile.
+        Unavailable: something cannot be ended yet.
     """
     settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one(settings.run_dir / "supervisor.pid"):
@@ -209,7 +210,12 @@ def tear_down_without_supervisor(settings: Settings) -> None:
         # Only here: `zeropull serve` itself never loads what its children do.
         from zeropull.daemons import control_plane
 
-        control_plane.main(["--settings", str(settings.settings_file), "--teardown"])
+        if control_plane.main(["--settings", str(settings.settings_file), "--teardown"]) != 0:
+            # What is left of an instance has its sockets and mounts in R, so that R stays.
+            raise Unavailable(
+                "not everything could be ended: the log says what is left; run `zeropull stop` "
+                "again"
+            )
         shutil.rmtree(settings.run_dir, ignore_errors=True)
 
 

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 
 from zeropull.errors import DiskFull
 from zeropull.layers.layout import TEMPORARY_PREFIX
+from zeropull.linux.removal import try_remove_tree
 from zeropull.resources.node import NodeConfig
 from zeropull.telemetry import get_logger
 
@@ -106,7 +106,7 @@ class NodeDisk:
                 doomed.append(_set_aside(path))
         # No await before: what a pull that begins now looks for is there as a whole or not at all.
         for path in doomed:
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+            await asyncio.to_thread(try_remove_tree, path)
 
     async def _evict(self, wanted_bytes: int) -> int:
         in_use = await self._in_use()
@@ -195,7 +195,7 @@ def _by_last_use(layers: Path) -> list[tuple[Path, int]]:
 
 def _remove_at_once(path: Path) -> None:
     """By rename first: half a layer must never stand under its name."""
-    shutil.rmtree(_set_aside(path), ignore_errors=True)
+    try_remove_tree(_set_aside(path))
 
 
 def _set_aside(path: Path) -> Path:

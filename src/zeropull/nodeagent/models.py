@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import os
 import secrets
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from zeropull.errors import DiskFull, Unavailable
+from zeropull.linux.removal import try_remove_tree
 from zeropull.modelstore import ArtifactPlan, FetchResult, fetch_artifact, plan_artifact
 from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.link_share import MODEL_CONNECTIONS, LinkShare
@@ -69,7 +69,7 @@ class NodeModels:
         self._waiting: Counter[str] = Counter()  # copies that wait for a flight, by its name
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            try_remove_tree(leftover)
 
     async def ensure(
         self, artifact: ModelArtifact, *, enable_caching: bool, claim: Callable[[str], None]
@@ -199,7 +199,7 @@ class NodeModels:
             if path.name in in_use:
                 continue
             if path.name.startswith(PRIVATE_PREFIX):
-                shutil.rmtree(path, ignore_errors=True)
+                try_remove_tree(path)
                 total -= size
             else:
                 unused.append((path.stat().st_mtime, size, path))
@@ -207,7 +207,7 @@ class NodeModels:
             if self._budget_bytes is None or total <= self._budget_bytes:
                 break
             log.info("model artifact evicted", name=path.name, bytes=size)
-            shutil.rmtree(path, ignore_errors=True)
+            try_remove_tree(path)
             total -= size
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from zeropull.containerd.snapshots import PARENT_CHAIN_LABEL, TARGET_LABEL, Mount, SnapshotKind
+from zeropull.linux.removal import try_remove_tree
 from zeropull.snapshotter.id_maps import mapped_root, mapping_options
 from zeropull.snapshotter.lowers import Lowers
 from zeropull.snapshotter.served_layers import ServedLayers
@@ -49,7 +49,7 @@ class Directories:
 
     def make(self, record: SnapshotRecord) -> None:
         directory = self._of(record.id)
-        shutil.rmtree(directory, ignore_errors=True)  # of an ID whose transaction never ended
+        try_remove_tree(directory)  # of an ID whose transaction never ended
         content = directory / "fs"
         content.mkdir(parents=True)
         directory.chmod(0o700)
@@ -90,14 +90,14 @@ class Directories:
         return [Mount("bind", lowers[0] if lowers else str(content), (*mapping, "ro", "rbind"))]
 
     def remove(self, snapshot_id: int) -> None:
-        shutil.rmtree(self._of(snapshot_id), ignore_errors=True)
+        try_remove_tree(self._of(snapshot_id))
 
     def remove_strays(self) -> int:
         """Directories without a row, which a kill left behind; how many there were."""
         known = {str(record.id) for record in self._state.all()}
         strays = [each for each in self._directory.iterdir() if each.name not in known]
         for stray in strays:
-            shutil.rmtree(stray, ignore_errors=True)
+            try_remove_tree(stray)
         return len(strays)
 
     def _lower_paths(self, record: SnapshotRecord) -> list[Path]:

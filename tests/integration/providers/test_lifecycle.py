@@ -256,3 +256,42 @@ async def test_missing_accelerators_are_refused_and_leave_nothing(tmp_path: Path
         assert len(await fleet.provider.list_instances()) == 1
         await fleet.provider.terminate(launched.instance_id)
         assert await fleet.left_behind() == {}
+
+
+async def test_what_a_container_can_make_goes_with_its_instance(fleet: Fleet) -> None:
+    launched = await fleet.provider.launch(request())
+    deep = fleet.names.instance(launched.instance_id).disk_dir / "deep"
+    deep.mkdir()
+    here = os.open(deep, os.O_RDONLY)
+    for _ in range(5_000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    (deep / "locked").touch()
+    await run_command("chattr", "+i", deep / "locked")
+
+    await fleet.provider.terminate(launched.instance_id)
+    assert await fleet.left_behind() == {}
+
+
+async def test_one_instance_that_cannot_be_removed_keeps_no_other_from_its_end(
+    fleet: Fleet,
+) -> None:
+    instances = [await fleet.provider.launch(request()) for _ in range(3)]
+    bad = sorted(each.instance_id for each in instances)[0]
+    undeletable = fleet.names.instance(bad).disk_dir / "swap"
+    undeletable.touch(mode=0o600)
+    os.posix_fallocate(descriptor := os.open(undeletable, os.O_RDWR), 0, 1 << 20)
+    os.close(descriptor)
+    await run_command("mkswap", undeletable)
+    await run_command("swapon", undeletable)  # nobody may remove a file that the kernel swaps to
+    try:
+        with pytest.raises(Unavailable, match="swap"):
+            await fleet.provider.sweep(())
+        assert [each.instance_id for each in await fleet.provider.list_instances()] == [bad]
+    finally:
+        await run_command("swapoff", undeletable)
+    assert await fleet.provider.sweep(()) == [bad]
+    assert await fleet.left_behind() == {}

@@ -12,13 +12,12 @@ stay.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from zeropull.linux.files import cut_front
+from zeropull.linux.removal import try_remove_tree
 
 CURRENT = "current.log"
 MAX_BYTES = 10 << 20
@@ -89,8 +88,7 @@ def prune(
     for number, (_, size, folder) in enumerate(sorted(found, reverse=True)):
         total += size
         if number >= kept or total > max_bytes:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(folder)
+            try_remove_tree(folder)
             gone.append(folder.name)
     return gone
 

@@ -4,7 +4,6 @@ container, and nothing again."""
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -19,6 +18,7 @@ from zeropull.errors import (
     Unavailable,
     ZeropullError,
 )
+from zeropull.linux.removal import try_remove_tree
 from zeropull.nodeagent.containers import logs, network
 from zeropull.nodeagent.containers.address_guard import AddressGuard
 from zeropull.nodeagent.containers.containers import (
@@ -141,7 +141,7 @@ class Launcher:
         await asyncio.to_thread(network.remove_network, namespace, link)
         await asyncio.to_thread(self._guard.forget, link)
         await asyncio.to_thread(remove_cgroups, self._cgroup(copy_id))
-        shutil.rmtree(self._files(copy_id), ignore_errors=True)
+        await asyncio.to_thread(try_remove_tree, self._files(copy_id))
         self._reserved.pop(copy_id, None)
 
     async def wait(self, copy_id: str) -> TaskExit | None:

@@ -13,7 +13,6 @@ import contextlib
 import os
 import pty
 import re
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from zeropull.errors import (
     Unavailable,
     ZeropullError,
 )
+from zeropull.linux.removal import try_remove_tree
 from zeropull.resources.sources import RegistryAccess
 
 SNAPSHOTTER = "overlayfs"
@@ -101,7 +101,7 @@ def _hosts_folder(access: RegistryAccess, plain_http: bool, scratch: Path) -> It
             file.write(text)
         yield str(folder)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        try_remove_tree(folder)
 
 
 async def _run(command: list[str], password: str | None) -> tuple[int, str]:

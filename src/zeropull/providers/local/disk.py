@@ -12,6 +12,7 @@ from pathlib import Path
 from zeropull.errors import Conflict, DiskFull, NotFound, Unavailable
 from zeropull.linux.files import copy_file, sync_folder
 from zeropull.linux.mounts import mounts_below
+from zeropull.linux.removal import remove_tree, try_remove_tree
 from zeropull.stopping import check_stop
 
 _FICLONE = 0x40049409
@@ -49,7 +50,7 @@ def collect_directory(source: Path, into: Path, stop: threading.Event | None = N
                     _link_or_copy(Path(entry.path), into / entry.name, stop)
         sync_folder(into)
     except (OSError, Unavailable) as error:
-        shutil.rmtree(into, ignore_errors=True)
+        try_remove_tree(into)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             needed, free = used_bytes(source), shutil.disk_usage(into.parent).free
             raise DiskFull(
@@ -64,11 +65,15 @@ def remove_folder(folder: Path) -> None:
 
     Raises:
         Conflict: something is still mounted below the folder; nothing was removed.
+        Unavailable: a file cannot be removed now; what could be is gone.
     """
     if mounts := mounts_below(folder):
         raise Conflict(f"{folder} is not removed: {mounts[0].target} is still mounted")
     if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)
+        try:
+            remove_tree(folder)
+        except OSError as error:
+            raise Unavailable(f"{folder} cannot be removed: {error.strerror}") from error
 
 
 def used_bytes(folder: Path) -> int:

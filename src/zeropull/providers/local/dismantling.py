@@ -8,7 +8,6 @@ listed, so that a half-finished end is found and finished.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from contextlib import suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 from zeropull.errors import Unavailable
 from zeropull.linux import network_namespaces
 from zeropull.linux.mounts import unmount_below
+from zeropull.linux.removal import try_remove_tree
 from zeropull.linux.tracefs import remove_instances
 from zeropull.providers.local import cgroups, firewall, network
 from zeropull.providers.local.disk import remove_folder
@@ -59,7 +59,7 @@ def dismantle(names: InstanceNames) -> None:
     for folder in (names.run_dir, names.disk_dir):
         unmount_below(folder)
     cgroups.remove(hierarchies, names.cgroup)
-    shutil.rmtree(RUNC_DIR / names.containerd_namespace, ignore_errors=True)
+    try_remove_tree(RUNC_DIR / names.containerd_namespace)
     for namespace in network_namespaces.list_netns(names.copy_netns_prefix):
         network_namespaces.delete_netns(namespace)
     network.delete_link(names.link)

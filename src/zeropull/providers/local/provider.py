@@ -6,10 +6,10 @@ import asyncio
 import fcntl
 import os
 import subprocess
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from zeropull.containerd.config import detect_version
@@ -182,11 +182,13 @@ class LocalProvider:
         """End what is left of instances of this state directory that are not among `known`.
 
         Returns their ids. Other fleets on the host are not touched.
+
+        Raises:
+            Unavailable, Conflict: of the first one that cannot be ended yet; the others are.
         """
         found = await asyncio.to_thread(dismantling.find_instances, self._names)
         unknown = sorted(found - set(known))
-        for instance_id in unknown:
-            await self.terminate(instance_id)
+        await end_all(map(self.terminate, unknown))
         if not found - set(unknown):
             await asyncio.to_thread(self._close_fleet)
         return unknown
@@ -337,6 +339,17 @@ class LocalProvider:
         with (Path(RUN_ROOT) / "host.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+async def end_all(ends: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all; one that fails keeps none of the others from its end.
+
+    Raises:
+        The first failure, after all have ended.
+    """
+    for outcome in await asyncio.gather(*ends, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 async def _to_end(work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
