@@ -59,18 +59,20 @@ class ControlClient:
             await self._session.close()
             self._session = None
 
-    async def watch_assignment(self, since: int) -> NodeAssignment | None:
-        """The node's assignment above version `since`; None when a long poll passed without one."""
-        path = f"/v1/nodes/{self._instance_id}/assignment?since={since}"
+    async def watch_assignment(self, since: int, epoch: str = "") -> NodeAssignment | None:
+        """The node's assignment above version `since`, or of another epoch; None when a long poll
+        passed without one."""
+        path = f"/v1/nodes/{self._instance_id}/assignment?since={since}&epoch={epoch}"
         return await self._watch(path, NodeAssignment)
 
     async def report(self, report: NodeReport) -> None:
         """Deliver the node's whole state."""
         await self._post(f"/v1/nodes/{self._instance_id}/report", report)
 
-    async def watch_routes(self, since: int) -> Routes | None:
-        """The routes above version `since`; None when a long poll passed without any."""
-        return await self._watch(f"/v1/gateway/routes?since={since}", Routes)
+    async def watch_routes(self, since: int, epoch: str = "") -> Routes | None:
+        """The routes above version `since`, or of another epoch; None when a long poll passed
+        without any."""
+        return await self._watch(f"/v1/gateway/routes?since={since}&epoch={epoch}", Routes)
 
     async def report_gateway(self, report: GatewayReport) -> None:
         """Deliver the gateway's state and readings."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import secrets
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -28,10 +31,12 @@ Message = TypeVar("Message", NodeAssignment, Routes)
 
 @dataclass(frozen=True, slots=True)
 class Received(Generic[Report]):
-    """A report and when it came in, by the control plane's clock."""
+    """A report and when it came in: by the control plane's clock, and by its monotonic one, which
+    nobody sets. Ages are measured by the latter."""
 
     report: Report
     received_s: float
+    heard_s: float
 
 
 @dataclass(slots=True)
@@ -45,7 +50,9 @@ class Topic(Generic[Message]):
 class Exchange:
     """The meeting point of reconcilers, nodes and gateways."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.epoch = secrets.token_hex(8)  # versions mean nothing beyond it
+        self._monotonic = monotonic
         self.assignments: dict[str, Topic[NodeAssignment]] = {}
         self.routes: Topic[Routes] = Topic()
         self.nodes: dict[str, Received[NodeReport]] = {}
@@ -58,15 +65,30 @@ class Exchange:
     def publish_assignment(self, assignment: NodeAssignment, now_s: float) -> int:
         """Make it the node's newest assignment; returns its version, the old one if it is equal."""
         topic = self.assignments.setdefault(assignment.instance_id, Topic())
-        topic.message, version = _versioned(topic.message, assignment, now_s)
+        topic.message, version = self._versioned(topic.message, assignment, now_s)
         _wake(topic)
         return version
 
     def publish_routes(self, routes: Routes, now_s: float) -> int:
         """Make these the newest routes; returns their version, the old one if they are equal."""
-        self.routes.message, version = _versioned(self.routes.message, routes, now_s)
+        self.routes.message, version = self._versioned(self.routes.message, routes, now_s)
         _wake(self.routes)
         return version
+
+    def told(self, message: NodeAssignment | Routes, version: int, epoch: str) -> bool:
+        """Whether who names this version and epoch has the message, or a newer one."""
+        return version >= message.version and epoch in (self.epoch, "")
+
+    def _versioned(self, before: Message | None, new: Message, now_s: float) -> tuple[Message, int]:
+        if (
+            before is not None
+            and dataclasses.replace(new, version=before.version, epoch=self.epoch) == before
+        ):
+            return before, before.version
+        # Milliseconds of the clock: nodes and gateways of 0.1.0 know no epoch, so that versions
+        # must grow over a restart of the control plane.
+        version = max(int(now_s * 1000), (before.version + 1) if before else 1)
+        return dataclasses.replace(new, version=version, epoch=self.epoch), version
 
     def forget_node(self, instance_id: str) -> None:
         """The instance is gone: whoever still watches gets no answer any more."""
@@ -75,7 +97,7 @@ class Exchange:
 
     def take_node_report(self, report: NodeReport, now_s: float) -> None:
         before = self.nodes.get(report.instance_id)
-        self.nodes[report.instance_id] = Received(report, now_s)
+        self.nodes[report.instance_id] = Received(report, now_s, self._monotonic())
         if before is None or _state_of(before.report) != _state_of(report):
             self.reported.set()
 
@@ -85,7 +107,7 @@ class Exchange:
         del self._readings[:-MAX_READINGS]
         self._halves[report.gateway_id] = report.halves
         kept = dataclasses.replace(report, readings=(), halves=())
-        self.gateways[report.gateway_id] = Received(kept, now_s)
+        self.gateways[report.gateway_id] = Received(kept, now_s, self._monotonic())
         # Half a second's report only says how much runs, which may change all the time.
         counts = bool(report.readings)
         if before is None or _gateway_state(before.report, counts) != _gateway_state(kept, counts):
@@ -105,39 +127,33 @@ class Exchange:
         return taken
 
     async def watch_assignment(
-        self, instance_id: str, since: int, wait_s: float
+        self, instance_id: str, since: int, wait_s: float, epoch: str = ""
     ) -> NodeAssignment | None:
-        """The newest assignment above `since`, None when there is none within `wait_s`."""
+        """The newest assignment above `since`, None when there is none within `wait_s`. One of
+        another epoch than the given one is newer whatever its version."""
         topic = self.assignments.setdefault(instance_id, Topic())
-        return await _watch(topic, since, wait_s)
+        return await self._watch(topic, since, wait_s, epoch)
 
-    async def watch_routes(self, since: int, wait_s: float) -> Routes | None:
-        """The newest routes above `since`, None when there are none within `wait_s`."""
-        return await _watch(self.routes, since, wait_s)
+    async def watch_routes(self, since: int, wait_s: float, epoch: str = "") -> Routes | None:
+        """The newest routes above `since`, by the same rules."""
+        return await self._watch(self.routes, since, wait_s, epoch)
 
-
-def _versioned(before: Message | None, new: Message, now_s: float) -> tuple[Message, int]:
-    if before is not None and dataclasses.replace(new, version=before.version) == before:
-        return before, before.version
-    # Milliseconds of the clock, so that versions also grow over a restart of the control plane.
-    version = max(int(now_s * 1000), (before.version + 1) if before else 1)
-    return dataclasses.replace(new, version=version), version
+    async def _watch(
+        self, topic: Topic[Message], since: int, wait_s: float, epoch: str
+    ) -> Message | None:
+        try:
+            async with asyncio.timeout(wait_s):
+                while True:
+                    if topic.message is not None and not self.told(topic.message, since, epoch):
+                        return topic.message
+                    await topic.changed.wait()
+        except TimeoutError:
+            return None
 
 
 def _wake(topic: Topic[NodeAssignment] | Topic[Routes]) -> None:
     topic.changed.set()
     topic.changed = asyncio.Event()
-
-
-async def _watch(topic: Topic[Message], since: int, wait_s: float) -> Message | None:
-    try:
-        async with asyncio.timeout(wait_s):
-            while True:
-                if topic.message is not None and topic.message.version > since:
-                    return topic.message
-                await topic.changed.wait()
-    except TimeoutError:
-        return None
 
 
 def _state_of(report: NodeReport) -> NodeReport:

@@ -6,6 +6,9 @@ Two shapes of call only:
   report  POST /v1/nodes/{instance_id}/report    NodeReport
           POST /v1/gateway/report                GatewayReport
 Long poll: answered at once when the newest version is greater than `since`, else 204 after 25 s.
+Versions are compared within one epoch only, which a control plane makes anew at each start: who
+watches also sends `epoch=E`, and is answered at once when it is another one. So a clock that was
+set back never hides what is new. Who sends no epoch (0.1.0) is answered by versions alone.
 Nodes authenticate with `Authorization: Bearer <node token>`; a node sees its own assignment only.
 The gateway authenticates with the gateway token. All sizes in bytes, times in Unix seconds.
 """
@@ -95,7 +98,7 @@ class CopyAssignment:
 
 @dataclass(frozen=True, slots=True)
 class NodeAssignment:
-    """Everything a node should do now. `version` grows with every change."""
+    """Everything a node should do now. `version` grows with every change within an `epoch`."""
 
     version: int
     instance_id: str
@@ -104,6 +107,7 @@ class NodeAssignment:
     volumes: tuple[VolumeMount, ...] = ()  # newest first
     images: tuple[ImageAssignment, ...] = ()
     copies: tuple[CopyAssignment, ...] = ()
+    epoch: str = ""
 
 
 # ----------------------------------------------------------------------------- from the node agent
@@ -206,6 +210,7 @@ class NodeReport:
     counters: dict[str, float] = field(default_factory=dict)  # cache hits, verification failures...
     utilization: dict[str, float] = field(default_factory=dict)  # CPUUtilization etc., percent
     labelled_counters: tuple[LabelledCounter, ...] = ()
+    assignment_epoch: str = ""  # of the assignment acted on; "" from nodes of 0.1.0
 
 
 # ----------------------------------------------------------------------------- to the gateway
@@ -260,6 +265,7 @@ class Routes:
     region: str = "us-east-1"
     keys: tuple[AccessKey, ...] = ()
     endpoints: tuple[EndpointRoute, ...] = ()
+    epoch: str = ""
 
 
 # ----------------------------------------------------------------------------- from the gateway
@@ -327,3 +333,4 @@ class GatewayReport:
     # `in_flight_integral` and the extremes alone, scaled to a whole second.
     halves: tuple[CopyReading, ...] = ()
     waiting: tuple[WaitingRequests, ...] = ()  # queues in which somebody waits
+    routes_epoch: str = ""  # of the routes applied; "" from gateways of 0.1.0

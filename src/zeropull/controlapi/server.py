@@ -51,7 +51,7 @@ class ControlServer:
     async def _watch_assignment(self, request: web.Request) -> web.Response:
         instance_id = self._authenticated_node(request)
         assignment = await self._exchange.watch_assignment(
-            instance_id, _since(request), self._long_poll_s
+            instance_id, _since(request), self._long_poll_s, request.query.get("epoch", "")
         )
         return _answer(assignment)
 
@@ -65,7 +65,8 @@ class ControlServer:
 
     async def _watch_routes(self, request: web.Request) -> web.Response:
         self._authenticate(request, self._gateway_token)
-        return _answer(await self._exchange.watch_routes(_since(request), self._long_poll_s))
+        epoch = request.query.get("epoch", "")
+        return _answer(await self._exchange.watch_routes(_since(request), self._long_poll_s, epoch))
 
     async def _take_gateway_report(self, request: web.Request) -> web.Response:
         self._authenticate(request, self._gateway_token)

@@ -15,6 +15,7 @@ from zeropull.backoff import Backoff
 from zeropull.controlapi.client import ControlClient
 from zeropull.controlapi.messages import GatewayReport, Routes, WaitingRequests
 from zeropull.errors import AccessDenied, Unavailable
+from zeropull.gateway.routing import RoutingTable
 from zeropull.gateway.server import MAX_REPORTED, Gateway
 from zeropull.linux.files import replace_file
 from zeropull.telemetry import get_logger
@@ -76,6 +77,7 @@ class ControlLink:
         report = GatewayReport(
             gateway_id=self._gateway_id,
             routes_version=state.table.version,
+            routes_epoch=state.table.epoch,
             sent_at_s=state.clock(),
             in_flight={target.copy_id: target.meter.in_flight for target in targets},
             waiting=tuple(
@@ -108,14 +110,15 @@ class ControlLink:
         failures = 0
         while True:
             try:
-                routes = await self._client.watch_routes(self._gateway.state.table.version)
+                table = self._gateway.state.table
+                routes = await self._client.watch_routes(table.version, table.epoch)
             except (Unavailable, AccessDenied) as error:
                 failures += 1
                 log.warning("no routes from the control plane", reason=error.reason)
                 await asyncio.sleep(RETRY.after(failures))
                 continue
             failures = 0
-            if routes is not None and routes.version > self._gateway.state.table.version:
+            if routes is not None and _is_newer(routes, self._gateway.state.table):
                 self._gateway.apply(routes)
                 self._urgent.set()
                 await asyncio.to_thread(self._keep, routes)
@@ -139,3 +142,9 @@ class ControlLink:
             replace_file(self._routes_file, msgspec.json.encode(routes), is_durable=False)
         except OSError as error:
             log.warning("routes are not kept", path=str(self._routes_file), reason=str(error))
+
+
+def _is_newer(routes: Routes, table: RoutingTable) -> bool:
+    """Versions are compared within an epoch; routes of another one come from a control plane that
+    started since."""
+    return routes.epoch != table.epoch or routes.version > table.version

@@ -266,6 +266,7 @@ class RoutingTable:
     def __init__(self, emit: Callable[[CopyReading], None]) -> None:
         self._emit = emit
         self.version = 0
+        self.epoch = ""
         self.region = "us-east-1"
         self.keys: dict[str, AccessKey] = {}
         self.endpoints: dict[tuple[str, str], Endpoint] = {}  # (account, name)
@@ -284,7 +285,7 @@ class RoutingTable:
 
     def apply(self, routes: Routes, now_s: float) -> None:
         """Take over a newer version. State of copies and queues that stay is kept."""
-        self.version, self.region = routes.version, routes.region
+        self.version, self.epoch, self.region = routes.version, routes.epoch, routes.region
         self.keys = {key.access_key_id: key for key in routes.keys}
         old_groups, self.groups, self.endpoints = self.groups, {}, {}
         seen: set[str] = set()

@@ -73,7 +73,7 @@ class NodeAgent:
         self._assignment_changed = asyncio.Condition()
         self._plan_now = asyncio.Event()
         self._report_now = asyncio.Event()
-        self._acted_on = 0
+        self._acted_on = ("", 0)  # epoch and version of an assignment
         launches = LaunchesUnderWay()
         starts = LaunchesUnderWay()  # of containers: the end of each launch
         self._copies = NodeCopies(
@@ -165,12 +165,13 @@ class NodeAgent:
                 group.create_task(_lasting(work))
 
     async def _watch(self) -> None:
-        since = 0
+        since, epoch = 0, ""
         while True:
-            answer = await self._persist(functools.partial(self._control.watch_assignment, since))
+            watch = functools.partial(self._control.watch_assignment, since, epoch)
+            answer = await self._persist(watch)
             if answer is None:
                 continue
-            since = answer.version
+            since, epoch = answer.version, answer.epoch
             if answer.instance_id != self._config.instance_id:
                 log.error("assignment is for another node", instance_id=answer.instance_id)
                 continue
@@ -208,8 +209,8 @@ class NodeAgent:
                 log.error("action failed", copy_id=action.copy_id, reason=str(error))
         self._image_reports.refresh(assignment)
         await self._release_unused(assignment)
-        if self._acted_on != assignment.version:
-            self._acted_on = assignment.version
+        if self._acted_on != (assignment.epoch, assignment.version):
+            self._acted_on = (assignment.epoch, assignment.version)
             self._report_now.set()
 
     async def _release_unused(self, assignment: NodeAssignment) -> None:
@@ -252,7 +253,8 @@ class NodeAgent:
         """The node's whole state now."""
         return NodeReport(
             instance_id=self._config.instance_id,
-            assignment_version=self._acted_on,
+            assignment_version=self._acted_on[1],
+            assignment_epoch=self._acted_on[0],
             sent_at_s=self._clock(),
             agent_started_s=self._started_s,
             copies=tuple(report_of(record) for _, record in sorted(self._copies.records.items())),

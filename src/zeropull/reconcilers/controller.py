@@ -20,6 +20,7 @@ from zeropull.reconcilers.plan import Draft
 from zeropull.reconcilers.planning import plan_endpoint
 from zeropull.reconcilers.publishing.publisher import RoutePublisher
 from zeropull.reconcilers.resolving import Resolve, Resolver
+from zeropull.reconcilers.silence import Silence
 from zeropull.reconcilers.sweeping import SWEEP_INTERVAL_S, Sweeper
 from zeropull.reconcilers.writing import write_draft
 from zeropull.resources.accounts import StoredKey
@@ -60,6 +61,7 @@ class Controller:
         resolve: Resolve,
         shape_of: ShapeOf,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._exchange = exchange
@@ -68,9 +70,11 @@ class Controller:
         self._settings = settings.endpoints
         self._shape_of = shape_of
         self._clock = clock
+        self._monotonic = monotonic
         self._wake = asyncio.Event()
         self._resolver = Resolver(store, resolve, settings.endpoints, clock)
-        self._sweeper = Sweeper(store, engine, clock, self._wake.set)
+        silence = Silence(settings.endpoints, monotonic)
+        self._sweeper = Sweeper(store, engine, silence, self._wake.set)
         self._observer = Observer(
             store,
             engine,
@@ -78,7 +82,8 @@ class Controller:
             self._resolver,
             caches.has_files,
             settings.endpoints,
-            clock,
+            silence,
+            monotonic,
         )
         self._routes = RoutePublisher(store, exchange, settings)
         self._effects = Effects(
@@ -96,6 +101,7 @@ class Controller:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._sweep_forever())
+                tasks.create_task(self._ask_silent_forever())
                 tasks.create_task(self._watch_reports())
                 tasks.create_task(self._watch_store())
                 tasks.create_task(self._reconcile_forever())
@@ -123,6 +129,14 @@ class Controller:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             await self._sweeper.try_to_sweep()
 
+    async def _ask_silent_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            try:
+                await self._sweeper.ask_silent()
+            except Exception as error:  # the next look tries again
+                log.error("silent instances not asked", error=str(error), exc_info=error)
+
     async def _watch_reports(self) -> None:
         while True:
             await self._exchange.reported.wait()
@@ -140,9 +154,8 @@ class Controller:
     def reconcile(self) -> None:
         """One round over all endpoints. Never awaits, so that nothing changes under its feet."""
         now_s = self._clock()
-        gateways = fold_gateways(
-            self._exchange.gateways, self._routes.version, now_s, self._settings.route_ack_s
-        )
+        self._observer.begin_round()
+        gateways = fold_gateways(self._exchange, self._monotonic(), self._settings.route_ack_s)
         views = []
         for stored in self._store.select(Endpoint):
             view = self._reconcile_endpoint(stored.document, gateways, now_s)
@@ -178,7 +191,7 @@ class Controller:
         return None if draft.is_gone else _after(view, draft)
 
     def _forget_what_is_gone(self, views: list[View]) -> None:
-        self._observer.forget_all_but({c.copy_id for view in views for c in view.copies})
+        self._observer.end_round(views)
         targets = set()
         for view in views:
             for deployment in (view.endpoint.current, view.endpoint.pending):

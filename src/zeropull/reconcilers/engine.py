@@ -40,7 +40,7 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What an instance said of itself last, and when: `heard_s` by the engine's clock.
+    """What an instance said of itself last, and when: `heard_s` by the monotonic clock.
 
     `copies` by copy ID. `stopped`: copies of which nothing is left. `images`: manifest digests of
     images from which a copy can start without a registry.

@@ -38,7 +38,7 @@ def stop_all(draft: Draft) -> None:
         draft.stop(instance, "the endpoint has failed")
 
 
-def copy_breakage(draft: Draft, copy: CopyRecord) -> Breakage | None:
+def copy_breakage(copy: CopyRecord) -> Breakage | None:
     """The node has given the copy up."""
     if copy.state != CopyState.FAILED:
         return None
@@ -57,7 +57,7 @@ def instance_breakage(
     for copy in draft.copies_on(instance):
         if copy.component is not None:
             continue
-        broken = copy_breakage(draft, copy)
+        broken = copy_breakage(copy)
         if broken is not None:
             return broken
         since_s = view.unhealthy_since_s.get(copy.copy_id)
@@ -90,3 +90,9 @@ def capacity_overdue(
 def provision_limit_s(variant: Variant, settings: EndpointSettings) -> float:
     """How long instances, room on them and digests may be waited for."""
     return variant.spec.provision_timeout_s or settings.provision_timeout_s
+
+
+def is_due(next_attempt_s: float | None, now_s: float, settings: EndpointSettings) -> bool:
+    """Whether it is time for the next attempt. No pause is longer than `retry_max_s`: a time beyond
+    it was written before the clock was set back."""
+    return next_attempt_s is None or not 0 < next_attempt_s - now_s <= settings.retry_max_s

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zeropull.controlapi.exchange import Received
-from zeropull.controlapi.messages import CopyReport, CopyState, GatewayReport
+from zeropull.controlapi.exchange import Exchange
+from zeropull.controlapi.messages import CopyReport, CopyState
 from zeropull.reconcilers.endpoint_view import Gateways
 from zeropull.resources.instances import (
     CopyIntent,
     CopyRecord,
     Instance,
-    InstanceState,
     TimelineRecord,
 )
-from zeropull.resources.settings import EndpointSettings
 from zeropull.resources.stages import Stage, StageRecord
 
 
@@ -33,11 +31,10 @@ def fold_copy(copy: CopyRecord, report: CopyReport) -> CopyRecord:
     )
 
 
-def fold_gateways(
-    reports: dict[str, Received[GatewayReport]], published: int, now_s: float, silent_s: float
-) -> Gateways:
+def fold_gateways(exchange: Exchange, monotonic_s: float, silent_s: float) -> Gateways:
     """All gateways that have reported within `silent_s`, as one."""
-    heard = [r.report for r in reports.values() if now_s - r.received_s <= silent_s]
+    heard = [r.report for r in exchange.gateways.values() if monotonic_s - r.heard_s <= silent_s]
+    published = exchange.routes.message
     in_flight: dict[str, int] = {}
     routed_s: dict[str, float] = {}
     first_response_s: dict[str, float] = {}
@@ -48,40 +45,12 @@ def fold_gateways(
         _keep_earliest(first_response_s, report.first_response_s)
     return Gateways(
         up=bool(heard),
-        acknowledged=all(r.routes_version >= published for r in heard),
+        acknowledged=published is None
+        or all(exchange.told(published, r.routes_version, r.routes_epoch) for r in heard),
         in_flight=in_flight,
         routed_s=routed_s,
         first_response_s=first_response_s,
     )
-
-
-def lost_reason(
-    instance: Instance,
-    heard_s: float | None,
-    *,
-    is_there: bool | None,
-    started_s: float,
-    now_s: float,
-    settings: EndpointSettings,
-) -> str | None:
-    """Why the instance counts as lost, None while it does not.
-
-    `heard_s`: when it was heard of last, None = never. `is_there`: whether the engine has it, None
-    = not known yet. `started_s`: when this control plane started; silence before that says nothing.
-    """
-    if instance.state not in (InstanceState.RUNNING, InstanceState.DRAINING):
-        return None
-    if is_there is False:
-        return f"instance {instance.instance_id} is gone"
-    since_s = max(started_s, instance.running_s or instance.created_s)
-    if heard_s is None:
-        limit_s = settings.node_start_s
-    else:
-        since_s = max(since_s, heard_s)
-        limit_s = settings.node_lost_s
-    if now_s - since_s < limit_s:
-        return None
-    return f"the node of {instance.instance_id} has not reported for {now_s - since_s:.0f} s"
 
 
 def fold_timeline(

@@ -115,13 +115,15 @@ class NodeEngine:
         stopped = {c.copy_id for c in report.copies if c.state is CopyState.STOPPED}
         topic = self._exchange.assignments.get(instance_id)
         told = topic.message if topic else None
-        if told is not None and report.assignment_version >= told.version:
+        if told is not None and self._exchange.told(
+            told, report.assignment_version, report.assignment_epoch
+        ):
             # The node has acted on "stop" and no longer knows the copy.
             stopped |= {
                 c.copy_id for c in told.copies if c.desired == "stop" and c.copy_id not in copies
             }
         images = frozenset(i.manifest_digest for i in report.images if i.on_node)
-        return Observed(received.received_s, copies, frozenset(stopped), images)
+        return Observed(received.heard_s, copies, frozenset(stopped), images)
 
     def _goes_on(self, view: View, instance: Instance, now_s: float) -> bool:
         """What the instance serves stands in no document any more: it goes on as it was told last,

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
+from zeropull.controlapi.messages import CopyState
 from zeropull.reconcilers.endpoint_view import Gateways, View
 from zeropull.reconcilers.engine import Engine, Observed
-from zeropull.reconcilers.folding import fold_copy, fold_timeline, lost_reason, surplus_timelines
+from zeropull.reconcilers.folding import fold_copy, fold_timeline, surplus_timelines
 from zeropull.reconcilers.resolving import Resolver
 from zeropull.reconcilers.rollback_alarms import rollback_alarms
+from zeropull.reconcilers.silence import Silence
 from zeropull.reconcilers.sweeping import Sweeper
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Endpoint
-from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
+from zeropull.resources.instances import CopyRecord, Instance, InstanceState, TimelineRecord
 from zeropull.resources.settings import EndpointSettings
 from zeropull.statestore import Store
+from zeropull.telemetry import get_logger
+
+log = get_logger(__name__)
 
 
 class Observer:
@@ -29,7 +34,8 @@ class Observer:
         resolver: Resolver,
         has_cache: Callable[[str], bool],
         settings: EndpointSettings,
-        clock: Callable[[], float],
+        silence: Silence,
+        monotonic: Callable[[], float],
     ) -> None:
         self._store = store
         self._engine = engine
@@ -37,8 +43,9 @@ class Observer:
         self._resolver = resolver
         self._has_cache = has_cache
         self._settings = settings
-        self._started_s = clock()
-        self._unhealthy_since_s: dict[str, float] = {}
+        self._silence = silence
+        self._monotonic = monotonic
+        self._unhealthy_s: dict[str, float] = {}  # since when, by copy ID
 
     def observe(self, endpoint: Endpoint, gateways: Gateways, now_s: float) -> View:
         """The endpoint as it is now. What is new about its copies is written down."""
@@ -55,19 +62,14 @@ class Observer:
         with self._store.transaction():
             copies = self._fold_copies(uid, seen, gateways)
             timelines = self._fold_timelines(uid, instances, copies, seen, gateways)
-        self._note_unhealthy(copies, now_s)
         return View(
             endpoint,
             instances=instances,
             copies=tuple(copies),
             timelines=tuple(timelines),
             gateways=gateways,
-            lost=self._lost(instances, seen, now_s),
-            unhealthy_since_s={
-                c.copy_id: self._unhealthy_since_s[c.copy_id]
-                for c in copies
-                if c.copy_id in self._unhealthy_since_s
-            },
+            lost=self._lost(instances, seen),
+            unhealthy_since_s=self._unhealthy_since_s(copies, now_s),
             resolve_failures=self._resolver.failures,
             stopped=frozenset().union(*(each.stopped for each in seen.values())),
             has_cache=self._has_cache(uid),
@@ -76,9 +78,20 @@ class Observer:
             cached={instance_id: each.images for instance_id, each in seen.items()},
         )
 
-    def forget_all_but(self, copy_ids: Collection[str]) -> None:
-        for copy_id in self._unhealthy_since_s.keys() - set(copy_ids):
-            del self._unhealthy_since_s[copy_id]
+    def begin_round(self) -> None:
+        """Nobody is ill for as long as this control plane did not look."""
+        late_s = self._silence.begin_round()
+        if late_s:
+            log.warning("a round comes late", late_s=round(late_s, 1))
+            for copy_id, began_s in self._unhealthy_s.items():
+                self._unhealthy_s[copy_id] = began_s + late_s
+
+    def end_round(self, views: Collection[View]) -> None:
+        """Forget what is in none of the views."""
+        kept = {c.copy_id for view in views for c in view.copies}
+        for copy_id in self._unhealthy_s.keys() - kept:
+            del self._unhealthy_s[copy_id]
+        self._silence.forget_all_but({i.instance_id for view in views for i in view.instances})
 
     def _fold_copies(
         self, uid: str, seen: dict[str, Observed], gateways: Gateways
@@ -124,27 +137,24 @@ class Observer:
             records.remove(old)
         return records
 
-    def _note_unhealthy(self, copies: list[CopyRecord], now_s: float) -> None:
+    def _unhealthy_since_s(self, copies: list[CopyRecord], now_s: float) -> dict[str, float]:
+        """Ages by the monotonic clock, as times of the wall clock."""
+        monotonic_s = self._monotonic()
+        since_s = {}
         for copy in copies:
-            if copy.state == "healthy" or copy.healthy_s is None:
-                self._unhealthy_since_s.pop(copy.copy_id, None)
+            if copy.state == CopyState.HEALTHY or copy.healthy_s is None:
+                self._unhealthy_s.pop(copy.copy_id, None)
             else:
-                self._unhealthy_since_s.setdefault(copy.copy_id, now_s)
+                began_s = self._unhealthy_s.setdefault(copy.copy_id, monotonic_s)
+                since_s[copy.copy_id] = now_s - (monotonic_s - began_s)
+        return since_s
 
-    def _lost(
-        self, instances: tuple[Instance, ...], seen: dict[str, Observed], now_s: float
-    ) -> dict[str, str]:
-        lost = {}
+    def _lost(self, instances: tuple[Instance, ...], seen: dict[str, Observed]) -> dict[str, str]:
+        heard_s = {instance_id: each.heard_s for instance_id, each in seen.items()}
+        lost = self._silence.lost(instances, heard_s)
         for instance in instances:
-            observed = seen.get(instance.instance_id)
-            reason = lost_reason(
-                instance,
-                observed.heard_s if observed else None,
-                is_there=self._sweeper.is_there(instance),
-                started_s=self._started_s,
-                now_s=now_s,
-                settings=self._settings,
-            )
-            if reason is not None:
-                lost[instance.instance_id] = reason
+            if instance.state not in (InstanceState.RUNNING, InstanceState.DRAINING):
+                continue
+            if self._sweeper.is_there(instance) is False:
+                lost[instance.instance_id] = f"instance {instance.instance_id} is gone"
         return lost

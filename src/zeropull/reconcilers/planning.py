@@ -25,7 +25,7 @@ from zeropull.reconcilers.components.slots import ShapeOf
 from zeropull.reconcilers.endpoint_view import View
 from zeropull.reconcilers.endpoints.fleet import ensure_fleet, is_resolved
 from zeropull.reconcilers.endpoints.serving import serve_deployments
-from zeropull.reconcilers.failing import fail_endpoint, stop_all
+from zeropull.reconcilers.failing import fail_endpoint, is_due, stop_all
 from zeropull.reconcilers.leaving import delete_all, plan_leaving
 from zeropull.reconcilers.plan import Draft, Effect
 from zeropull.resources.endpoints import Deployment, EndpointStatus, Variant
@@ -49,7 +49,7 @@ def plan_endpoint(view: View, now_s: float, settings: EndpointSettings, shape_of
             _plan_deployments(draft, settings, shape_of)
     plan_leaving(draft, settings)
     drop_deleted(draft)
-    _plan_launches(draft)
+    _plan_launches(draft, settings)
     _count(draft)
     if view.endpoint.status is EndpointStatus.DELETING and not draft.instances:
         draft.components.clear()
@@ -89,9 +89,9 @@ def _create(draft: Draft, deployment: Deployment, settings: EndpointSettings) ->
         draft.enter_service(draft.endpoint.pending)
 
 
-def _plan_launches(draft: Draft) -> None:
+def _plan_launches(draft: Draft, settings: EndpointSettings) -> None:
     for instance in draft.instances.values():
-        due = instance.next_attempt_s is None or instance.next_attempt_s <= draft.now_s
+        due = is_due(instance.next_attempt_s, draft.now_s, settings)
         if instance.state is InstanceState.LAUNCHING or (
             instance.state is InstanceState.WANTED and due
         ):

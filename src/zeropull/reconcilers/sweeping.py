@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 from zeropull.errors import NotFound, ZeropullError
 from zeropull.reconcilers.engine import Engine
+from zeropull.reconcilers.probing import answers_ping
+from zeropull.reconcilers.silence import Silence
 from zeropull.resources.endpoints import Endpoint
-from zeropull.resources.instances import Instance, InstanceState
+from zeropull.resources.instances import CopyRecord, Instance, InstanceState
 from zeropull.statestore import Store
 from zeropull.telemetry import get_logger
 
 SWEEP_INTERVAL_S = 3.0  # how often the engine is asked what is there, and to mend it
+MAX_ASKED = 3  # copies of a silent instance: the first that answers is enough
 
 log = get_logger(__name__)
 
@@ -23,23 +26,21 @@ class Sweeper:
         self,
         store: Store,
         engine: Engine,
-        clock: Callable[[], float],
+        silence: Silence,
         on_change: Callable[[], None],
     ) -> None:
         self._store = store
         self._engine = engine
-        self._clock = clock
+        self._silence = silence
         self._on_change = on_change
         self._present: frozenset[str] | None = None
-        self._asked_s = 0.0
+        self._asked_for: frozenset[str] = frozenset()
 
     def is_there(self, instance: Instance) -> bool | None:
         """Whether the engine has it; None when it has not been asked since the instance ran."""
-        if self._present is None or instance.running_s is None:
+        if instance.instance_id not in self._asked_for:
             return None
-        if instance.running_s >= self._asked_s:
-            return None
-        return instance.instance_id in self._present
+        return self._present is not None and instance.instance_id in self._present
 
     async def try_to_sweep(self) -> None:
         """`sweep`, with its failure in the log: the next one tries again."""
@@ -60,7 +61,10 @@ class Sweeper:
                 await self._engine.prepare(stored.document)
             except ZeropullError as error:
                 log.warning("not prepared", endpoint=stored.document.name, error=error.reason)
-        asked_s = self._clock()
+        ran = (InstanceState.RUNNING, InstanceState.DRAINING)
+        asked_for = frozenset(
+            s.document.instance_id for s in self._store.select(Instance) if s.document.state in ran
+        )
         found = set(await self._engine.list_instances())
         known = {s.document.instance_id: s.document for s in self._store.select(Instance)}
         for instance_id in sorted(found - known.keys()):
@@ -79,6 +83,25 @@ class Sweeper:
                 found.discard(instance_id)
             except ZeropullError as error:
                 log.warning("instance not healed", instance_id=instance_id, error=error.reason)
-        before, self._present, self._asked_s = self._present, frozenset(found), asked_s
+        before, self._present = self._present, frozenset(found)
+        self._asked_for = asked_for
         if before != self._present:
             self._on_change()
+
+    async def ask_silent(self) -> None:
+        """Ask the copies of silent instances whether they are there: an agent may be stuck, or be
+        stopped, while its containers serve."""
+        asked: dict[str, list[CopyRecord]] = {}
+        for instance in (s.document for s in self._store.select(Instance)):
+            observed = self._engine.observe(instance.instance_id)
+            if self._silence.is_doubtful(instance, observed.heard_s if observed else None):
+                copies = self._store.select(CopyRecord, instance_id=instance.instance_id)
+                asked[instance.instance_id] = [
+                    c.document for c in copies if c.document.host and c.document.healthy_s
+                ]
+        for instance_id, copies_there in asked.items():
+            for copy in copies_there[:MAX_ASKED]:
+                if await answers_ping(copy.host or "", copy.port):
+                    log.info("a silent instance serves", instance_id=instance_id)
+                    self._silence.answered(instance_id)
+                    break

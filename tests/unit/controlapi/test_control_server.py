@@ -116,3 +116,29 @@ async def test_the_gateway_needs_its_own_token(client) -> None:
     body = msgspec.json.encode(GatewayReport("g", 1, 1.0))
     gate = {"Authorization": "Bearer gate"}
     assert (await client.post("/v1/gateway/report", data=body, headers=gate)).status == 204
+
+
+async def test_a_control_plane_whose_clock_was_set_back_is_heard_at_once() -> None:
+    before, after = Exchange(), Exchange()
+    old = before.publish_routes(Routes(0, region="eu-west-1"), 7200.0)
+    seen = await before.watch_routes(0, 1.0)
+    assert seen is not None
+    new = after.publish_routes(Routes(0, region="us-west-2"), 3600.0)
+    assert new < old
+    assert await after.watch_routes(old, 0.01) is None, "0.1.0 knows no epoch"
+    told = await after.watch_routes(old, 1.0, seen.epoch)
+    assert told is not None
+    assert told.region == "us-west-2"
+    assert await after.watch_routes(told.version, 0.01, told.epoch) is None
+
+
+def test_a_version_counts_only_in_its_own_epoch() -> None:
+    before, after = Exchange(), Exchange()
+    before.publish_assignment(NodeAssignment(0, ONE), 7200.0)
+    after.publish_assignment(NodeAssignment(0, ONE), 3600.0)
+    old, new = before.assignments[ONE].message, after.assignments[ONE].message
+    assert old is not None
+    assert new is not None
+    assert not after.told(new, old.version, old.epoch)
+    assert after.told(new, new.version, new.epoch)
+    assert after.told(new, old.version, ""), "a node of 0.1.0"

@@ -419,3 +419,20 @@ def test_resolution_after_a_restart_keeps_what_was_resolved() -> None:
     assert variant.images == (DeployedImage(variant.containers[0].image, DIGEST, 0.0),)
     world.rounds(3)
     assert world.resolves == []
+
+
+def test_a_clock_that_is_set_back_holds_no_launch_up() -> None:
+    world = World(endpoint(deployment(1)), now_s=7200.0, capacity=0)
+    world.rounds(2)
+    world.engine.capacity = 1
+    world.now_s -= 3600.0
+    world.plan()
+    assert len(world.running()) == 1
+
+
+def test_a_clock_that_is_set_back_holds_no_drain_up() -> None:
+    world = serving(2)
+    scale(world, 1).plan()
+    world.now_s -= 3600.0
+    world.rounds(3)
+    assert len(world.instances) == 1

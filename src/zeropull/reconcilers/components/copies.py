@@ -23,6 +23,7 @@ from zeropull.reconcilers.components.versions import (
     want_images,
 )
 from zeropull.reconcilers.endpoint_view import LIVE_STATES
+from zeropull.reconcilers.failing import is_due
 from zeropull.reconcilers.plan import Draft
 from zeropull.resources.components import ComponentStatus, ComponentVersion, InferenceComponent
 from zeropull.resources.instances import CopyIntent, CopyRecord
@@ -59,13 +60,15 @@ def plan_copies(
     if component.pending is not None:
         keepers = _keepers(draft, name, component.pending)
         shift(draft, name, sum(_is_serving(draft, c) for c in keepers))
-    wanted = _fill(draft, name, slots)
+    wanted = _fill(draft, name, slots, settings)
     _let_leave(draft, name)
     _finish(draft, name)
     return wanted
 
 
-def _fill(draft: Draft, name: str, slots: dict[str, Slot]) -> list[WantedCopy]:
+def _fill(
+    draft: Draft, name: str, slots: dict[str, Slot], settings: EndpointSettings
+) -> list[WantedCopy]:
     component = draft.components[name]
     goals = [(component.current, component.desired_copies)]
     if component.pending is not None:
@@ -76,7 +79,7 @@ def _fill(draft: Draft, name: str, slots: dict[str, Slot]) -> list[WantedCopy]:
     wanted: list[WantedCopy] = []
     for version, goal in goals:
         keepers = _keepers(draft, name, version)
-        due = version.next_attempt_s is None or draft.now_s >= version.next_attempt_s
+        due = is_due(version.next_attempt_s, draft.now_s, settings)
         if version.image is not None and due:
             for _ in range(goal - len(keepers)):
                 reason = _why(component, version, len(keepers), goal)

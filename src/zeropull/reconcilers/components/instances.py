@@ -114,9 +114,7 @@ def _thin_out(draft: Draft, fleet: list[Instance], count: int, bounds: InstanceB
         )
 
 
-def consolidate(
-    draft: Draft, variant: Variant, settings: EndpointSettings, shape_of: ShapeOf
-) -> None:
+def consolidate(draft: Draft, variant: Variant, shape_of: ShapeOf) -> None:
     """Empty instances whose copies fit on the others, one cooldown after the last operation."""
     managed = variant.spec.managed_scaling
     if managed is None or not managed.enabled or managed.strategy != "CONSOLIDATION":

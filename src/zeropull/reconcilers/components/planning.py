@@ -52,7 +52,7 @@ def serve_components(draft: Draft, settings: EndpointSettings, shape_of: ShapeOf
         waiting, reasons = _place(draft, waiting, shape_of)
     _tell_waiting(draft, variant, waiting, reasons, settings)
     if not waiting:
-        consolidate(draft, variant, settings, shape_of)
+        consolidate(draft, variant, shape_of)
     release_leaving(draft)
     settle(draft, variant)
 

@@ -29,7 +29,7 @@ def note_failed_copies(draft: Draft, name: str, settings: EndpointSettings) -> N
     """Copies that their nodes have given up stop; their version is tried again, or fails."""
     for copy in draft.copies.of_component(name):
         component = draft.components[name]
-        broken = copy_breakage(draft, copy)
+        broken = copy_breakage(copy)
         if broken is None or copy.intent is not CopyIntent.RUN:
             continue
         draft.stop_copy(copy, f"failed: {copy.message}")

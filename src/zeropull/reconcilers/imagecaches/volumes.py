@@ -80,7 +80,10 @@ class Volumes:
         received = self._exchange.nodes.get(instance.instance_id)
         if topic is None or topic.message is None or received is None:
             return ()
-        if received.report.assignment_version < topic.message.version:
+        report = received.report
+        if not self._exchange.told(
+            topic.message, report.assignment_version, report.assignment_epoch
+        ):
             return ()
         told = {volume.generation for volume in topic.message.volumes}
         return tuple(

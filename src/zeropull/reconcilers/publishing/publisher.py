@@ -22,14 +22,12 @@ from zeropull.statestore import Store
 
 
 class RoutePublisher:
-    """Routes of all endpoints, with what keys, tags and scalable targets add to them.
-    `version`: that of the routes published last."""
+    """Routes of all endpoints, with what keys, tags and scalable targets add to them."""
 
     def __init__(self, store: Store, exchange: Exchange, settings: Settings) -> None:
         self._store = store
         self._exchange = exchange
         self._settings = settings
-        self.version = 0
 
     def publish(self, views: list[View], now_s: float) -> None:
         keys = [
@@ -46,7 +44,7 @@ class RoutePublisher:
             component_concurrency=self._component_concurrency(views),
             held=self._held_components(),
         )
-        self.version = self._exchange.publish_routes(routes, now_s)
+        self._exchange.publish_routes(routes, now_s)
 
     def _max_concurrency(self, views: list[View]) -> dict[tuple[str, str], int]:
         limits = {}
