@@ -66,7 +66,15 @@ class IntegrityError(ZeropullError):
 
 
 class Unavailable(ZeropullError):
-    """The other side cannot be reached or answers with a temporary failure."""
+    """The other side cannot be reached or answers with a temporary failure.
+
+    `retry_after_s`: it answered, and is worth asking again after this many seconds (0.0: soon);
+    None: nobody knows.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class AccessDenied(ZeropullError):

@@ -17,13 +17,14 @@ from typing import Any
 import msgspec
 
 from zeropull.errors import ConfigurationError
-from zeropull.resources.settings import Settings
+from zeropull.resources.settings import RegistrySettings, Settings
 
 DEFAULT_CONFIG = Path("/etc/zeropull/zeropull.toml")
 ENVIRONMENT_PREFIX = "ZEROPULL_"
 CONFIG_VARIABLE = "ZEROPULL_CONFIG"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
+_MIRROR = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[^?#\s]*)?")
 _MAX_RUN_DIR = 60  # the path of a Unix socket may have 107 bytes
 _NOT_IN_FILES = frozenset({"gateway_token", "fresh_state"})
 
@@ -73,6 +74,8 @@ def _check_values(settings: Settings) -> None:
         _require(0 < port < 65536, "fleet.loopback_ports", port, "TCP ports")
     share = settings.fleet.model_link_share
     _require(0 < share <= 0.9, "fleet.model_link_share", share, "more than 0, at most 0.9")
+    for host, registry in settings.registries.items():
+        _check_registry(f"registries.{host}", registry)
     for table in ("fleet", "image_cache", "endpoints", "gateway"):
         part = getattr(settings, table)
         for field in dataclasses.fields(part):
@@ -82,6 +85,19 @@ def _check_values(settings: Settings) -> None:
     # The longest path of a socket below it is <run_dir>/<instance id>/snapshotter-status.sock.
     length = len(os.fsencode(settings.run_dir.absolute()))
     _require(length <= _MAX_RUN_DIR, "serve.run_dir", settings.run_dir, f"{_MAX_RUN_DIR} bytes")
+
+
+def _check_registry(key: str, registry: RegistrySettings) -> None:
+    for name in ("ca_file", "cert_file", "key_file"):
+        path = getattr(registry, name)
+        if path is not None:
+            _require(Path(path).is_file(), f"{key}.{name}", path, "a file in PEM format")
+    has_certificate = registry.key_file is None or registry.cert_file is not None
+    _require(has_certificate, f"{key}.key_file", registry.key_file, "a cert_file beside it")
+    for url in registry.mirrors:
+        _require(
+            bool(_MIRROR.fullmatch(url)), f"{key}.mirrors", url, "http(s)://host[:port][/path]"
+        )
 
 
 def _with_place(message: str, tree: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _HOST = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
 _MAX_REPOSITORY = 255
+_HUB_ALIAS = "index.docker.io"  # Docker Hub's name in old references and in Docker's config files
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def parse_reference(text: str) -> Reference:
         check_digest(digest)
     first, slash, rest = name.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
-        registry, path = first, rest
+        registry, path = ("docker.io" if first == _HUB_ALIAS else first), rest
     else:
         registry, path = "docker.io", name
     if not _HOST.fullmatch(registry):

@@ -1,13 +1,14 @@
 """How a registry lets us in: Basic, or Bearer tokens fetched on its challenge.
 
 Follows the distribution specification's token authentication
-(https://distribution.github.io/distribution/spec/auth/token/) and its OAuth2 variant.
+(https://distribution.github.io/distribution/spec/auth/token/) and its OAuth2 variant, with the
+exceptions that containerd makes for registries that follow them less
+(core/remotes/docker/authorizer.go).
 """
 
 from __future__ import annotations
 
 import base64
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -17,20 +18,24 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from zeropull.errors import AccessDenied, Unavailable
-from zeropull.registry.http import is_loopback, request, split_host
+from zeropull.registry.addresses import is_loopback, is_plain, split_host
+from zeropull.registry.challenges import Challenge, parse_challenges
+from zeropull.registry.connecting import Route
+from zeropull.registry.http import BUSY, Answer, request, retry_after
 from zeropull.resources.sources import RegistryAccess
 
-_CHALLENGE = re.compile(r"\s*(Bearer|Basic)\b(.*)", re.IGNORECASE)
-_PARAMETER = re.compile(r'([a-zA-Z_]+)\s*=\s*(?:"([^"]*)"|([^\s,]+))')
 _DEFAULT_LIFE_S = 60.0  # what the specification says when a token states no life
 _MARGIN_S = 10.0  # a token is not used in the last moments of its life
+_MAX_LIFE_S = 24 * 3600.0
 _MAX_TOKEN_BYTES = 1 << 20
+# What token servers that know GET only answer to a POST.
+_NO_POST = frozenset({400, 401, 404, 405, 501})
 
 
 class _TokenAnswer(msgspec.Struct):
-    token: str = ""
-    access_token: str = ""
-    expires_in: float = _DEFAULT_LIFE_S
+    token: str | None = None
+    access_token: str | None = None
+    expires_in: float | str | None = None
 
 
 @dataclass(slots=True)
@@ -80,67 +85,73 @@ class Authorizer:
             self._kept[repository] = fresh
             return fresh.header
 
-    def _fresh(self, repository: str, challenge: str, refused: str | None) -> _Kept:
+    def renew(self, repository: str, refused: str | None) -> str | None:
+        """After a 403: another header if the credentials have changed, None if they have not.
+
+        ECR says so of passwords that have expired, and helpers have the new one by then.
+        """
+        if refused is None or not refused.startswith("Basic "):
+            return None
+        with self._lock:
+            header = _basic(self._lookup())
+            if header is None or header == refused:
+                return None
+            self._kept[repository] = _Kept(header, float("inf"))
+            return header
+
+    def _fresh(self, repository: str, header: str, refused: str | None) -> _Kept:
         access = self._lookup()
-        match = _CHALLENGE.match(challenge)
-        if match is None:
+        offered = {challenge.scheme: challenge for challenge in reversed(parse_challenges(header))}
+        bearer, basic = offered.get("bearer"), _basic(access)
+        if bearer is None and "basic" not in offered:
             raise AccessDenied(
-                f"registry {self._host} refuses {repository} and asks for {challenge[:80]!r}, "
+                f"registry {self._host} refuses {repository} and asks for {header[:80]!r}, "
                 "which is neither Basic nor Bearer authentication"
             )
-        if match[1].lower() == "basic":
-            header = _basic(access)
-            if header is None or header == refused:
-                raise self._denied(repository, access)
-            return _Kept(header, float("inf"))
-        parameters = {
-            name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(match[2])
-        }
-        return self._token(repository, parameters, access, refused)
+        has_basic = "basic" in offered and basic is not None and basic != refused
+        if bearer is not None:
+            try:
+                return self._token(repository, bearer, access, refused)
+            except AccessDenied:
+                if not has_basic:
+                    raise
+        if not has_basic or basic is None:
+            raise self._denied(repository, access)
+        return _Kept(basic, float("inf"))
 
     def _token(
         self,
         repository: str,
-        parameters: dict[str, str],
+        challenge: Challenge,
         access: RegistryAccess | None,
         refused: str | None,
     ) -> _Kept:
-        realm = parameters.get("realm", "")
-        try:
-            parts = urlsplit(realm)
-        except ValueError:
-            parts = urlsplit("")
-        # A registry elsewhere must not have us ask services of this machine's loopback.
-        both_here = is_loopback(split_host(self._host)) and is_loopback(parts.hostname or "")
-        plain_allowed = both_here or (access and access.plain_http)
-        if parts.scheme != "https" and not (parts.scheme == "http" and plain_allowed):
-            raise AccessDenied(
-                f"registry {self._host} asks for a token from {realm[:200]!r}: https is needed"
-            )
-        query = {"scope": parameters.get("scope") or f"repository:{repository}:pull"}
-        if "service" in parameters:
-            query["service"] = parameters["service"]
-        headers = {"User-Agent": self._user_agent, "Accept": "application/json"}
+        realm = challenge.parameters.get("realm", "")
+        self._check_realm(realm, access)
+        query = {"scope": challenge.parameters.get("scope") or f"repository:{repository}:pull"}
+        if "service" in challenge.parameters:
+            query["service"] = challenge.parameters["service"]
         if access is not None and access.token is not None:
-            direct = f"Bearer {access.token}"
             if refused is None:
-                return _Kept(direct, float("inf"))
-            form = {"grant_type": "refresh_token", "refresh_token": access.token}
-            form |= query | {"client_id": "zeropull"}
-            headers["Content-Type"] = "application/x-www-form-urlencoded"
-            answer = request(
-                "POST", realm, headers, body=urlencode(form).encode(), max_bytes=_MAX_TOKEN_BYTES
-            )
+                return _Kept(f"Bearer {access.token}", float("inf"))
+            answer = self._post(realm, query, access, access.token)
+            if answer.status in _NO_POST:
+                pair = f"{access.username or ''}:{access.token}"
+                answer = self._get(realm, query, access, _encoded(pair))
         else:
-            if (basic := _basic(access)) is not None:
-                headers["Authorization"] = basic
-            separator = "&" if parts.query else "?"
-            url = f"{realm}{separator}{urlencode(query)}"
-            answer = request("GET", url, headers, max_bytes=_MAX_TOKEN_BYTES)
+            answer = self._get(realm, query, access, _basic(access))
         if answer.status in {400, 401, 403, 404}:
             raise self._denied(repository, access)
         if answer.status != 200:
-            raise Unavailable(f"the token server of registry {self._host} answers {answer.status}")
+            raise Unavailable(
+                f"the token server of registry {self._host} answers {answer.status}",
+                retry_after_s=retry_after(answer.headers.get("retry-after"))
+                if answer.status in BUSY
+                else None,
+            )
+        return self._read(answer)
+
+    def _read(self, answer: Answer) -> _Kept:
         try:
             token = msgspec.json.decode(answer.body, type=_TokenAnswer)
         except msgspec.DecodeError as error:
@@ -148,14 +159,73 @@ class Authorizer:
         value = token.token or token.access_token
         if not value:
             raise Unavailable(f"the token server of registry {self._host} gave no token")
-        life_s = max(token.expires_in, _DEFAULT_LIFE_S) - _MARGIN_S
-        return _Kept(f"Bearer {value}", time.monotonic() + life_s)
+        try:
+            life_s = float(token.expires_in or 0)
+        except ValueError:
+            life_s = 0.0
+        if not 0 <= life_s <= _MAX_LIFE_S:
+            life_s = _MAX_LIFE_S if life_s > 0 else 0.0
+        kept_s = max(life_s, _DEFAULT_LIFE_S) - _MARGIN_S
+        return _Kept(f"Bearer {value}", time.monotonic() + kept_s)
+
+    def _check_realm(self, realm: str, access: RegistryAccess | None) -> None:
+        """A password is sent to HTTPS servers, and in the clear only to the registry's own host
+        where that is spoken to in the clear, too."""
+        try:
+            parts = urlsplit(realm)
+            host = parts.hostname or ""
+        except ValueError:
+            parts, host = urlsplit(""), ""
+        if parts.scheme == "https" and host:
+            return
+        own = split_host(self._host)
+        is_here = host == own or (is_loopback(own) and is_loopback(host))
+        has_secret = access is not None and bool(access.password or access.token)
+        if parts.scheme == "http" and host and is_plain(self._host, access):
+            if is_here or not has_secret:
+                return
+            raise AccessDenied(
+                f"registry {self._host} asks to send its password to {realm[:200]!r} without "
+                "encryption, to another host than its own: https is needed for that"
+            )
+        raise AccessDenied(
+            f"registry {self._host} asks for a token from {realm[:200]!r}: https is needed"
+        )
+
+    def _get(
+        self,
+        realm: str,
+        query: dict[str, str],
+        access: RegistryAccess | None,
+        authorization: str | None,
+    ) -> Answer:
+        headers = {"User-Agent": self._user_agent, "Accept": "application/json"}
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        url = f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(query)}"
+        route = Route.of(self._host, access)
+        return request("GET", url, headers, route=route, max_bytes=_MAX_TOKEN_BYTES)
+
+    def _post(
+        self, realm: str, query: dict[str, str], access: RegistryAccess, token: str
+    ) -> Answer:
+        headers = {
+            "User-Agent": self._user_agent,
+            "Accept": "application/json",
+            "Content-Type": "application/x-www-form-urlencoded",
+        }
+        form = {"grant_type": "refresh_token", "refresh_token": token, "client_id": "zeropull"}
+        body = urlencode(form | query).encode()
+        route = Route.of(self._host, access)
+        return request("POST", realm, headers, route=route, body=body, max_bytes=_MAX_TOKEN_BYTES)
 
     def _denied(self, repository: str, access: RegistryAccess | None) -> AccessDenied:
         if access is None or (access.username is None and access.token is None):
+            remedy = "log in with `docker login`, or add it to the configuration"
+            why = access.problem if access is not None and access.problem else remedy
             return AccessDenied(
                 f"registry {self._host} wants credentials for {repository}, and there are none: "
-                "log in with `docker login`, or add it to the configuration"
+                f"{why}"
             )
         who = f"user {access.username}" if access.username else "the configured token"
         return AccessDenied(
@@ -167,5 +237,8 @@ class Authorizer:
 def _basic(access: RegistryAccess | None) -> str | None:
     if access is None or access.username is None or access.password is None:
         return None
-    pair = f"{access.username}:{access.password}".encode()
-    return "Basic " + base64.b64encode(pair).decode()
+    return _encoded(f"{access.username}:{access.password}")
+
+
+def _encoded(pair: str) -> str:
+    return "Basic " + base64.b64encode(pair.encode()).decode()

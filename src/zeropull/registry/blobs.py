@@ -87,9 +87,7 @@ class _PartStream:
         self._error: BaseException | None = None
         self._ended = threading.Event()
         self._workers: list[tuple[threading.Thread, RangeReader]] = []
-        self._authorizer = Authorizer(source.host, lambda: source.access, source.user_agent)
-        if source.authorization is not None:
-            self._authorizer.keep(source.repository, source.authorization)
+        self._authorizers = {one.url: _authorizer(one) for one in (source, *source.others)}
 
     def parts(self) -> Generator[memoryview, None, None]:
         if self._count:
@@ -135,7 +133,7 @@ class _PartStream:
     def _start_worker(self) -> None:
         reader = RangeReader(
             self._source,
-            self._authorizer,
+            lambda one: self._authorizers[one.url],
             pause=self._pause,
             on_open=self._opened,
             on_bytes=self._on_bytes,
@@ -188,6 +186,13 @@ class _PartStream:
                 return None
             self._next += 1
             return self._next - 1
+
+
+def _authorizer(source: BlobSource) -> Authorizer:
+    authorizer = Authorizer(source.host, lambda: source.access, source.user_agent)
+    if source.authorization is not None:
+        authorizer.keep(source.repository, source.authorization)
+    return authorizer
 
 
 class _Buffers:

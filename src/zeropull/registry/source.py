@@ -12,6 +12,7 @@ class BlobSource:
     """All that is needed to read one blob; it can be pickled.
 
     `authorization` is the header that worked last; `access` gets a new one when that expires.
+    `others` are the same blob elsewhere, asked in this order when this one fails.
     """
 
     url: str
@@ -22,3 +23,4 @@ class BlobSource:
     access: RegistryAccess | None
     authorization: str | None
     user_agent: str
+    others: tuple[BlobSource, ...] = ()

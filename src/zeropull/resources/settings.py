@@ -63,12 +63,18 @@ class InstanceTypeSettings:
 
 @dataclass(frozen=True, slots=True)
 class RegistrySettings:
-    """[registries."host:port"]: how to reach one registry; loopback hosts are plain HTTP anyway."""
+    """[registries."host:port"]: how to reach one registry, its mirrors or its token server. A host
+    that stands here may have any address, also one that only this machine can reach."""
 
-    plain_http: bool = False
+    plain_http: bool | None = None  # default: plain HTTP on loopback without TLS settings only
     username: str | None = None
     password: str | None = None
     token: str | None = None
+    ca_file: str | None = None  # PEM; trusted besides the system's authorities
+    cert_file: str | None = None  # PEM; the client certificate
+    key_file: str | None = None  # PEM; its key, unless it is in cert_file
+    skip_verify: bool = False  # true: any certificate is taken; for tests
+    mirrors: tuple[str, ...] = ()  # URLs that are asked before it, in this order
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RegistryAccess:
-    """How to reach one registry host (as it stands in the reference, with port)."""
+    """How to reach one registry host (as it stands in the reference, with port).
+
+    `plain_http` None: plain HTTP on loopback, HTTPS elsewhere. `ca`, `client_cert` and `client_key`
+    are PEM texts. `is_configured`: the operator has named this host, so it may have any address.
+    `problem` says why there are no credentials although there might be some.
+    """
 
     host: str
-    plain_http: bool = False
+    plain_http: bool | None = None
     username: str | None = None
     password: str | None = None  # or an identity/registry token, see `token`
     token: str | None = None
+    ca: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    skip_verify: bool = False
+    is_configured: bool = False
+    problem: str | None = None
+    mirrors: tuple[RegistryMirror, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryMirror:
+    """`url` is asked before the registry itself; `access` is how its own host is reached."""
+
+    url: str
+    access: RegistryAccess
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from zeropull.errors import AccessDenied, IntegrityError, Unavailable
-from zeropull.registry import BlobSource, http, open_blob
+from zeropull.registry import BlobSource, open_blob
 from zeropull.registry.auth import Authorizer
+from zeropull.registry.connecting import Route
 from zeropull.registry.http import request
 from zeropull.resources.sources import RegistryAccess
 
 CONTENT = hashlib.shake_256(b"content").digest(1_000_000)
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 
+HERE = Route.of("127.0.0.1", None)
 Answering = Callable[["Handler"], None]
 
 
@@ -254,7 +256,7 @@ def test_a_redirect_to_nonsense_is_unavailable(location: str) -> None:
         handler.reply(302, Location=location)
 
     with running(answer) as server, pytest.raises(Unavailable):
-        request("GET", server.url, {}, max_bytes=1000)
+        request("GET", server.url, {}, route=HERE, max_bytes=1000)
 
 
 def test_a_length_that_is_no_number_is_an_integrity_error() -> None:
@@ -265,8 +267,7 @@ def test_a_length_that_is_no_number_is_an_integrity_error() -> None:
         read(server)
 
 
-def test_an_answer_that_drips_in_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "REQUEST_TIMEOUT_S", 0.05)
+def test_an_answer_that_drips_in_ends_after_its_time() -> None:
     ended = threading.Event()
 
     def answer(handler: Handler) -> None:
@@ -280,7 +281,7 @@ def test_an_answer_that_drips_in_ends_after_its_time(monkeypatch: pytest.MonkeyP
     with running(answer) as server:
         try:
             with pytest.raises(Unavailable, match="in time"):
-                request("GET", server.url, {}, max_bytes=1 << 20)
+                request("GET", server.url, {}, route=HERE, max_bytes=1 << 20, timeout_s=0.05)
         finally:
             ended.set()
 
@@ -291,7 +292,7 @@ def test_an_answer_that_is_cut_off_is_unavailable() -> None:
         handler.close_connection = True
 
     with running(answer) as server, pytest.raises(Unavailable, match="broke off"):
-        request("GET", server.url, {}, max_bytes=1000)
+        request("GET", server.url, {}, route=HERE, max_bytes=1000)
 
 
 def test_a_registry_elsewhere_cannot_send_us_to_our_own_loopback() -> None:

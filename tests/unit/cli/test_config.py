@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,27 @@ def test_the_gateway_token_cannot_come_from_a_file(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error_when_it_was_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="does not exist"):
         load_settings(config=tmp_path / "none.toml", environment={}, flags={})
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ('ca_file = "/nonexistent.pem"', "ca_file = '/nonexistent.pem': expected a file in PEM"),
+        ('mirrors = ["mirror.example"]', "mirrors = 'mirror.example': expected http"),
+        ('mirrors = ["https://m.example/?x=1"]', "expected http"),
+        ('key_file = "/etc/hosts"', "expected a cert_file beside it"),
+    ],
+)
+def test_what_a_registry_cannot_use_is_refused_at_the_start(
+    tmp_path: Path, members: str, message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        settings_of(tmp_path, f'[registries."r.example"]\n{members}\n')
+
+
+def test_a_registry_may_have_mirrors_and_certificates(tmp_path: Path) -> None:
+    toml = (
+        '[registries."docker.io"]\nmirrors = ["http://[::1]:5000", "https://m.example/hub"]\n'
+        'ca_file = "/etc/hosts"\ncert_file = "/etc/hosts"\nkey_file = "/etc/hosts"\n'
+    )
+    assert len(settings_of(tmp_path, toml).registries["docker.io"].mirrors) == 2

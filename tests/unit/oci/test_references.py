@@ -34,3 +34,7 @@ def test_what_is_not_a_reference_is_refused(text: str) -> None:
 
 def test_a_digest_goes_before_the_tag() -> None:
     assert parse_reference(f"r.io/a:t@{DIGEST}").wanted == DIGEST
+
+
+def test_index_docker_io_is_docker_hub() -> None:
+    assert parse_reference("index.docker.io/ubuntu:24.04") == parse_reference("ubuntu:24.04")

@@ -68,40 +68,61 @@ async def pull_with_ctr(
     with contextlib.ExitStack() as stack:
         if access and access.username and password and len(password) <= _MAX_TERMINAL_LINE:
             command += ["--user", access.username]
-        elif access and (access.token or password):
-            password = None
-            folder = stack.enter_context(_hosts_folder(access, plain_http, scratch))
-            command += ["--hosts-dir", folder]
+            authorization = None
         else:
+            authorization = _authorization(access)
             password = None
+        if access and (authorization or access.ca or access.client_cert or access.skip_verify):
+            folder = _hosts_folder(access, plain_http, authorization, scratch)
+            command += ["--hosts-dir", stack.enter_context(folder)]
         code, output = await _run([*command, reference], password)
     if code != 0:
         raise _error_of(reference, output)
 
 
+def _authorization(access: RegistryAccess | None) -> str | None:
+    """The header for what ctr's prompt does not take: tokens, and passwords that are too long."""
+    if access is None or not (access.token or (access.username and access.password)):
+        return None
+    if access.token:
+        return f"Bearer {access.token}"
+    pair = f"{access.username}:{access.password}".encode()
+    return f"Basic {base64.b64encode(pair).decode()}"
+
+
 @contextlib.contextmanager
-def _hosts_folder(access: RegistryAccess, plain_http: bool, scratch: Path) -> Iterator[str]:
-    """containerd's hosts.toml with the credentials as a header, for as long as the block runs."""
+def _hosts_folder(
+    access: RegistryAccess, plain_http: bool, authorization: str | None, scratch: Path
+) -> Iterator[str]:
+    """containerd's hosts.toml with credentials as a header, and TLS as it is configured, for as
+    long as the block runs."""
     folder = Path(tempfile.mkdtemp(prefix=".tmp-hosts-", dir=scratch))
     try:
         host = folder / access.host
         host.mkdir(mode=0o700)
         url = f"{'http' if plain_http else 'https'}://{access.host}"
-        if access.token:
-            value = f"Bearer {access.token}"
-        else:
-            pair = f"{access.username}:{access.password}".encode()
-            value = f"Basic {base64.b64encode(pair).decode()}"
-        text = (
-            f'server = "{url}"\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n'
-            f'  [host."{url}".header]\n    Authorization = "{value}"\n'
-        )
-        descriptor = os.open(host / "hosts.toml", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+        lines = [f'server = "{url}"', f'[host."{url}"]', 'capabilities = ["pull", "resolve"]']
+        if access.ca:
+            lines.append(f'ca = "{_private_file(host / "ca.pem", access.ca)}"')
+        if access.client_cert:
+            pem = f"{access.client_cert}\n{access.client_key or ''}\n"
+            path = _private_file(host / "client.pem", pem)
+            lines.append(f'client = [["{path}", "{path}"]]')
+        if access.skip_verify:
+            lines.append("skip_verify = true")
+        if authorization is not None:
+            lines += [f'[host."{url}".header]', f'Authorization = "{authorization}"']
+        _private_file(host / "hosts.toml", "\n".join(lines) + "\n")
         yield str(folder)
     finally:
         try_remove_tree(folder)
+
+
+def _private_file(path: Path, text: str) -> Path:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    return path
 
 
 async def _run(command: list[str], password: str | None) -> tuple[int, str]:

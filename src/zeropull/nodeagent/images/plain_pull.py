@@ -27,7 +27,7 @@ from zeropull.nodeagent.link_share import LinkShare
 from zeropull.oci.digests import chain_ids
 from zeropull.oci.images import Descriptor
 from zeropull.oci.references import parse_reference
-from zeropull.registry.http import is_loopback, split_host
+from zeropull.registry.addresses import is_plain
 from zeropull.resources.node import NodeConfig
 
 PROGRESS_INTERVAL_S = 1.0
@@ -64,7 +64,6 @@ class PlainPull:
             return before
         await self._disk.make_room(0, f"image {image.reference}")
         host = parse_reference(image.reference).registry
-        plain_http = bool(image.registry and image.registry.plain_http)
         pull = asyncio.create_task(
             pull_with_ctr(
                 pinned_name(image),
@@ -72,7 +71,7 @@ class PlainPull:
                 namespace=self._client.namespace,
                 platform=platform_here(),
                 access=image.registry,
-                plain_http=plain_http or is_loopback(split_host(host)),
+                plain_http=is_plain(host, image.registry),
                 scratch=self._config.agent_dir,
             )
         )
