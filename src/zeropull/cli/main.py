@@ -75,7 +75,8 @@ def serve(
 
     def announce(address: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads it, as behind `| head`
-            print("\n".join(connection_lines(settings, address)), flush=True)
+            lines = connection_lines(settings, address, is_private=sys.stdout.isatty())
+            print("\n".join(lines), flush=True)
 
     asyncio.run(Supervisor(replace(settings, fresh_state=fresh_state), announce).run())
 

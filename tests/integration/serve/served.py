@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import io
 import json
@@ -76,11 +77,15 @@ directory = "{folder}/bucket"
             line.removeprefix("export ").split("=", 1) for line in lines if line[:7] == "export "
         )
         assert "AWS_ENDPOINT_URL" not in variables
+        assert "AWS_SECRET_ACCESS_KEY" not in variables, "what is no terminal may be a log"
+        credentials = configparser.ConfigParser(interpolation=None)
+        credentials.read(variables["AWS_SHARED_CREDENTIALS_FILE"])
+        key = credentials["default"]
         self.variables = variables
         options: dict[str, Any] = {
             "region_name": variables["AWS_DEFAULT_REGION"],
-            "aws_access_key_id": variables["AWS_ACCESS_KEY_ID"],
-            "aws_secret_access_key": variables["AWS_SECRET_ACCESS_KEY"],
+            "aws_access_key_id": key["aws_access_key_id"],
+            "aws_secret_access_key": key["aws_secret_access_key"],
             "endpoint_url": variables["AWS_ENDPOINT_URL_SAGEMAKER"],
             "config": Config(retries={"total_max_attempts": 1}, read_timeout=70),
         }
