@@ -40,7 +40,8 @@ Preparation = Callable[[Call, Members], Members]
 class Operation:
     """`rate` bounds the requests of each account; None: there is no bound.
 
-    `has_large_output`: the answer is written in a thread.
+    `has_large_output`: the answer is written in a thread. `runs_in_thread`: so is the handler run,
+    which is no coroutine then; what it uses can be used from any thread.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Operation:
     prepare: Preparation | None = None
     rate: Rate | None = None
     has_large_output: bool = False
+    runs_in_thread: bool = False
 
 
 @dataclass(frozen=True, slots=True)

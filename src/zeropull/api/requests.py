@@ -116,7 +116,12 @@ class RequestHandler:
         if route.protocol is Protocol.QUERY:
             self._pay(service, route, request)
         self._admit(route.operation)
-        output = parsed.operation.handler(parsed.call, parsed.members)
+        if parsed.operation.runs_in_thread:
+            output: Any = await self._large.run(
+                key.account, lambda: parsed.operation.handler(parsed.call, parsed.members)
+            )
+        else:
+            output = parsed.operation.handler(parsed.call, parsed.members)
         if inspect.isawaitable(output):
             output = await output
         if parsed.operation.has_large_output:

@@ -76,7 +76,7 @@ def _check_values(settings: Settings) -> None:
     _require(0 < share <= 0.9, "fleet.model_link_share", share, "more than 0, at most 0.9")
     for host, registry in settings.registries.items():
         _check_registry(f"registries.{host}", registry)
-    for table in ("fleet", "image_cache", "endpoints", "gateway"):
+    for table in ("fleet", "image_cache", "endpoints", "gateway", "metrics"):
         part = getattr(settings, table)
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)

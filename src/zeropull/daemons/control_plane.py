@@ -121,7 +121,9 @@ class ControlPlane:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = Store.open(settings.database, reserve=DiskReserve(settings.reserve_file))
-        self.metrics = MetricStore(settings.metrics_database)
+        self.metrics = MetricStore(
+            settings.metrics_database, max_per_account=settings.metrics.max_per_account
+        )
         self.exchange = Exchange()
         self.scaling = ScalingController(
             self.store, self.metrics, self.exchange, settings.scaling, time.time

@@ -147,6 +147,13 @@ class ScalingSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """[metrics]: readings that CloudWatch answers with."""
+
+    max_per_account: int = 20_000  # custom metrics of one account; each takes 1 KB of memory
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything; also what R/settings.json holds."""
 
@@ -156,6 +163,7 @@ class Settings:
     endpoints: EndpointSettings = field(default_factory=EndpointSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     scaling: ScalingSettings = field(default_factory=ScalingSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     instance_types: dict[str, InstanceTypeSettings] = field(default_factory=dict)
     registries: dict[str, RegistrySettings] = field(default_factory=dict)
     buckets: dict[str, BucketSettings] = field(default_factory=dict)

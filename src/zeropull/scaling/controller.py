@@ -161,7 +161,13 @@ class ScalingController:
         self._guarded("keep readings", lambda: self._metrics.flush(only_seconds=not is_boundary))
         if now_s - self._rolled_up_s >= ROLL_UP_S:
             self._rolled_up_s = now_s
-            self._guarded("roll readings up", lambda: self._metrics.roll_up(now_s))
+            yield from self._rolled_up(now_s)
+
+    def _rolled_up(self, now_s: float) -> Iterator[None]:
+        try:
+            yield from self._metrics.roll_up_steps(now_s)
+        except ZeropullError as error:
+            log.error("readings not rolled up", error=error.reason)
 
     def _alarms_set(self, now_s: float) -> set[str]:
         """Keys of the alarms that users have put into ALARM since the last call: their actions are

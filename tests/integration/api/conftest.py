@@ -49,7 +49,7 @@ def clients(tmp_path: Path) -> Iterator[Clients]:
     """An endpoint `ep` in service, with the variants `v1` and `v2`."""
     with Store.open(tmp_path / "zeropull.db") as store:
         key, _ = ensure_default_key(store, ACCOUNT, time.time())
-        metrics = MetricStore(tmp_path / "metrics.db", check_same_thread=False)
+        metrics = MetricStore(tmp_path / "metrics.db")
         app = create_api_app(
             store,
             region=REGION,

@@ -32,7 +32,7 @@ NOW = datetime.now(UTC).replace(second=0, microsecond=0)
 
 @pytest.fixture
 def metrics(tmp_path: Path) -> Iterator[MetricStore]:
-    made = MetricStore(tmp_path / "metrics.db", check_same_thread=False)
+    made = MetricStore(tmp_path / "metrics.db")
     yield made
     made.close()
 

@@ -47,17 +47,22 @@ class MetricOperations:
                 datums.RULES,
                 prepare=datums.points_of,
                 rate=PUT_METRIC_DATA,
+                runs_in_thread=True,
             ),
-            Operation("GetMetricData", self.get_data, _GET_RULES, has_large_output=True),
-            Operation("GetMetricStatistics", self.get_statistics),
-            Operation("ListMetrics", self.list, _LIST_RULES),
+            Operation(
+                "GetMetricData",
+                self.get_data,
+                _GET_RULES,
+                has_large_output=True,
+                runs_in_thread=True,
+            ),
+            Operation("GetMetricStatistics", self.get_statistics, runs_in_thread=True),
+            Operation("ListMetrics", self.list, _LIST_RULES, runs_in_thread=True),
         )
 
     def put(self, call: Call, members: Members) -> Output:
         """Keep the points that `datums.points_of` has made of the members."""
-        for key, at_s, point, resolution in members["points"]:
-            self._metrics.add(key, at_s, point, resolution=resolution)
-        self._metrics.flush()
+        self._metrics.add_all(members["points"])
         return None
 
     def get_data(self, call: Call, members: Members) -> Output:

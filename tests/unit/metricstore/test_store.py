@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 
 import pytest
 
-from zeropull.errors import ConfigurationError
+from zeropull.errors import ConfigurationError, NoCapacity
 from zeropull.metricstore.points import Point
 from zeropull.metricstore.store import MetricKey, MetricStore
 
@@ -96,7 +97,7 @@ def test_metrics_are_found_by_some_of_their_dimensions(tmp_path: Path) -> None:
 
 def test_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
     store = MetricStore(tmp_path / "m.db")
-    store._db.execute("PRAGMA user_version=99")
+    store._file.db.execute("PRAGMA user_version=99")
     store.close()
     with pytest.raises(ConfigurationError, match="schema version 99"):
         MetricStore(tmp_path / "m.db")
@@ -144,10 +145,63 @@ def test_the_file_stops_growing_when_its_oldest_points_grow_coarse(tmp_path: Pat
         if start % 3600 == 0:
             store.roll_up(start)
     store.roll_up(hours * 3600)
-    seconds = store._db.execute("SELECT count(*) FROM points WHERE resolution = 1").fetchone()[0]
+    seconds = store._file.db.execute("SELECT count(*) FROM points WHERE resolution = 1").fetchone()[
+        0
+    ]
     assert seconds <= 4 * 3600 / 20
     assert store.read(KEY, 0, 3600, 3600)[0].statistic("SampleCount") == 180
 
 
 def rows(store: MetricStore) -> int:
-    return int(store._db.execute("SELECT count(*) FROM points").fetchone()[0])
+    return int(store._file.db.execute("SELECT count(*) FROM points").fetchone()[0])
+
+
+def test_an_account_has_a_bounded_number_of_own_metrics(tmp_path: Path) -> None:
+    store = MetricStore(tmp_path / "m.db", max_per_account=3)
+
+    def put(account: str, *names: str, namespace: str = "own") -> None:
+        store.add_all(
+            [(MetricKey.of(account, namespace, n, {}), 100.0, Point(1, 1, 1, 1), 60) for n in names]
+        )
+
+    put("1", "a", "b")
+    put("1", "a", "b", "c")
+    put("2", "a", "b", "c")
+    for number in range(10):
+        put("1", f"m{number}", namespace="AWS/SageMaker")  # bounded by the endpoints
+    with pytest.raises(NoCapacity, match=r"has 3 custom metrics.*limit of 3"):
+        put("1", "a", "d")
+    assert [key.name for key in store.keys("1", namespace="own", now_s=200)] == ["a", "b", "c"]
+    store.close()
+    again = MetricStore(tmp_path / "m.db", max_per_account=3)
+    with pytest.raises(NoCapacity):
+        again.add_all([(MetricKey.of("1", "own", "e", {}), 100.0, Point(1, 1, 1, 1), 60)])
+    again.close()
+
+
+def test_a_metric_without_points_for_fifteen_months_makes_room(tmp_path: Path) -> None:
+    store = MetricStore(tmp_path / "m.db", max_per_account=1)
+    store.add_all([(MetricKey.of("1", "own", "old", {}), 100.0, Point(1, 1, 1, 1), 60)])
+    now_s = 500 * 86400
+    store.roll_up(now_s)
+    store.roll_up(now_s)
+    store.add_all([(MetricKey.of("1", "own", "new", {}), now_s, Point(1, 1, 1, 1), 60)])
+    store.close()
+
+
+def test_a_flood_in_a_thread_leaves_the_others_their_turn(tmp_path: Path) -> None:
+    """What the loop asks for meanwhile is answered within its own time, not the flood's."""
+    store = MetricStore(tmp_path / "m.db")
+    keys = [MetricKey.of("1", "own", f"m{number}", {}) for number in range(20_000)]
+    points = [(key, 100.0, Point(1, 1, 1, 1), 60) for key in keys]
+    flood = threading.Thread(target=store.add_all, args=(points,))
+    turns = 0
+    flood.start()
+    while flood.is_alive():
+        store.observe(KEY, 100, 1.0)
+        turns += 1
+    flood.join()
+    assert turns > 50  # of some hundred pieces of the flood
+    assert store.read(KEY, 60, 120, 60)[60].total == turns
+    assert len(store.keys("1", now_s=200)) == len(keys) + 1
+    store.close()
