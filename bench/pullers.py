@@ -245,7 +245,7 @@ class Ours(_Daemon):
         volume = self.how.volume
         endpoint = f"http://{self.rig.host}:{MODEL_PORT}" if self.how.model else "-"
         warm_up = "warm-up" if self.how.warm_up else "no-warm-up"
-        arguments = [self._work, str(self.root / "node.json"), endpoint, warm_up]
+        arguments = ["image", str(self.root / "node.json"), endpoint, warm_up]
         arguments += [self.image.reference, self.image.manifest_digest]
         arguments += [str(volume.path), volume.index_digest] if volume else []
         self._agent = begin_helper(self.rig, self.cgroup, arguments, self.log)

@@ -108,6 +108,8 @@ class NodeAssignment:
     images: tuple[ImageAssignment, ...] = ()
     copies: tuple[CopyAssignment, ...] = ()
     epoch: str = ""
+    # Chain IDs whose copy in this node's store was no good for the image cache: verify them now.
+    suspect_layers: tuple[str, ...] = ()
 
 
 # ----------------------------------------------------------------------------- from the node agent

@@ -33,7 +33,7 @@ from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.images.catalog import Catalog
 from zeropull.nodeagent.images.node_images import NodeImages
 from zeropull.nodeagent.images.reports import ImageReports
-from zeropull.nodeagent.images.scrubbing import Scrubber
+from zeropull.nodeagent.images.scrubbing import Scrubber, ScrubPace
 from zeropull.nodeagent.images.start_profiles import StartProfiles
 from zeropull.nodeagent.link_share import LinkShare
 from zeropull.nodeagent.models import NodeModels
@@ -102,7 +102,12 @@ class NodeAgent:
         )
         self._containers = Containers(self._client, runc=config.runc)
         self._scrubber = Scrubber(
-            self._catalog, self._images, launches, self._copies.replace_users_of
+            self._catalog,
+            self._images,
+            launches,
+            self._copies.replace_users_of,
+            pace=ScrubPace(config.scrub_interval_s, config.scrub_bytes_per_s),
+            suspects=lambda: self._assignment.suspect_layers if self._assignment else (),
         )
         self._profiles = StartProfiles(
             config,

@@ -103,7 +103,7 @@ class NodeDisk:
             path = self._layers / name
             if path.is_dir():
                 self._forget(path)
-                doomed.append(_set_aside(path))
+                doomed.append(set_aside(path))
         # No await before: what a pull that begins now looks for is there as a whole or not at all.
         for path in doomed:
             await asyncio.to_thread(try_remove_tree, path)
@@ -195,10 +195,11 @@ def _by_last_use(layers: Path) -> list[tuple[Path, int]]:
 
 def _remove_at_once(path: Path) -> None:
     """By rename first: half a layer must never stand under its name."""
-    try_remove_tree(_set_aside(path))
+    try_remove_tree(set_aside(path))
 
 
-def _set_aside(path: Path) -> Path:
+def set_aside(path: Path) -> Path:
+    """Rename a layer so that nobody finds it, on its way out; returns its new path."""
     doomed = path.with_name(f"{TEMPORARY_PREFIX}{path.name[:12]}-{secrets.token_hex(4)}")
     return path.rename(doomed)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from zeropull.imagecache.layout import (
     generation_layer,
     read_generation_index,
 )
-from zeropull.layers.layout import layer_directory, read_layer_index
+from zeropull.layers.layout import TEMPORARY_PREFIX, layer_directory, read_layer_index
 from zeropull.layers.verify import verify_metadata
-from zeropull.nodeagent.disk import touch
+from zeropull.linux.removal import try_remove_tree
+from zeropull.nodeagent.disk import set_aside, touch
 from zeropull.nodeagent.records import AgentRecords
 from zeropull.oci.digests import digest_of
 from zeropull.telemetry import get_logger
@@ -80,17 +82,28 @@ class Catalog:
         return None
 
     def drop(self, chain_id: str, why: str) -> None:
-        """Its bytes are bad: no entry any more, and the volume's copy is never used again."""
+        """The bytes that the layer's entry leads to are bad: it has no entry any more. The node's
+        own copy is removed; a volume's copy is never used again."""
         link = layer_directory(self._folder, chain_id)
+        path = self.target(chain_id)
+        if path is not None and self.is_in_store(path):
+            self.drop_own(path, why)
+            return
+        self._drop_of_volume(chain_id, path or link, why)
+
+    def drop_own(self, layer: Path, why: str) -> None:
+        """The bytes of the node's own `layer` are bad: it goes, so that it is pulled again. Mounts
+        of it live on until they are unmounted."""
+        self._note_damage(layer, why)
+        self.forget(layer)
         with contextlib.suppress(FileNotFoundError):
-            self._verified.pop(link.readlink(), None)
-            link.unlink()
-        self._note_damage(link, why)
-        self.dropped.add(chain_id)
-        self._records.save_dropped(self.dropped)
+            doomed = set_aside(layer)
+            # Gigabytes take a while, and nobody waits for it: what a crash leaves of it is removed
+            # when the agent starts.
+            threading.Thread(target=try_remove_tree, args=(doomed,), daemon=True).start()
 
     def forget(self, layer: Path) -> None:
-        """The node's own `layer` is about to go: no entry may lead there."""
+        """The directory `layer` is about to go, or damaged: no entry may lead there."""
         self._verified.pop(layer, None)
         link = self._folder / layer.name
         with contextlib.suppress(FileNotFoundError):
@@ -127,9 +140,17 @@ class Catalog:
                 break
         return found
 
-    def is_own(self, chain_id: str) -> bool:
-        """The layer lies in the node's own store."""
-        return layer_directory(self.layers, chain_id).is_dir()
+    def is_in_store(self, layer: Path) -> bool:
+        """The directory `layer` is of the node's own store, not of a volume."""
+        return layer.parent == self.layers
+
+    def own_layers(self) -> list[Path]:
+        """Layer directories in the node's own store, those without an entry as well. Blocking."""
+        return sorted(p for p in self.layers.iterdir() if not p.name.startswith(TEMPORARY_PREFIX))
+
+    def linked_to(self, found: Mapping[str, FoundLayer]) -> bool:
+        """The entries of all these layers still lead where they were found."""
+        return all(self.target(chain_id) == layer.path for chain_id, layer in found.items())
 
     async def _index(self, volume: VolumeMount) -> GenerationIndex | None:
         try:
@@ -171,12 +192,18 @@ class Catalog:
                 size = await asyncio.to_thread(_verify_layer, path, chain_id, index_digest)
         except (IntegrityError, NotFound, OSError) as error:
             if from_volume:
-                self.drop(chain_id, str(error))
+                self._drop_of_volume(chain_id, path, str(error))
             else:
-                self._note_damage(path, str(error))
+                self.drop_own(path, str(error))
             return None
         self._verified[path] = FoundLayer(path, from_volume, size)
         return self._verified[path]
+
+    def _drop_of_volume(self, chain_id: str, layer: Path, why: str) -> None:
+        self.forget(layer)
+        self._note_damage(layer, why)
+        self.dropped.add(chain_id)
+        self._records.save_dropped(self.dropped)
 
     def _link(self, chain_id: str, target: Path) -> None:
         link = layer_directory(self._folder, chain_id)

@@ -171,8 +171,12 @@ class Ladder:
             first = dict(found) if attempt == 0 else first
             registry_bytes += await self._layer_pull.pull_missing(image, resolved, found)
             refused = await self._adopt(resolved)
-            if not refused:
+            if not refused and self._catalog.linked_to(found):
                 return self._outcome(image, resolved, first, registry_bytes)
+            if not refused:
+                # A layer was found damaged meanwhile: containerd has to let go of its mount.
+                self.spoil(image.manifest_digest, resolved.reference)
+                await self._release(image.manifest_digest)
             # The plugin checks each layer again before it mounts it: believe it, once.
             for chain_id in refused[:1]:
                 first.pop(chain_id, None)

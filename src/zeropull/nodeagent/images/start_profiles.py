@@ -147,8 +147,7 @@ class StartProfiles:
         quiet = self._starts.quiet_wait(VERIFY_PATIENCE_S)
         done = await asyncio.to_thread(self._verify, profile, quiet)
         for chain_id, reason in done.bad.items():
-            if not self._catalog.is_own(chain_id):
-                self._condemn(chain_id, reason)
+            self._condemn(chain_id, reason)
         log.info(
             "start profile is verified",
             image=image.name,

@@ -190,6 +190,8 @@ def _node_config(
         layer_bytes=settings.layer_bytes,
         layer_entries=settings.layer_entries,
         no_new_privileges=settings.no_new_privileges,
+        scrub_interval_s=settings.scrub_interval_s,
+        scrub_bytes_per_s=settings.scrub_bytes_per_s,
         log_level=programs.log_level,
         labels=dict(record.labels),
     )
