@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import threading
 from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
@@ -21,6 +22,9 @@ from zeropull.layers.layout import (
     read_layer_index,
 )
 from zeropull.oci.digests import digest_of
+from zeropull.stopping import check_stop
+
+_BATCH_BLOCKS = 256  # between two looks at `stop`: 64 MiB
 
 
 def verify_metadata(layer_dir: Path, *, digest: str | None = None) -> LayerIndex:
@@ -70,6 +74,24 @@ def verify_blocks(layer_dir: Path, block_range: Sequence[int] | None = None) -> 
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
     return len(blocks)
+
+
+def verify_layer(layer_dir: Path, chain_id: str, stop: threading.Event | None = None) -> LayerIndex:
+    """Check all of the layer `chain_id`, every block of its data too.
+
+    Raises:
+        NotFound: no such layer.
+        IntegrityError: some of it is not what it should be, or it is another layer.
+        Unavailable: `stop` was set.
+    """
+    index = verify_metadata(layer_dir)
+    if index.chain_id != chain_id:
+        raise IntegrityError(f"{layer_dir} holds the layer {index.chain_id}, expected {chain_id}")
+    blocks = range(index.data.blocks)
+    for start in range(0, len(blocks), _BATCH_BLOCKS):
+        check_stop(stop)
+        verify_blocks(layer_dir, blocks[start : start + _BATCH_BLOCKS])
+    return index
 
 
 def _open_uncached(path: Path) -> FileIO:

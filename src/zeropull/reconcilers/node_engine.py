@@ -103,6 +103,7 @@ class NodeEngine:
                 shape=self._shape_or_none(instance.instance_type),
                 image_path=self._image_path(view.endpoint, instance),
                 waits=self._caches.waits_for(instance),
+                suspects=self._caches.suspects_of(instance),
             )
             self._exchange.publish_assignment(assignment, now_s)
 

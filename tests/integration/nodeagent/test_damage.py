@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.integration.nodeagent.conftest import (
     mounted,
     probe,
     push,
+    running_fleet,
 )
 from zeropull.controlapi.messages import (
     CopyReport,
@@ -94,6 +96,58 @@ async def test_a_bad_block_found_later_replaces_the_container(
     assert report.images[0].dropped_layers == (chain,)
     link = second.disk / "catalog" / hex_of(chain)
     assert link.readlink() == second.disk / "layers" / hex_of(chain)
+
+
+async def test_a_bit_that_flips_on_the_nodes_own_disk_is_mended(
+    registry: Registry, server_image: ImageAssignment
+) -> None:
+    async with running_fleet(registry, scrub_interval_s=1.0, scrub_bytes_per_s=0) as fleet:
+        node = await fleet.launch()
+        node.assign(assignment_of(server_image, copy_of(server_image, "first")))
+        await node.until_copy("first", CopyState.HEALTHY)
+        report = await node.until(lambda r: bool(r.images) and r.images[0].complete)
+        top = report.images[0].chain_ids[-1]
+        data = node.disk / "layers" / hex_of(top) / "data.erofs"
+        good, inode = data.read_bytes(), data.stat().st_ino
+        with data.open("r+b") as file:  # under the mount of the container that runs
+            file.seek(len(good) - 1)
+            file.write(bytes([good[-1] ^ 1]))
+        report = await node.until(
+            lambda report: (
+                report.copies[0].restarts == 1 and report.copies[0].state is CopyState.HEALTHY
+            ),
+            60.0,
+        )
+        assert data.read_bytes() == good
+        assert data.stat().st_ino != inode
+        assert report.images[0].dropped_layers == (), "no volume is to blame"
+        link = node.disk / "catalog" / hex_of(top)
+        assert link.readlink() == data.parent
+
+
+async def test_a_suspected_layer_is_verified_without_waiting_for_a_pass(
+    registry: Registry, server_image: ImageAssignment
+) -> None:
+    async with running_fleet(registry, scrub_interval_s=0.0) as fleet:
+        node = await fleet.launch()
+        assignment = assignment_of(server_image, copy_of(server_image, "first"))
+        node.assign(assignment)
+        await node.until_copy("first", CopyState.HEALTHY)
+        report = await node.until(lambda r: bool(r.images) and r.images[0].complete)
+        low = report.images[0].chain_ids[0]
+        data = node.disk / "layers" / hex_of(low) / "data.erofs"
+        good = data.read_bytes()
+        with data.open("r+b") as file:
+            file.seek(len(good) - 1)
+            file.write(bytes([good[-1] ^ 1]))
+        node.assign(dataclasses.replace(assignment, suspect_layers=(low,)))
+        await node.until(
+            lambda report: (
+                report.copies[0].restarts == 1 and report.copies[0].state is CopyState.HEALTHY
+            ),
+            60.0,
+        )
+        assert data.read_bytes() == good
 
 
 async def test_copies_that_start_together_download_image_and_model_once(

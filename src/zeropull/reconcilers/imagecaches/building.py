@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
-from zeropull.errors import DiskFull, NotFound, ZeropullError
+from zeropull.errors import DiskFull, IntegrityError, NotFound, ZeropullError
 from zeropull.imagecache.generations import GenerationStore, PublishedGeneration, Removed
 from zeropull.imagecache.layout import generation_layer
 from zeropull.layers.layout import layer_directory
+from zeropull.layers.verify import verify_layer
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.protocol import Provider
 from zeropull.reconcilers.imagecaches.planning import (
@@ -53,10 +55,19 @@ class GenerationBuilder:
         self._image_of = image
         self._clock = clock
         self._not_before_s: dict[str, float] = {}
+        self._suspects: dict[str, set[str]] = {}
 
     def may_build(self, uid: str, now_s: float) -> bool:
         """False for a while after a build that failed."""
         return now_s >= self._not_before_s.get(uid, 0.0)
+
+    def suspects(self, instance_id: str) -> frozenset[str]:
+        """Chain IDs of layers that were damaged when they were collected from the node."""
+        return frozenset(self._suspects.get(instance_id, ()))
+
+    def forget_all_but(self, instance_ids: Collection[str]) -> None:
+        for instance_id in self._suspects.keys() - instance_ids:
+            del self._suspects[instance_id]
 
     async def build(self, uid: str, build: Build) -> None:
         record = self._store.require(ImageCacheRecord, uid).document
@@ -124,8 +135,7 @@ class GenerationBuilder:
                 if damaged and chain_id not in build.bad_layers:
                     for generation in damaged:
                         source = generation_layer(Path(generation.path), chain_id)
-                        if source.is_dir():
-                            await self._link(source, into)
+                        if source.is_dir() and await self._link(source, chain_id, into):
                             layers[chain_id] = into
                             break
                 if chain_id in layers:
@@ -148,17 +158,53 @@ class GenerationBuilder:
     async def _drop(self, uid: str, number: int) -> Removed:
         return await run_stoppable(lambda _: self._generations.remove(uid, number))
 
-    async def _link(self, source: Path, into: Path) -> None:
+    async def _link(self, source: Path, chain_id: str, into: Path) -> bool:
+        """Take a layer of a damaged generation, if it is a good one."""
         await run_stoppable(lambda stop: link_layer(source, into, stop))
+        try:
+            await self._verify(chain_id, into)
+        except (IntegrityError, NotFound) as error:
+            log.warning("layer of a damaged generation not taken", reason=error.reason)
+            return False
+        return True
 
     async def _collect(self, instance_ids: tuple[str, ...], chain_id: str, into: Path) -> None:
+        """Bring the layer from the first node that has a good copy. The nodes with a bad one are
+        suspected from now on: they verify theirs and pull it again.
+
+        Raises:
+            IntegrityError: each node that has the layer has a bad copy.
+            NotFound: no node has it.
+        """
+        refused = []
         for instance_id in instance_ids:
             try:
                 await self._provider.collect_layer(instance_id, chain_id, into)
-                return
+                await self._verify(chain_id, into)
             except NotFound:
                 continue
+            except IntegrityError as error:
+                log.warning("layer of a node not taken", node=instance_id, reason=error.reason)
+                refused.append(f"{instance_id}: {error}")
+                self._suspects.setdefault(instance_id, set()).add(chain_id)
+                continue
+            self._suspects.get(instance_id, set()).discard(chain_id)
+            return
+        if refused:
+            raise IntegrityError(
+                f"layer {chain_id} is damaged on every node that has it ({'; '.join(refused)}): "
+                "they pull it again"
+            )
         raise NotFound(f"no node of the endpoint has pulled layer {chain_id}")
+
+    async def _verify(self, chain_id: str, into: Path) -> None:
+        """What is not good is removed: it shares its blocks on the disk with what it was linked
+        from, and would share them with every generation that is built of it."""
+        try:
+            await run_stoppable(lambda stop: verify_layer(into, chain_id, stop))
+        except (IntegrityError, NotFound):
+            await run_stoppable(lambda _: shutil.rmtree(into, ignore_errors=True))
+            raise
 
     async def remove(self, uid: str, numbers: tuple[int, ...]) -> None:
         for number in numbers:

@@ -87,6 +87,10 @@ class CacheController:
         """Manifest digests that another node pulls for the cache."""
         return self._waits.get(instance.instance_id, frozenset())
 
+    def suspects_of(self, instance: Instance) -> frozenset[str]:
+        """Chain IDs of layers that were damaged when they were collected from the node."""
+        return self._builder.suspects(instance.instance_id)
+
     def has_files(self, endpoint_uid: str) -> bool:
         stored = self._store.get(ImageCacheRecord, endpoint_uid)
         return stored is not None and stored.document.state is not CacheState.PURGED
@@ -111,7 +115,9 @@ class CacheController:
             )
             if leaving:
                 self._start(f"purge {record.endpoint_uid}", self._purge(record))
-        self._volumes.forget_all_but({i.instance_id for view in views for i in view.instances})
+        instances = {i.instance_id for view in views for i in view.instances}
+        self._volumes.forget_all_but(instances)
+        self._builder.forget_all_but(instances)
         self._forget_old_purges()
 
     def _reconcile_endpoint(self, view: View, now_s: float) -> None:

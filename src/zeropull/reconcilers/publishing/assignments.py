@@ -60,8 +60,10 @@ class AssignmentBuilder:
         shape: MachineShape | None,
         image_path: ImagePath,
         waits: Collection[str],
+        suspects: Collection[str] = (),
     ) -> NodeAssignment:
-        """The node's whole assignment; `waits`: manifest digests that another node is pulling."""
+        """The node's whole assignment. `waits`: manifest digests that another node is pulling;
+        `suspects`: chain IDs of its layers that were damaged when they were collected."""
         # What a copy may come back to stays, though none of it runs now: without a name in the
         # assignment the node would let go of the image. What a node holds that has not reported
         # yet, since this control plane is younger, nobody knows: it may be all.
@@ -100,6 +102,7 @@ class AssignmentBuilder:
             ),
             images=tuple(images),
             copies=tuple(copies),
+            suspect_layers=tuple(sorted(suspects)),
         )
 
     def _copy(self, copy: CopyRecord, source: _Source, limits: ResourceLimits) -> CopyAssignment:
