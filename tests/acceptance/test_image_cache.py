@@ -15,6 +15,7 @@ from tests.acceptance.serving import GPU, Load, Server, running_server, wait_unt
 from tests.fixtures.images import push_image
 from tests.fixtures.mounting import mounts_under
 from tests.fixtures.registry import USERNAME, Registry, running_registry
+from zeropull.layers.verify import verify_layer
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,34 @@ def test_a_flipped_byte_in_a_generation_is_noticed_and_the_image_pulled(
     assert fetched, f"{server.image_stage(name)}\n{server.log()}"
     for _ in range(4):  # both instances take their turns
         assert server.invoke(name) == b"hello"
+
+
+def flip_on_the_disk(path: Path) -> None:
+    """Flip a bit of the last byte in its inode, and so in every hard link of it."""
+    with path.open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)
+        file.seek(-1, 2)
+        file.write(bytes([last[0] ^ 1]))
+
+
+def test_a_bit_that_flips_under_node_and_generation_is_gone_from_the_next_generation(
+    server: Server, registry: Registry
+) -> None:
+    """Both have the layer in one inode: what is built of the node's copy is as bad as it."""
+    server.deploy("inode", f"{registry.address}/server:1", GPU)
+    server.wait_served("inode")
+    first = server.wait_cached("inode")
+    data = max(first.rglob("data.erofs"), key=lambda path: path.stat().st_size)
+    chain_id = f"sha256:{data.parent.name}"
+    verify_layer(data.parent, chain_id)
+    flip_on_the_disk(data)
+    server.scale_and_wait("inode", 2)  # the new node has the generation mounted, and verifies it
+
+    newest = server.wait_cached("inode", generation=2)
+    verify_layer(newest / "layers" / data.parent.name, chain_id)
+    for _ in range(4):
+        assert server.invoke("inode") == b"hello"
 
 
 def test_a_tag_that_moved_concerns_new_deployments_only(server: Server, registry: Registry) -> None:

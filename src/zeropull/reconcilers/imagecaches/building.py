@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
@@ -14,6 +13,7 @@ from zeropull.imagecache.generations import GenerationStore, PublishedGeneration
 from zeropull.imagecache.layout import generation_layer
 from zeropull.layers.layout import layer_directory
 from zeropull.layers.verify import verify_layer
+from zeropull.linux.removal import try_remove_tree
 from zeropull.oci.images import ResolvedImage
 from zeropull.providers.protocol import Provider
 from zeropull.reconcilers.imagecaches.planning import (
@@ -203,7 +203,7 @@ class GenerationBuilder:
         try:
             await run_stoppable(lambda stop: verify_layer(into, chain_id, stop))
         except (IntegrityError, NotFound):
-            await run_stoppable(lambda _: shutil.rmtree(into, ignore_errors=True))
+            await asyncio.to_thread(try_remove_tree, into)
             raise
 
     async def remove(self, uid: str, numbers: tuple[int, ...]) -> None:
