@@ -257,13 +257,23 @@ class Server(Served):
         return int(text.split()[0])
 
     def child_pid(self, daemon: str) -> int:
-        """Of the supervisor: control_plane or gateway."""
+        """Of the supervisor: control_plane, or the gateway that serves."""
+        return self.serving_gateway() if daemon == "gateway" else self.child_pids(daemon)[0]
+
+    def child_pids(self, daemon: str) -> list[int]:
+        """Of the supervisor; a gateway that waits to follow is one, too."""
         assert self.process is not None
-        return next(
+        return [
             pid
             for pid, parent, command in processes()
             if parent == self.process.pid and f"zeropull.daemons.{daemon}" in command
-        )
+        ]
+
+    def serving_gateway(self) -> int:
+        """The newest one that can be asked; one that waits cannot."""
+        sockets = self.names.run_dir.glob("gateway-*.sock")
+        newest = max(sockets, key=lambda path: path.stat().st_mtime)
+        return int(newest.stem.removeprefix("gateway-"))
 
     def shims(self, instance_id: str) -> dict[int, list[int]]:
         """Process id of each shim of an instance, with those of its container's first process."""

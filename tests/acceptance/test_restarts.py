@@ -89,11 +89,13 @@ def test_sigterm_detaches_and_the_next_start_adopts_every_container(server: Serv
 
 def test_a_killed_supervisor_leaves_the_containers_to_the_next_start(server: Server) -> None:
     containers = server.container_pids("kept")
-    children = [server.child_pid(name) for name in ("control_plane", "gateway")]
+    control_plane, gateway = server.child_pid("control_plane"), server.child_pid("gateway")
     assert server.process is not None
     server.process.kill()
     server.process.wait(10)
-    wait_until("its children are gone", lambda: not any(is_running(pid) for pid in children))
+    wait_until("the control plane has detached", lambda: not is_running(control_plane))
+    assert is_running(gateway)
+    assert server.answers("kept")
     server.start()
     come_back(server)
     assert server.container_pids("kept") == containers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from tests.fixtures.registry import Registry
 from tests.fixtures.relay import free_port
 from tests.fixtures.systemd import Manager, user_manager
 
-UNIT = Path(__file__).resolve().parents[2] / "packaging/zeropull.service"
+PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
+UNIT, SOCKET = PACKAGING / "zeropull.service", PACKAGING / "zeropull.socket"
 MOUNTS = f"/proc/{os.getpid()}/ns/mnt"  # the manager has a mount namespace of its own
 
 
@@ -24,7 +26,8 @@ class UnitServer(Server):
     """`zeropull serve` as the unit starts it."""
 
     def __init__(self, folder: Path, manager: Manager) -> None:
-        serve = {"state_dir": str(folder / "state"), "port": free_port()}
+        self.port = free_port()
+        serve = {"state_dir": str(folder / "state"), "port": self.port}
         super().__init__(folder, serve=serve)
         self.manager = manager
         command = f"{sys.executable} -m zeropull.cli.main serve --config {self.config}"
@@ -48,6 +51,9 @@ class UnitServer(Server):
 
     def main_pid(self) -> int:
         return int(self.manager.show(UNIT.name, "MainPID"))
+
+    def is_active(self) -> bool:
+        return self.manager.show(UNIT.name, "ActiveState") == "active"
 
 
 @pytest.fixture
@@ -94,3 +100,30 @@ def test_containers_outlive_a_stop_and_a_crash_but_not_zeropull_stop(
     assert server.manager.show(UNIT.name, "Result") == "success"
     assert not any(is_running(pid) for pid in containers)
     assert server.left_behind() == {}
+
+
+def test_with_the_socket_unit_a_client_waits_while_nothing_runs(tmp_path: Path) -> None:
+    with user_manager() as manager:
+        server = UnitServer(tmp_path, manager)
+        there = f"127.0.0.1:{server.port}"
+        manager.install(SOCKET, f"[Socket]\nListenStream=\nListenStream={there}\n")
+        manager.control("start", SOCKET.name)
+        try:
+            # Nothing of zeropull has run yet: the request waits in systemd's socket, and starts it.
+            with urllib.request.urlopen(f"http://{there}/healthz", timeout=120) as answer:
+                assert answer.status == 200
+            assert server.is_active()
+            server.connect()
+            server.end()
+            server.start()
+            assert server.answers_api()
+            server.cli("stop")
+            wait_until("the unit has ended", lambda: not server.is_active())
+            with urllib.request.urlopen(f"http://{there}/healthz", timeout=120) as answer:
+                assert answer.status == 200
+        finally:
+            manager.control("stop", SOCKET.name)
+            server.end()
+            server.cli("stop")
+        assert server.left_behind() == {}
+        assert server.everything() == set()

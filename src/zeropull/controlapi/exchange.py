@@ -23,6 +23,7 @@ from zeropull.controlapi.messages import (
     Routes,
 )
 
+GATEWAY_REMEMBERED_S = 3600.0  # after its last report; decisions ignore it much sooner
 MAX_READINGS = 100_000  # bounds the readings kept for a consumer that is not there (yet)
 
 Report = TypeVar("Report")
@@ -105,6 +106,12 @@ class Exchange:
         before = self.gateways.get(report.gateway_id)
         self._readings.extend(report.readings)
         del self._readings[:-MAX_READINGS]
+        if report.leaving:
+            self._halves.pop(report.gateway_id, None)
+            self.gateways.pop(report.gateway_id, None)
+            self.reported.set()
+            return
+        self._forget_silent_gateways(now_s)
         self._halves[report.gateway_id] = report.halves
         kept = dataclasses.replace(report, readings=(), halves=())
         self.gateways[report.gateway_id] = Received(kept, now_s, self._monotonic())
@@ -114,6 +121,12 @@ class Exchange:
             self.reported.set()
         if _waiting_queues(kept) - (_waiting_queues(before.report) if before else set()):
             self.held.set()
+
+    def _forget_silent_gateways(self, now_s: float) -> None:
+        """Each process of a gateway has an ID of its own: those that were killed add up."""
+        for gateway_id, received in list(self.gateways.items()):
+            if now_s - received.received_s > GATEWAY_REMEMBERED_S:
+                del self.gateways[gateway_id]
 
     def take_readings(self) -> list[CopyReading]:
         """Every reading since the last call; each is handed out once."""

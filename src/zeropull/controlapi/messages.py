@@ -336,3 +336,4 @@ class GatewayReport:
     halves: tuple[CopyReading, ...] = ()
     waiting: tuple[WaitingRequests, ...] = ()  # queues in which somebody waits
     routes_epoch: str = ""  # of the routes applied; "" from gateways of 0.1.0
+    leaving: bool = False  # its last report: nothing of it is there any more

@@ -1,7 +1,8 @@
 """`zeropull serve`: starts the control plane and the gateway and keeps them alive.
 
 SIGINT tears everything down, SIGTERM detaches: containers keep running, and the next start adopts
-them. The children get SIGTERM when the supervisor is killed, so that they detach with it.
+them. The gateway goes on serving them, until the next start's gateway serves the same sockets. The
+control plane gets SIGTERM when the supervisor is killed, so that it detaches with it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from pathlib import Path
 
 from zeropull.admin.client import AdminClient
 from zeropull.backoff import Backoff
+from zeropull.daemons import listening
+from zeropull.daemons.gateway_keeper import GatewayKeeper
+from zeropull.daemons.handover import RunningGateway, stop_gateways
 from zeropull.daemons.settings_file import write_settings
 from zeropull.errors import Conflict, Unavailable
 from zeropull.linux.files import replace_file
@@ -57,9 +61,10 @@ class Supervisor:
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _only_one(run_dir / "supervisor.pid"):
             self._handle_signals()
-            await _refuse_taken_port(self._settings)
+            earlier = RunningGateway.find(run_dir)
+            sockets = await _client_port(self._settings, earlier)
+            self._settings = _listening_there(self._settings, sockets)
             _make_private_folders(self._settings)
-            (run_dir / "address").unlink(missing_ok=True)
             (run_dir / REFUSAL_FILE).unlink(missing_ok=True)
             write_settings(self._settings)
             async with asyncio.TaskGroup() as tasks:
@@ -68,20 +73,27 @@ class Supervisor:
                     # The operator's word is for this state only, not for one that is lost later.
                     self._settings = replace(self._settings, fresh_state=False)
                     self._mend_settings()
-                    gateway = tasks.create_task(self._keep("gateway"))
-                    announcer = tasks.create_task(self._announce_address())
+                    keeper = GatewayKeeper(
+                        self._settings.settings_file, sockets, self._mend_settings
+                    )
+                    gateway = tasks.create_task(keeper.run())
+                    follower = tasks.create_task(self._follow(keeper, earlier))
                     await self._stop.wait()
-                    announcer.cancel()
+                    follower.cancel()
                     gateway.cancel()
                     await asyncio.wait({gateway})
+                    if self._signal is signal.SIGINT:
+                        await keeper.stop(STOP_TIMEOUT_S)
+                    else:
+                        keeper.let_go()
+                if self._signal is signal.SIGINT:
+                    await asyncio.to_thread(stop_gateways, run_dir, STOP_TIMEOUT_S)
                 is_empty = await self._tear_down_if_asked()
                 control.cancel()
             if self._signal is signal.SIGINT and not is_empty:
                 is_empty = await self._tear_down_alone()
         if is_empty:
             shutil.rmtree(run_dir, ignore_errors=True)
-
-    # ------------------------------------------------------------------------------ private
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -154,17 +166,13 @@ class Supervisor:
             path = self._settings.run_dir / REFUSAL_FILE
             raise Conflict(path.read_text(encoding="utf-8", errors="replace"))
 
-    async def _announce_address(self) -> None:
-        path = self._settings.run_dir / "address"
-        while not path.exists():  # noqa: ASYNC110 - another process writes it
-            await asyncio.sleep(0.05)
-        address = path.read_text(encoding="ascii").strip()
-        # With port 0 the first gateway has chosen: one that replaces it must listen there again.
-        port = int(address.rpartition(":")[2])
-        serve = replace(self._settings.serve, port=port)
-        self._settings = replace(self._settings, serve=serve)
-        write_settings(self._settings)
-        self._announce(address)
+    async def _follow(self, keeper: GatewayKeeper, earlier: list[RunningGateway]) -> None:
+        """Once the new gateway serves, earlier ones accept nothing more: then say where it is."""
+        await keeper.serving.wait()
+        for gateway in earlier:
+            await asyncio.to_thread(gateway.drain)
+        host, port = self._settings.serve.host, self._settings.serve.port
+        self._announce(f"{host}:{port}")
 
     async def _tear_down_if_asked(self) -> bool:
         """True when nothing runs any more, so that the run directory can go: what is left of an
@@ -207,6 +215,7 @@ def tear_down_without_supervisor(settings: Settings) -> None:
     settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one(settings.run_dir / "supervisor.pid"):
         write_settings(with_token(settings))
+        stop_gateways(settings.run_dir, STOP_TIMEOUT_S)
         # Only here: `zeropull serve` itself never loads what its children do.
         from zeropull.daemons import control_plane
 
@@ -243,30 +252,54 @@ def with_token(settings: Settings) -> Settings:
     return replace(settings, gateway_token=token)
 
 
-async def _refuse_taken_port(settings: Settings) -> None:
-    """Raises:
-    Conflict: somebody else listens there; the gateway of a killed supervisor gets some time to go.
+async def _client_port(settings: Settings, earlier: list[RunningGateway]) -> list[socket.socket]:
+    """The sockets of the client port: systemd's, an earlier gateway's, or new ones.
+
+    Raises:
+        Conflict: somebody else listens there; one that goes gets some time for it.
     """
+    host, port = settings.serve.host, settings.serve.port
+    if passed := listening.sockets_from_systemd(os.environ, os.getpid()):
+        return passed
     loop = asyncio.get_running_loop()
     deadline = loop.time() + PORT_TIMEOUT_S
-    host, port = settings.serve.host, settings.serve.port
-    while True:
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            family, kind, protocol, _, address = found[0]
-            with socket.socket(family, kind, protocol) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                trial.bind(address)
-                trial.listen(1)
-            return
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE and loop.time() < deadline:
+    try:
+        for gateway in earlier:
+            if (found := await asyncio.to_thread(_taken_over, gateway, host, port)) is not None:
+                return found
+        while True:
+            try:
+                return listening.bind_sockets(host, port)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or loop.time() > deadline:
+                    raise
                 await asyncio.sleep(0.1)
-                continue
-            raise Conflict(
-                f"cannot listen on {host}:{port} ({error.strerror or error}): choose another with "
-                "--host and --port; --port 0 takes any free one"
-            ) from error
+    except OSError as error:
+        raise Conflict(
+            f"cannot listen on {host}:{port} ({error.strerror or error}): choose another with "
+            "--host and --port; --port 0 takes any free one"
+        ) from error
+
+
+def _taken_over(gateway: RunningGateway, host: str, port: int) -> list[socket.socket] | None:
+    """Its sockets; None when it listens elsewhere, and drains, or does not answer."""
+    try:
+        found = gateway.sockets()
+    except Unavailable as error:
+        log.warning("an earlier gateway is ended", reason=error.reason)
+        gateway.stop(0.0)
+        return None
+    if found and listening.listen_on(found, host, port):
+        return found
+    listening.close_all(found)
+    gateway.drain()
+    return None
+
+
+def _listening_there(settings: Settings, sockets: list[socket.socket]) -> Settings:
+    """With port 0 the first `serve` has chosen; systemd's sockets are where its unit says."""
+    host, port = listening.address_of(sockets)
+    return replace(settings, serve=replace(settings.serve, host=host, port=port))
 
 
 def _make_private_folders(settings: Settings) -> None:

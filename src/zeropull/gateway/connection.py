@@ -20,6 +20,9 @@ from zeropull.gateway.whole_request import KnownHead
 
 MAX_HEAD_BYTES = 64 * 1024
 IDLE_S = 75.0  # a connection without a request is closed after this long
+# The same while another gateway serves the port. Long enough that hardly a client sends its next
+# request in the very moment of the end.
+DRAINED_IDLE_S = 10.0
 SILENCE_S = 60.0  # so is one that stays silent in the middle of a request
 # Nor may a client keep a connection by sending a byte now and then.
 HEAD_S = 30.0  # a request's head arrives within this
@@ -62,6 +65,7 @@ class ClientConnection(asyncio.Protocol):
         "_throttled",
         "active_s",
         "closed",
+        "closing",
         "current",
         "handler",
         "transport",
@@ -75,6 +79,7 @@ class ClientConnection(asyncio.Protocol):
         self.current: Request | None = None
         self.handler: Handler | None = None
         self.closed = False
+        self.closing = False  # the client has been told that this answer is the last one
         self.writable = True
         self.active_s = state.now_s
         self._parser = httptools.HttpRequestParser(self)
@@ -212,8 +217,14 @@ class ClientConnection(asyncio.Protocol):
 
     def refuse(self, request: Request, refusal: Refusal, lines: bytes = b"") -> None:
         """Answer the current request with this error, and these lines in its head."""
-        close = not (request.keep_alive and request.complete)
+        close = self.announce_close(request) or not request.complete
         self._write_refusal(refusal, lines, close=close)
+
+    def announce_close(self, request: Request) -> bool:
+        """Whether the answer's head must say that the connection ends with it."""
+        if not request.keep_alive or self._state.draining:
+            self.closing = True
+        return self.closing
 
     def continue_body(self) -> None:
         """Tell a client that asked for it (Expect: 100-continue) to send the body."""
@@ -230,7 +241,7 @@ class ClientConnection(asyncio.Protocol):
         if request is None or self.closed:
             return
         self._throttled = False
-        if not (keep_alive and request.keep_alive) or self._state.stopping:
+        if self.closing or not (keep_alive and request.keep_alive) or self._state.stopping:
             self._ready.clear()
             self._close(request)
             return
@@ -249,7 +260,9 @@ class ClientConnection(asyncio.Protocol):
         elif (self.current is not None and self.current.complete) or self._throttled:
             return
         else:
-            limit_s = IDLE_S if self._reading is None and not self._bytes else SILENCE_S
+            limit_s = SILENCE_S
+            if self._reading is None and not self._bytes:
+                limit_s = DRAINED_IDLE_S if self._state.draining else IDLE_S
             silent = now_s - self.active_s > limit_s or self._is_too_slow(now_s)
         if silent:
             self.transport.abort()

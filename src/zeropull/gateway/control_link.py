@@ -7,6 +7,7 @@ control plane or not.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -39,6 +40,8 @@ class ControlLink:
         self._gateway_id = gateway_id
         self._routes_file = routes_file
         self._delivers = True  # the last report arrived
+        self.keeps_routes = True  # False once a successor does
+        self._routed = asyncio.Event()  # there have been routes
         self._urgent = asyncio.Event()  # routes were applied, or a request waits for a first copy
         gateway.state.first_held = self._urgent.set
 
@@ -53,8 +56,14 @@ class ControlLink:
                 "kept routes cannot be read", path=str(self._routes_file), reason=str(error)
             )
             return False
-        self._gateway.apply(routes)
+        self._apply(routes)
         return True
+
+    async def wait_for_routes(self, limit_s: float) -> None:
+        """Return when there are routes, and after `limit_s` in any case; `run` runs meanwhile."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._routed.wait()
 
     async def run(self) -> None:
         """Watch and report until cancelled."""
@@ -62,7 +71,7 @@ class ControlLink:
             tasks.create_task(self._watch())
             tasks.create_task(self._report_always())
 
-    async def report(self, *, only_if_busy: bool = False) -> bool:
+    async def report(self, *, only_if_busy: bool = False, leaving: bool = False) -> bool:
         """One report with the readings since the last one; False = not delivered, kept.
 
         `only_if_busy` saves the report of half a second without requests.
@@ -95,6 +104,7 @@ class ControlLink:
             first_response_s={t.copy_id: t.first_response_s for t in targets if t.first_response_s},
             readings=tuple(readings),
             halves=tuple(halves),
+            leaving=leaving,
         )
         try:
             await self._client.report_gateway(report)
@@ -114,14 +124,20 @@ class ControlLink:
                 routes = await self._client.watch_routes(table.version, table.epoch)
             except (Unavailable, AccessDenied) as error:
                 failures += 1
-                log.warning("no routes from the control plane", reason=error.reason)
+                if failures == 1:  # a gateway may be alone for days
+                    log.warning("no routes from the control plane", reason=error.reason)
                 await asyncio.sleep(RETRY.after(failures))
                 continue
             failures = 0
             if routes is not None and _is_newer(routes, self._gateway.state.table):
-                self._gateway.apply(routes)
+                self._apply(routes)
                 self._urgent.set()
-                await asyncio.to_thread(self._keep, routes)
+                if self.keeps_routes:
+                    await asyncio.to_thread(self._keep, routes)
+
+    def _apply(self, routes: Routes) -> None:
+        self._gateway.apply(routes)
+        self._routed.set()
 
     async def _report_always(self) -> None:
         while True:

@@ -230,7 +230,12 @@ class Forwarding:
         )
         if admitted.held:
             start += admitted.cold_start_line()
-        if not admitted.request.keep_alive or (answer is not None and answer.ends_with_connection):
+        if (
+            self._state.draining
+            or not admitted.request.keep_alive
+            or (answer is not None and answer.ends_with_connection)
+        ):
+            self._client.closing = True
             start += b"Connection: close\r\n"
         return start
 

@@ -73,7 +73,7 @@ class OwnPage:
                 body,
                 request_id=self._state.next_request_id(),
                 content_type=content_type,
-                close=not self._request.keep_alive,
+                close=self._client.announce_close(self._request),
             )
         )
         self._client.finished()

@@ -16,6 +16,8 @@ from zeropull.gateway.state import GatewayState
 from zeropull.gateway.upstream import UpstreamConnection
 
 MAX_EARLY_BYTES = 256 * 1024  # of a body may come before the connection stands; then reading stops
+# Status lines of final answers; an interim one (100 to 199) is no answer yet.
+_FINAL = tuple(b"HTTP/1.1 %d" % hundreds for hundreds in range(2, 6))
 CONTROL_PLANE_DOWN = "The control plane does not answer at the moment; try again."
 
 
@@ -121,6 +123,10 @@ class Relay:
     # The connection to the control plane calls these.
 
     def _hand_back(self, data: bytes) -> None:
+        if not self._answered and self._state.draining and data.startswith(_FINAL):
+            status, end, rest = data.partition(b"\r\n")
+            if end and self._client.announce_close(self._request):
+                data = b"%b\r\nConnection: close\r\n%b" % (status, rest)
         self._answered = True
         self._client.write(data)
 
@@ -172,7 +178,7 @@ class Relay:
                 request_id=self._state.next_request_id(),
                 content_type=b"application/x-amz-json-1.1",
                 headers=refusals.error_headers("ServiceUnavailable"),
-                close=not (self._request.complete and self._request.keep_alive),
+                close=self._client.announce_close(self._request) or not self._request.complete,
             )
         )
         self._client.finished()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -28,34 +30,36 @@ class Gateway:
     """Serves one client port. An async context manager: entered = listening, left = stopped.
 
     Leaving it stops accepting, lets what is in flight finish within `settings.stop_grace_s`, and
-    closes the rest.
+    closes the rest. `drain` comes before that where another gateway serves the port already.
     """
 
     def __init__(
         self,
         settings: GatewaySettings,
         *,
-        host: str,
-        port: int,
+        host: str = "",
+        port: int = 0,
+        sockets: Sequence[socket.socket] = (),
         api_socket: str,
         account: str = "000000000000",
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`sockets` that listen already, where the port is not its own; else `host` and `port`."""
         self.state = GatewayState(
             settings, api_socket=api_socket, account=account, clock=clock, monotonic=monotonic
         )
         self._handlers = RequestHandlers(self.state)
         self._host, self._port = host, port
+        self._sockets = sockets
         self._exit = AsyncExitStack()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
     @property
     def address(self) -> tuple[str, int]:
         """Where it really listens."""
-        assert self._server is not None
-        host, port = self._server.sockets[0].getsockname()[:2]
+        host, port = self._servers[0].sockets[0].getsockname()[:2]
         return host, port
 
     @property
@@ -67,9 +71,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.state.tasks)
-            self._server = await loop.create_server(
-                self._accept, self._host, self._port, backlog=BACKLOG
-            )
+            await self._listen()
             stack.push_async_callback(self._stop)
             self._exit = stack.pop_all()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
@@ -82,6 +84,37 @@ class Gateway:
         trace: TracebackType | None,
     ) -> None:
         await self._exit.__aexit__(kind, error, trace)
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        if not self._sockets:
+            made = await loop.create_server(self._accept, self._host, self._port, backlog=BACKLOG)
+            self._servers.append(made)
+        for listening in self._sockets:
+            # The loop closes what it is given; the one that was inherited may be handed on yet.
+            made = await loop.create_server(self._accept, sock=listening.dup(), backlog=BACKLOG)
+            self._servers.append(made)
+
+    def stop_accepting(self) -> None:
+        """Another gateway serves the port.
+
+        Every further answer tells its client that the connection ends with it. A client that
+        does not ask again is not cut off in the middle of asking: its connection ends when it has
+        been idle.
+        """
+        self.state.draining = True
+        for server in self._servers:
+            server.close()
+
+    async def drain(self) -> None:
+        """After `stop_accepting`: return when all clients have gone, or after
+        `settings.drain_timeout_s`."""
+        state, clients = self.state, self.state.clients
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(state.settings.drain_timeout_s):
+                while clients.open:
+                    clients.drained.clear()
+                    await clients.drained.wait()
 
     def apply(self, routes: Routes) -> None:
         """Take over a newer version of the routes; waiting requests start on new copies at once."""
@@ -152,9 +185,8 @@ class Gateway:
 
     async def _stop(self) -> None:
         state, clients = self.state, self.state.clients
-        assert self._server is not None
+        self.stop_accepting()
         state.stopping = state.pools.stopping = True
-        self._server.close()
         for client in list(clients.open):
             client.close_if_idle()
         try:
@@ -170,4 +202,5 @@ class Gateway:
             self._sweeper.cancel()
         state.pools.close_idle(state.table.targets.values())
         state.pools.close_relay()
-        await self._server.wait_closed()
+        for server in self._servers:
+            await server.wait_closed()

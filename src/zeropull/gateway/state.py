@@ -32,6 +32,7 @@ class GatewayState:
         "clock",
         "counters",
         "deadlines",
+        "draining",
         "first_held",
         "known_requests",
         "monotonic",
@@ -62,7 +63,8 @@ class GatewayState:
         self.monotonic = monotonic  # for everything that takes or lasts
         self.now_s = monotonic()  # as of the last sweep: good enough for time-outs
         self.signed = settings.verify_signatures
-        self.stopping = False
+        self.draining = False  # every answer is the last one on its connection
+        self.stopping = False  # connections end where they stand between two requests
         self.tasks = asyncio.TaskGroup()  # the server enters it
         self.readings = ReadingsBacklog()
         self.table = RoutingTable(self.readings.add)

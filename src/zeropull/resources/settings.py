@@ -144,6 +144,7 @@ class GatewaySettings:
     max_buffered_bytes: int = 1 << 30  # request bodies in memory, all together; then 503
     max_connections: int = 10_000  # of clients, open at the same time; more are closed at once
     stop_grace_s: float = 30.0  # requests in flight may finish this long when it stops
+    drain_timeout_s: float = 600.0  # the same beside its successor: the longest stream, and a rest
     verify_signatures: bool = True  # false: anyone may invoke anything (private networks, tests)
 
 

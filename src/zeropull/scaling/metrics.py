@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from zeropull.controlapi.messages import CopyReading, NodeReport
@@ -68,6 +68,7 @@ def publish_readings(
         (gathered.copies if reading.copy_id else gathered.queues).append(reading)
     loads: dict[tuple[Resource, int], LoadSecond] = {}
     for (resource, second), gathered in seconds.items():
+        gathered.copies = _one_per_copy(gathered.copies)
         _publish_concurrency(store, resource, second, gathered)
         _publish_invocations(store, resource, second, gathered)
         everything = gathered.copies + gathered.queues
@@ -77,6 +78,33 @@ def publish_readings(
             copies=len(gathered.copies),
         )
     return loads
+
+
+def _one_per_copy(readings: list[CopyReading]) -> list[CopyReading]:
+    """While one gateway follows another, both send requests to the same copy: what the copy had is
+    the sum of both. The two extremes need not fall together, so that the sum may be too far out."""
+    by_copy: dict[str, CopyReading] = {}
+    for reading in readings:
+        other = by_copy.get(reading.copy_id)
+        by_copy[reading.copy_id] = reading if other is None else _sum(other, reading)
+    return list(by_copy.values())
+
+
+def _sum(one: CopyReading, other: CopyReading) -> CopyReading:
+    return replace(
+        one,
+        in_flight_max=one.in_flight_max + other.in_flight_max,
+        in_flight_min=one.in_flight_min + other.in_flight_min,
+        in_flight_integral=one.in_flight_integral + other.in_flight_integral,
+        invocations=one.invocations + other.invocations,
+        errors_4xx=one.errors_4xx + other.errors_4xx,
+        errors_5xx=one.errors_5xx + other.errors_5xx,
+        model_errors=one.model_errors + other.model_errors,
+        no_capacity=one.no_capacity + other.no_capacity,
+        queue_age_max_s=max(one.queue_age_max_s, other.queue_age_max_s),
+        model_latency_us=one.model_latency_us + other.model_latency_us,
+        overhead_latency_us=one.overhead_latency_us + other.overhead_latency_us,
+    )
 
 
 def half_loads(halves: Iterable[CopyReading]) -> dict[tuple[Resource, int], LoadSecond]:

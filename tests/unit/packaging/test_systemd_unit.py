@@ -11,7 +11,8 @@ import pytest
 
 from zeropull.daemons.supervisor import STOP_TIMEOUT_S
 
-UNIT = Path(__file__).resolve().parents[3] / "packaging/zeropull.service"
+PACKAGING = Path(__file__).resolve().parents[3] / "packaging"
+UNIT = PACKAGING / "zeropull.service"
 CHILDREN = 2  # the gateway and the control plane, one after the other
 
 
@@ -41,16 +42,17 @@ def test_a_crash_is_mended_and_a_stop_is_one(service: configparser.SectionProxy)
     assert service["Delegate"] == "yes"
 
 
-def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["zeropull.service", "zeropull.socket"])
+def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path, name: str) -> None:
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("systemd-analyze is not installed")
     # Verified beside nothing of this machine's own units, whose faults are not ours.
-    copy = tmp_path / UNIT.name
-    copy.write_text(UNIT.read_text(encoding="utf-8"), encoding="utf-8")
+    for unit in PACKAGING.glob("zeropull.*"):
+        shutil.copy(unit, tmp_path)
     verified = subprocess.run(
-        [program, "verify", "--man=no", copy],
+        [program, "verify", "--man=no", tmp_path / name],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    ours = [line for line in verified.stderr.splitlines() if UNIT.name in line]
+    ours = [line for line in verified.stderr.splitlines() if "zeropull" in line]
     assert (verified.returncode, ours) == (0, []), verified.stderr

@@ -67,6 +67,20 @@ def test_concurrency_has_a_sample_per_copy_and_queued_requests_are_shared(
     assert (load.load, load.queue_age_s, load.copies) == (8.0, 1.5, 2)
 
 
+def test_a_copy_that_two_gateways_use_is_one_copy(metrics: MetricStore) -> None:
+    loads = publish_readings(
+        metrics,
+        [
+            reading("c0", in_flight_max=4, in_flight_integral=2.5, invocations=3),
+            reading("c0", in_flight_max=2, in_flight_integral=1.5, invocations=1),
+        ],
+    )
+    assert values(metrics, "ConcurrentRequestsPerModel", "Maximum", 10) == [6.0]
+    assert values(metrics, "InvocationsPerInstance", "Sum") == [4.0]
+    load = loads[Resource(ACCOUNT, "demo", "main"), NOW_S]
+    assert (load.load, load.copies) == (4.0, 1)
+
+
 def test_every_invocation_counts_for_its_share_of_the_instances(metrics: MetricStore) -> None:
     publish_readings(
         metrics, [reading("c0", invocations=6), reading("c1", invocations=2), reading("")]
