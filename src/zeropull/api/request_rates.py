@@ -41,7 +41,7 @@ class RateLimit:
         tokens, counted_s = self._buckets.pop(account, (rate.burst, now_s))
         # A clock that was set back gives nothing and takes nothing.
         tokens = min(rate.burst, tokens + max(0.0, now_s - counted_s) * rate.tokens_per_s)
-        cost = min(rate.burst, 1.0 + body_bytes / rate.bytes_per_token)
+        cost = min(rate.burst, 1.0 + body_bytes // rate.bytes_per_token)
         is_allowed = tokens >= cost
         if len(self._buckets) >= MAX_ACCOUNTS:
             del self._buckets[next(iter(self._buckets))]
