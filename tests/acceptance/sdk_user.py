@@ -1,7 +1,7 @@
-"""What a user of the SageMaker Python SDK runs, in an environment of its own: model, endpoint,
+"""What a user of the SageMaker Python SDK 2 runs, in an environment of its own: model, endpoint,
 prediction, one instance more, and everything deleted. Prints what it saw as one line of JSON.
 
-`python sdkuser.py NAME IMAGE MODEL_DATA`; region, key and endpoints come from the environment.
+`python sdk_user.py NAME IMAGE MODEL_DATA`; region, key and endpoints come from the environment.
 """
 
 from __future__ import annotations

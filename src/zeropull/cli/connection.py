@@ -41,5 +41,6 @@ def connection_lines(settings: Settings, address: str, *, is_private: bool) -> l
         f"zeropull serves on http://{address}; for boto3 and the AWS CLI, paste:",
         *keys,
         f"export AWS_DEFAULT_REGION={settings.serve.region}",
+        f"export AWS_REGION={settings.serve.region}",  # all that the JavaScript SDK reads
         *(f"export AWS_ENDPOINT_URL_{service}=http://{address}" for service in SERVICES),
     ]
