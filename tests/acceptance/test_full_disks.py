@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.acceptance.images import server_image_with
 from tests.acceptance.serving import CPU, GPU, Server, running_server, wait_until
@@ -134,3 +135,68 @@ def test_a_budget_that_is_too_small_is_told_with_the_arithmetic(
         assert "budget" in message
         server.scale_and_wait("thrifty", 2)
         assert server.image_stage("thrifty")["path"] == "fallback"
+
+
+def test_on_a_full_disk_of_the_state_all_is_served_healed_and_deleted(
+    tmp_path: Path, registry: Registry
+) -> None:
+    """The state alone is on the disk; the control plane dies and begins again meanwhile."""
+    disk = tmp_path / "disk"
+    make_disk(tmp_path / "state.img", disk, 400 * MIB)
+    (tmp_path / "zp").mkdir()
+    try:
+        with running_server(tmp_path / "zp", lambda server: lay_apart(server, tmp_path)) as server:
+            server.deploy("held", f"{registry.address}/server:1", CPU)
+            server.wait_served("held")
+            filler = fill(disk, leave_bytes=8 * MIB)
+            eat_all(filler)
+            assert server.answers("held")
+            with pytest.raises(ClientError, match=r"disk of .* is full") as refused:
+                server.make_config("more", f"{registry.address}/server:1")
+            assert refused.value.response["Error"]["Code"] == "ResourceLimitExceeded"
+            assert "is full" in server.cli("status")
+
+            server.kill(server.child_pid("control_plane"))
+            eat_all(filler)
+            wait_until("it answers again", server.answers_api)
+            assert server.sagemaker.list_endpoints()["Endpoints"][0]["EndpointName"] == "held"
+            (instance,) = server.instances("held")
+            agent = server.daemon_pid(instance, "agent")
+            server.kill(agent)
+            wait_until(
+                "the agent is started again",
+                lambda: server.daemon_pid(instance, "agent") not in (0, agent),
+            )
+            server.scale_and_wait("held", 2)
+            assert server.answers("held")
+            server.delete_endpoint("held")
+            log = (server.folder / "log").read_text()
+            assert log.count("process died") == 1
+            assert "Traceback" not in log
+
+            filler.unlink()
+            server.deploy("more", f"{registry.address}/server:1", CPU)
+            server.wait_served("more")
+            assert "is full" not in server.cli("status")
+    finally:
+        if disk.is_mount():
+            detach(disk)
+
+
+def lay_apart(server: Server, folder: Path) -> None:
+    """The state is on `disk`, instances and caches are on another one."""
+    (server.folder / "state").symlink_to(folder / "disk")
+    for name in ("instances", "caches"):
+        (folder / name).mkdir()
+        (server.folder / "state" / name).symlink_to(folder / name)
+
+
+def eat_all(filler: Path) -> None:
+    """What a process takes that writes as long as it can."""
+    with filler.open("ab", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            try:
+                while file.write(b"x" * size):
+                    pass
+            except OSError:
+                continue

@@ -17,7 +17,7 @@ _MIN_FREE_BYTES = 256 << 20
 def refuse_unfit_machine(settings: Settings) -> None:
     """Raises:
     ConfigurationError: the state directory is no folder, or on a file system that cannot do.
-    DiskFull: its disk has no room even for the state.
+    DiskFull: its disk has no room even for a first state.
     Unavailable: the machine lacks what nothing works without; with the remedy.
     """
     state_dir = settings.state_dir
@@ -32,7 +32,8 @@ def refuse_unfit_machine(settings: Settings) -> None:
             "configuration"
         )
     free = shutil.disk_usage(place).free
-    if free < _MIN_FREE_BYTES:
+    # With a state, whoever has filled the disk is to be told by it, and endpoints can be deleted.
+    if free < _MIN_FREE_BYTES and not settings.database.exists():
         raise DiskFull(
             f"the disk of {place} has {free:,} bytes free, and at least {_MIN_FREE_BYTES:,} are "
             "needed to begin: make room, or choose another --state-dir"

@@ -17,6 +17,8 @@ from zeropull.statestore.damage import find_damaged, readable, set_aside
 from zeropull.statestore.reserve import DiskReserve
 
 Row = tuple[Any, ...]
+ROOM_BYTES, MIN_ROOM_BYTES = 4 << 20, 1 << 20
+"""Free pages of the file: some thousand documents. Below the smaller number they are made anew."""
 
 
 class StateFile:
@@ -39,6 +41,7 @@ class StateFile:
         rows = self.query("SELECT kind, revision FROM kinds")
         self.changes = ChangeLog({readable(kind): int(revision) for kind, revision in rows})
         self.set_aside(list(find_damaged(self._connection)))
+        self.keep_room()
 
     def close(self) -> None:
         with self._lock:
@@ -98,6 +101,23 @@ class StateFile:
             set_aside(self.execute, damaged)
             for _, kind, key, _ in damaged:
                 self.note_change(readable(kind), readable(key))
+
+    def keep_room(self) -> None:
+        """Have free pages in the file and in SQLite's log, which nobody else on the disk can take:
+        what the reserve gives up may be taken by whoever has filled the disk."""
+        if self.reserve is None or self.reserve.is_low:
+            return
+        with self._lock, contextlib.suppress(DiskFull):
+            free = self.query("PRAGMA freelist_count")[0][0] * self.query("PRAGMA page_size")[0][0]
+            if free >= MIN_ROOM_BYTES or self._depth:
+                return
+            # Committed in between: pages that are made and freed at once are holes on the disk.
+            with self.transaction():
+                self.execute("CREATE TABLE room (bytes BLOB)")
+                self.execute("INSERT INTO room VALUES (zeroblob(?))", (ROOM_BYTES,))
+            with self.transaction():
+                self.execute("DROP TABLE room")
+            self.query("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _opened(self) -> sqlite3.Connection:
         if self.reserve is not None:

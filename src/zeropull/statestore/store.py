@@ -209,6 +209,7 @@ class Store:
         reason = self.disk_low()
         if reason:
             raise DiskFull(reason)
+        self._file.keep_room()
 
     def disk_low(self) -> str:
         """What is short and the remedy; empty while there is room."""

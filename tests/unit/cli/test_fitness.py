@@ -50,6 +50,8 @@ def test_a_full_disk_is_refused_with_the_arithmetic(
     monkeypatch.setattr(fitness, "_MIN_FREE_BYTES", 1 << 60)
     with pytest.raises(DiskFull, match="bytes free"):
         fitness.refuse_unfit_machine(settings(tmp_path))
+    settings(tmp_path).database.touch()  # a state: its endpoints can be deleted
+    fitness.refuse_unfit_machine(settings(tmp_path))
 
 
 @pytest.mark.parametrize(

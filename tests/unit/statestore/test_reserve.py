@@ -67,3 +67,17 @@ def test_on_a_full_disk_nothing_grows_and_all_else_is_written(
         disk.free = 1 << 30
         store.refuse_growth()
         assert store.disk_low() == ""
+
+
+def test_free_pages_are_kept_in_the_file_itself(disk: SizedDisk, tmp_path: Path) -> None:
+    """Who fills the disk can take what the reserve has given up, but not these."""
+    path = tmp_path / "zeropull.db"
+    with Store.open(path, reserve=disk) as store:
+        size = path.stat().st_blocks
+        assert size * 512 >= 4 << 20
+        for number in range(1000):
+            store.put(ResourceTags(f"arn:{number}", {"k": "v" * 2000}))
+        assert path.stat().st_blocks < 2 * size
+        store.refuse_growth()
+        (count,) = store._file.query("PRAGMA freelist_count")[0]
+        assert count * 4096 >= 1 << 20
