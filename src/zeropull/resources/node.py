@@ -18,7 +18,7 @@ MODEL_LINK_SHARE = 0.2
 # As `zeropull.erofs.tar_layer` has them: far above what real images have.
 LAYER_BYTES = 256 << 30
 LAYER_ENTRIES = 4_000_000
-# At this rate BLAKE3 takes 2 % of a core, and 100 GB of layers take less than an hour.
+# At this rate reading and BLAKE3 take 1 % of a core, and 100 GB of layers take less than an hour.
 SCRUB_BYTES_PER_S = 32 << 20
 SCRUB_INTERVAL_S = 24 * 3600.0
 

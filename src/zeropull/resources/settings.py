@@ -52,7 +52,7 @@ class FleetSettings:
     layer_bytes: int = LAYER_BYTES  # of one layer's tar; more is refused, so that no disk is filled
     layer_entries: int = LAYER_ENTRIES  # of one layer; a million take 500 MB while it is pulled
     scrub_interval_s: float = SCRUB_INTERVAL_S  # a node verifies all its layers so often; 0 = never
-    scrub_bytes_per_s: int = SCRUB_BYTES_PER_S  # read for that: 2 % of a core; 0 = no limit
+    scrub_bytes_per_s: int = SCRUB_BYTES_PER_S  # read for that: 1 % of a core; 0 = no limit
     max_instances: int = 64  # more is refused as missing capacity
     network: str = "198.18.0.0/15"  # every instance gets a free /24 of it (RFC 2544's test network)
     no_new_privileges: bool = False  # true: sudo, ping and other set-uid programs do not work
