@@ -55,6 +55,7 @@ from zeropull.reconcilers.components.slots import placing_shape
 from zeropull.reconcilers.controller import Controller
 from zeropull.reconcilers.imagecaches.controller import CacheController
 from zeropull.reconcilers.node_engine import NodeEngine
+from zeropull.reconcilers.rebooting import boot_id, note_reboot
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Deployment, Endpoint
 from zeropull.resources.instance_types import find_type, make_catalog
@@ -156,6 +157,7 @@ class ControlPlane:
             log.error("credentials not written", error=str(error))
         log.info("default key", access_key_id=key.access_key_id, is_new=is_new)
         await asyncio.to_thread(self.generations.sweep)  # before anything is built
+        note_reboot(self.store, boot_id())  # before anybody can ask what serves
         await asyncio.to_thread(remove_orphaned_caches, self.store, self.generations)
         try:
             async with self.registries.client, contextlib.AsyncExitStack() as servers:

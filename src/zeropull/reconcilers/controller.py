@@ -13,11 +13,13 @@ from zeropull.reconcilers.components.slots import ShapeOf
 from zeropull.reconcilers.effects import Effects
 from zeropull.reconcilers.endpoint_view import Gateways, View
 from zeropull.reconcilers.engine import Engine
+from zeropull.reconcilers.failing import provision_limit_s
 from zeropull.reconcilers.folding import fold_gateways
+from zeropull.reconcilers.guarding import Guard
 from zeropull.reconcilers.imagecaches.controller import CacheController
 from zeropull.reconcilers.observing import Observer
 from zeropull.reconcilers.plan import Draft
-from zeropull.reconcilers.planning import plan_endpoint
+from zeropull.reconcilers.planning import plan_endpoint, plan_removal
 from zeropull.reconcilers.publishing.publisher import RoutePublisher
 from zeropull.reconcilers.resolving import Resolve, Resolver
 from zeropull.reconcilers.silence import Silence
@@ -25,7 +27,7 @@ from zeropull.reconcilers.sweeping import SWEEP_INTERVAL_S, Sweeper
 from zeropull.reconcilers.writing import write_draft
 from zeropull.resources.accounts import StoredKey
 from zeropull.resources.components import InferenceComponent
-from zeropull.resources.endpoints import Endpoint
+from zeropull.resources.endpoints import Endpoint, EndpointStatus
 from zeropull.resources.scaling import ScalableTarget
 from zeropull.resources.settings import Settings
 from zeropull.resources.tags import ResourceTags
@@ -85,6 +87,7 @@ class Controller:
             silence,
             monotonic,
         )
+        self._guard = Guard(settings.endpoints.backoff, monotonic)
         self._routes = RoutePublisher(store, exchange, settings)
         self._effects = Effects(
             store,
@@ -92,6 +95,7 @@ class Controller:
             self._resolver,
             settings=settings.endpoints,
             clock=clock,
+            monotonic=monotonic,
             on_done=self._wake.set,
         )
 
@@ -158,46 +162,79 @@ class Controller:
         gateways = fold_gateways(self._exchange, self._monotonic(), self._settings.route_ack_s)
         views = []
         for stored in self._store.select(Endpoint):
-            view = self._reconcile_endpoint(stored.document, gateways, now_s)
+            view = self._guarded(stored.document, gateways, now_s)
             if view is not None:
                 views.append(view)
         self._caches.reconcile(views, now_s)
         for view in views:
-            self._engine.run_copies(view, now_s)
+            self._run_copies(view, now_s)
         self._routes.publish(views, now_s)
         self._forget_what_is_gone(views)
 
-    def _reconcile_endpoint(
-        self, endpoint: Endpoint, gateways: Gateways, now_s: float
-    ) -> View | None:
-        """The endpoint after this round; None when it is gone."""
-        view = self._observer.observe(endpoint, gateways, now_s)
+    def _guarded(self, endpoint: Endpoint, gateways: Gateways, now_s: float) -> View | None:
+        """The endpoint after this round; None when it is gone. What goes wrong with it stays with
+        it: without it here, its cache and its routes would go."""
+        if not self._guard.may_try(endpoint.key):
+            return self._observer.read(endpoint)
         try:
+            view = self._observer.observe(endpoint, gateways, now_s)
             draft = plan_endpoint(view, now_s, self._settings, self._shape_of)
+            draft.endpoint = self._guard.went_well(draft.endpoint)
+        except Exception as error:
+            self._note_failure(endpoint, error, now_s)
+            view = self._observer.read(endpoint)
+            if endpoint.status not in (EndpointStatus.DELETING, EndpointStatus.FAILED):
+                return view
+            draft = plan_removal(view, now_s)
+        return self._carry_out(view, draft)
+
+    def _carry_out(self, view: View, draft: Draft) -> View | None:
+        try:
             write_draft(self._store, view, draft)
         except Exception as error:
-            # It stays as it is; without it here, its cache and its routes would go.
-            log.error(
-                "endpoint not reconciled",
-                endpoint=endpoint.name,
-                error=str(error),
-                exc_info=None if isinstance(error, ZeropullError) else error,
-            )
+            self._note_failure(view.endpoint, error, draft.now_s)
             return view
         for decision in draft.decisions:
             log.info(decision.message, subject=decision.subject, reason=decision.reason)
         for action in draft.actions:
-            self._effects.start(endpoint.key, action)
+            self._effects.start(view.endpoint.key, action)
         return None if draft.is_gone else _after(view, draft)
+
+    def _run_copies(self, view: View, now_s: float) -> None:
+        try:
+            self._engine.run_copies(view, now_s)
+        except Exception as error:
+            self._note_failure(view.endpoint, error, now_s)
+
+    def _note_failure(self, endpoint: Endpoint, error: Exception, now_s: float) -> None:
+        is_news = not self._guard.has_trouble(endpoint.key) and not isinstance(error, ZeropullError)
+        log.error(
+            "endpoint not reconciled",
+            endpoint=endpoint.name,
+            error=str(error),
+            exc_info=error if is_news else None,  # a traceback is long: once is enough
+        )
+        variants = endpoint.newest.variants if endpoint.newest else ()
+        limits_s = [provision_limit_s(variant, self._settings) for variant in variants]
+        limit_s = max(limits_s, default=self._settings.provision_timeout_s)
+        try:
+            with self._store.transaction():
+                stored = self._store.get(Endpoint, endpoint.key)
+                if stored is not None and stored.document.uid == endpoint.uid:
+                    self._store.put(self._guard.failed(stored.document, error, limit_s, now_s))
+        except Exception as again:  # the store's own trouble, say a full disk: only the log is left
+            log.error("failure not noted", endpoint=endpoint.name, error=str(again))
 
     def _forget_what_is_gone(self, views: list[View]) -> None:
         self._observer.end_round(views)
+        self._guard.forget_all_but({view.endpoint.key for view in views})
         targets = set()
         for view in views:
             for deployment in (view.endpoint.current, view.endpoint.pending):
                 targets |= {deployment.deployment_id} if deployment else set()
             targets |= {v.version_id for c in view.components for v in c.versions}
         self._resolver.forget_all_but(targets)
+        self._effects.forget_all_but(targets | {i.instance_id for v in views for i in v.instances})
 
 
 def _after(view: View, draft: Draft) -> View:
@@ -208,4 +245,5 @@ def _after(view: View, draft: Draft) -> View:
         instances=tuple(draft.instances.values()),
         copies=tuple(draft.copies.values()),
         components=tuple(draft.components.values()),
+        announces=draft.announces,
     )

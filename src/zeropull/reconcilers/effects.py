@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from zeropull.errors import NoCapacity, Unavailable, ZeropullError
@@ -33,6 +33,7 @@ class Effects:
         *,
         settings: EndpointSettings,
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
         on_done: Callable[[], None],
     ) -> None:
         self._store = store
@@ -40,10 +41,12 @@ class Effects:
         self._resolver = resolver
         self._settings = settings
         self._clock = clock
+        self._monotonic = monotonic
         self._on_done = on_done
         self._running = TaskSet[str, None]("effects", limit=MAX_EFFECTS, on_end=self._finished)
         self._effects: dict[str, Effect] = {}  # of what runs
         self._refusals: dict[str, int] = {}
+        self._failures: dict[str, tuple[int, float]] = {}  # in a row, and not before which moment
 
     async def close(self) -> None:
         """Cancel everything and wait; the next start finds in the store what was under way."""
@@ -62,6 +65,8 @@ class Effects:
             if action.effect is Effect.TERMINATE and is_launch:
                 running.cancel()
             return
+        if self._monotonic() < self._failures.get(action.target, (0, 0.0))[1]:
+            return
         if self._running.is_full:
             log.warning("too many effects at once", effect=action.effect, target=action.target)
             return
@@ -78,13 +83,28 @@ class Effects:
     def _finished(self, target: str, error: BaseException | None) -> None:
         effect = self._effects.pop(target)
         if error is not None:
-            log.error("effect failed", effect=effect, target=target, error=str(error))
-            return  # the next round tries again: at once would be without a pause
+            failures = self._failures.get(target, (0, 0.0))[0] + 1
+            retry_s = self._settings.backoff.after(failures)
+            self._failures[target] = (failures, self._monotonic() + retry_s)
+            log.error(
+                "effect failed", effect=effect, target=target, error=str(error), retry_in_s=retry_s
+            )
+            return
+        self._failures.pop(target, None)
         self._on_done()
+
+    def forget_all_but(self, targets: Collection[str]) -> None:
+        kept = frozenset(targets)
+        for target in self._failures.keys() - kept:
+            del self._failures[target]
 
     async def _resolve(self, endpoint_key: str, target: str) -> None:
         # Its registry and its model store may be new to instances that run already.
-        await self._engine.prepare(self._store.require(Endpoint, endpoint_key).document)
+        endpoint = self._store.require(Endpoint, endpoint_key).document
+        try:
+            await self._engine.prepare(endpoint)
+        except Exception as error:  # launches tell of it; a digest needs none of it
+            log.warning("not prepared", endpoint=endpoint.name, error=str(error))
         await self._resolver.run(endpoint_key, target)
 
     async def _launch(self, endpoint_key: str, instance_id: str) -> None:
@@ -144,7 +164,12 @@ class Effects:
         log.warning(kind, instance_id=instance_id, reason=error.reason, retry_in_s=delay_s)
 
     async def _terminate(self, instance_id: str) -> None:
-        await self._engine.terminate(instance_id)
+        try:
+            await self._engine.terminate(instance_id)
+        except Exception as error:
+            text = f"it cannot be ended yet: {error}"
+            self._store.update(Instance, instance_id, lambda i: replace(i, failure=text))
+            raise
         now_s = self._clock()
         with self._store.transaction():
             for stored in self._store.select(CopyRecord, instance_id=instance_id):

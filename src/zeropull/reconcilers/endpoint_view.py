@@ -50,6 +50,7 @@ class Gateways:
     in_flight: dict[str, int] = field(default_factory=dict)
     routed_s: dict[str, float] = field(default_factory=dict)
     first_response_s: dict[str, float] = field(default_factory=dict)
+    serving: frozenset[tuple[str, str]] = frozenset()  # endpoints that they serve: account, name
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class View:
     gateways: Gateways = field(default_factory=Gateways)
     lost: dict[str, str] = field(default_factory=dict)
     unhealthy_since_s: dict[str, float] = field(default_factory=dict)
+    resolve_waits: dict[str, str] = field(default_factory=dict)  # why digests are waited for
+    announces: bool = False  # the routes are to say that it serves, before its status does
     resolve_failures: dict[str, str] = field(default_factory=dict)
     stopped: frozenset[str] = frozenset()
     alarms: frozenset[str] = frozenset()  # names of alarms in ALARM
@@ -113,6 +116,15 @@ class View:
             and self.runs(instance)
             and self._is_routed(copy)
         )
+
+    def is_heard(self, instance: Instance) -> bool:
+        """It has said something since this control plane started."""
+        return instance.instance_id in self.cached
+
+    @property
+    def is_announced(self) -> bool:
+        """Every gateway has applied routes by which the endpoint serves."""
+        return (self.endpoint.account, self.endpoint.name) in self.gateways.serving
 
     def in_flight(self, instance: Instance) -> int:
         return sum(self.gateways.in_flight.get(c.copy_id, 0) for c in self.copies_on(instance))

@@ -27,6 +27,8 @@ _MODEL = (
 _CAPACITY = "Unable to provision requested ML compute capacity for production variant {variant}."
 _INTERNAL = "Request to service failed for production variant {variant}."
 
+_UNFORESEEN = "Request to service failed, by an error that nobody foresaw:"
+
 _TEXTS = {
     FailureKind.IMAGE_NOT_FOUND: _IMAGE,
     FailureKind.REGISTRY_UNREACHABLE: _IMAGE,
@@ -68,6 +70,11 @@ def capacity_failure(variant: str, message: str) -> str:
 def instance_failure(variant: str, message: str) -> str:
     """The reason when instances died again and again."""
     return _joined(_INTERNAL.format(variant=variant), message)
+
+
+def unforeseen_failure(message: str) -> str:
+    """The reason when an error came that nobody foresaw."""
+    return _joined(_UNFORESEEN, message)
 
 
 def is_worth_retrying(copy: CopyRecord) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.messages import CopyReport, CopyState
 from zeropull.reconcilers.endpoint_view import Gateways
+from zeropull.resources.endpoints import EndpointStatus
 from zeropull.resources.instances import (
     CopyIntent,
     CopyRecord,
@@ -43,10 +44,18 @@ def fold_gateways(exchange: Exchange, monotonic_s: float, silent_s: float) -> Ga
             in_flight[copy_id] = in_flight.get(copy_id, 0) + count
         _keep_earliest(routed_s, report.routed_at_s)
         _keep_earliest(first_response_s, report.first_response_s)
+    told = published is None or all(
+        exchange.told(published, r.routes_version, r.routes_epoch) for r in heard
+    )
+    serving = frozenset(
+        (route.account, route.name)
+        for route in (published.endpoints if published and told and heard else ())
+        if route.status == EndpointStatus.IN_SERVICE
+    )
     return Gateways(
         up=bool(heard),
-        acknowledged=published is None
-        or all(exchange.told(published, r.routes_version, r.routes_epoch) for r in heard),
+        acknowledged=told,
+        serving=serving,
         in_flight=in_flight,
         routed_s=routed_s,
         first_response_s=first_response_s,

@@ -71,11 +71,25 @@ class Observer:
             lost=self._lost(instances, seen),
             unhealthy_since_s=self._unhealthy_since_s(copies, now_s),
             resolve_failures=self._resolver.failures,
+            resolve_waits=self._resolver.waiting,
             stopped=frozenset().union(*(each.stopped for each in seen.values())),
             has_cache=self._has_cache(uid),
             alarms=rollback_alarms(self._store, endpoint, components),
             components=components,
             cached={instance_id: each.images for instance_id, each in seen.items()},
+        )
+
+    def read(self, endpoint: Endpoint) -> View:
+        """The endpoint as the store knows it, whatever engine and gateways say."""
+        uid = endpoint.uid
+        return View(
+            endpoint,
+            instances=tuple(s.document for s in self._store.select(Instance, endpoint_uid=uid)),
+            copies=tuple(s.document for s in self._store.select(CopyRecord, endpoint_uid=uid)),
+            components=tuple(
+                s.document for s in self._store.select(InferenceComponent, endpoint_uid=uid)
+            ),
+            has_cache=self._has_cache(uid),
         )
 
     def begin_round(self) -> None:

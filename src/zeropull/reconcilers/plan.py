@@ -61,6 +61,7 @@ class Draft:
     actions: list[Action] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     is_gone: bool = False  # the endpoint's record goes
+    announces: bool = False  # it is ready: the gateways are to serve it, then it is in service
     components: dict[str, InferenceComponent] = field(init=False)  # by name
     gone_copies: set[str] = field(default_factory=set)  # their records go, their instance stays
 

@@ -32,6 +32,8 @@ from zeropull.resources.endpoints import Deployment, EndpointStatus, Variant
 from zeropull.resources.instances import InstanceState
 from zeropull.resources.settings import EndpointSettings
 
+_ENDED = (EndpointStatus.DELETING, EndpointStatus.FAILED)
+
 
 def plan_endpoint(view: View, now_s: float, settings: EndpointSettings, shape_of: ShapeOf) -> Draft:
     """What to write and to do now; an empty draft when everything is as it should be.
@@ -47,6 +49,7 @@ def plan_endpoint(view: View, now_s: float, settings: EndpointSettings, shape_of
             stop_all(draft)
         case _:
             _plan_deployments(draft, settings, shape_of)
+    _tell_waiting(draft)
     plan_leaving(draft, settings)
     drop_deleted(draft)
     _plan_launches(draft, settings)
@@ -75,6 +78,67 @@ def _plan_deployments(draft: Draft, settings: EndpointSettings, shape_of: ShapeO
         serve_components(draft, settings, shape_of)
     else:
         serve_deployments(draft, settings)
+    _note_outage(draft)
+
+
+def plan_removal(view: View, now_s: float) -> Draft:
+    """End everything of the endpoint without looking at what it is: for one whose documents no
+    other plan can read, and that is to go."""
+    draft = Draft(view, now_s)
+    for instance in list(draft.instances.values()):
+        draft.stop(instance, "the endpoint goes, though it cannot be planned")
+        draft.act(Effect.TERMINATE, instance.instance_id, "the endpoint goes")
+    if view.endpoint.status is EndpointStatus.DELETING and not draft.instances:
+        draft.components.clear()
+        draft.is_gone = not view.has_cache
+    return draft
+
+
+def _note_outage(draft: Draft) -> None:
+    """An endpoint is out of service while no instance of it runs."""
+    deployment = draft.endpoint.current
+    if deployment is None:
+        return
+    fleet = [i for v in deployment.variants for i in draft.fleet(deployment, v)]
+    if draft.endpoint.status is EndpointStatus.IN_SERVICE:
+        is_wanted = any(v.desired_instances for v in deployment.variants)
+        if is_wanted and not any(draft.view.runs(i) for i in fleet):
+            lost = next(iter(draft.view.lost.values()), "no instance runs")
+            out = EndpointStatus.OUT_OF_SERVICE
+            draft.set_endpoint(replace(draft.endpoint, status=out, failure_reason=lost))
+    elif draft.endpoint.status is EndpointStatus.OUT_OF_SERVICE and any(
+        draft.view.is_heard(i) and draft.view.is_ready(i) for i in fleet
+    ):
+        back = EndpointStatus.IN_SERVICE
+        draft.set_endpoint(replace(draft.endpoint, status=back, failure_reason=""))
+
+
+def _tell_waiting(draft: Draft) -> None:
+    """What the endpoint lacks, for people; "" when it lacks nothing."""
+    texts = []
+    for deployment in (draft.endpoint.current, draft.endpoint.pending):
+        if deployment is None or draft.endpoint.status in _ENDED:
+            continue
+        if deployment.deployment_id in draft.view.resolve_waits:
+            texts.append(draft.view.resolve_waits[deployment.deployment_id])
+        for variant in deployment.variants:
+            wanted = [
+                i
+                for i in draft.fleet(deployment, variant)
+                if i.state is InstanceState.WANTED and i.failure
+            ]
+            if wanted:
+                texts.append(
+                    f"{len(wanted)} instance(s) of variant {variant.name} cannot be had now: "
+                    f"{wanted[0].failure}"
+                )
+    if draft.announces and not draft.view.gateways.up:
+        texts.append("no gateway has reported that it has the routes")
+    text = "; ".join(texts)
+    if text != draft.endpoint.waiting:
+        draft.endpoint = replace(draft.endpoint, waiting=text)
+        if text:
+            draft.decide("endpoint waits", draft.endpoint.name, text)
 
 
 def _create(draft: Draft, deployment: Deployment, settings: EndpointSettings) -> None:
@@ -86,7 +150,10 @@ def _create(draft: Draft, deployment: Deployment, settings: EndpointSettings) ->
         draft.ready_count(deployment, v) >= sizes[v.name] for v in deployment.variants
     ):
         assert draft.endpoint.pending is not None
-        draft.enter_service(draft.endpoint.pending)
+        # The gateways first: who reads InService may invoke at once.
+        draft.announces = True
+        if draft.view.is_announced:
+            draft.enter_service(draft.endpoint.pending)
 
 
 def _plan_launches(draft: Draft, settings: EndpointSettings) -> None:

@@ -30,14 +30,15 @@ def with_capacity(
 ) -> Endpoint:
     """The endpoint, Updating towards other counts and weights of its current deployment.
 
-    `while_scaling`: an earlier change of capacity may still be under way; the new one replaces it.
+    `while_scaling`: an earlier change of capacity may still be under way; the new one replaces it,
+    as it replaces one that waits for what cannot be had.
 
     Raises:
         Conflict: the endpoint is not InService, with SageMaker's text.
         NotFound: a variant is unknown, with SageMaker's text.
     """
     is_scaling = endpoint.status is EndpointStatus.UPDATING and endpoint.pending is None
-    may_change = while_scaling and is_scaling
+    may_change = is_scaling and (while_scaling or endpoint.is_stuck)
     if endpoint.status.is_in_progress and not may_change:
         raise Conflict(f'Cannot update in-progress endpoint "{endpoint.arn}".')
     is_serving = endpoint.status is EndpointStatus.IN_SERVICE or may_change

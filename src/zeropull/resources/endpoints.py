@@ -142,10 +142,22 @@ class Endpoint:
     pending: Deployment | None = None
     failure_reason: str = ""
     last_deployment_config: dict[str, Any] | None = None
+    waiting: str = ""  # what it waits for now, for people
 
     @property
     def key(self) -> str:
         return endpoint_key(self.account, self.name)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Something is under way that waits or goes wrong: it may be replaced, or be deleted."""
+        match self.status:
+            case EndpointStatus.CREATING | EndpointStatus.UPDATING:
+                return bool(self.waiting or self.failure_reason)
+            case EndpointStatus.ROLLING_BACK:
+                return bool(self.waiting)
+            case _:
+                return False
 
     @property
     def newest(self) -> Deployment | None:

@@ -44,9 +44,11 @@ class MemoryWorld:
     alarms: frozenset[str] = frozenset()
     unhealthy: dict[str, float] = field(default_factory=dict)
     resolve_failures: dict[str, str] = field(default_factory=dict)
+    resolve_waits: dict[str, str] = field(default_factory=dict)
     gateway_up: bool = True
     has_cache: bool = False
     gone: bool = False
+    announced: bool = False  # the routes say that it serves
     resolves: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -58,7 +60,8 @@ class MemoryWorld:
 
     def view(self) -> View:
         routed = {c.copy_id: self.now_s for c in self.copies.values() if c.state == "healthy"}
-        seen = [self.engine.observe(instance_id) for instance_id in self.instances]
+        seen = {i: self.engine.observe(i) for i in self.instances}
+        name = (self.endpoint.account, self.endpoint.name)
         return View(
             self.endpoint,
             tuple(self.instances.values()),
@@ -68,11 +71,14 @@ class MemoryWorld:
                 up=self.gateway_up,
                 in_flight=self.in_flight,
                 routed_s=routed if self.gateway_up else {},
+                serving=frozenset({name} if self.gateway_up and self.announced else ()),
             ),
             lost=self.lost,
             unhealthy_since_s=self.unhealthy,
             resolve_failures=self.resolve_failures,
-            stopped=frozenset().union(*(each.stopped for each in seen if each is not None)),
+            resolve_waits=self.resolve_waits,
+            cached={i: each.images for i, each in seen.items() if each is not None},
+            stopped=frozenset().union(*(each.stopped for each in seen.values() if each)),
             alarms=self.alarms,
             has_cache=self.has_cache,
             components=tuple(self.components.values()),
@@ -85,6 +91,7 @@ class MemoryWorld:
         self.instances, self.copies = dict(draft.instances), dict(draft.copies)
         self.timelines, self.components = dict(draft.timelines), dict(draft.components)
         self.gone = draft.is_gone
+        self.announced = draft.announces
         for action in draft.actions:
             match action.effect:
                 case Effect.RESOLVE:

@@ -29,7 +29,13 @@ async def test_a_launch_that_was_refused_a_thousand_times_still_pauses(tmp_path:
         engine = MemoryEngine(capacity=0)
         resolver = Resolver(store, no_image, SETTINGS, lambda: 0.0)
         effects = Effects(
-            store, engine, resolver, settings=SETTINGS, clock=lambda: 0.0, on_done=lambda: None
+            store,
+            engine,
+            resolver,
+            settings=SETTINGS,
+            clock=lambda: 0.0,
+            monotonic=lambda: 0.0,
+            on_done=lambda: None,
         )
         for _ in range(1100):
             effects.start(owner.key, Action(Effect.LAUNCH, instance.instance_id, "a test"))

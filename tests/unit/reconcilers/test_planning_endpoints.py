@@ -15,8 +15,10 @@ from tests.unit.reconcilers.endpoint_world import (
     serving,
 )
 from tests.unit.reconcilers.memory_world import shape_of
+from zeropull.controlapi.messages import EndpointRoute
 from zeropull.reconcilers.plan import Effect
 from zeropull.reconcilers.planning import plan_endpoint
+from zeropull.reconcilers.publishing.routes import endpoint_route
 from zeropull.resources.endpoint_configs import (
     BlueGreenPolicy,
     CapacitySize,
@@ -25,6 +27,13 @@ from zeropull.resources.endpoint_configs import (
 )
 from zeropull.resources.endpoints import DeployedImage, EndpointStatus
 from zeropull.resources.instances import InstanceState
+
+
+def route_of(world: World) -> EndpointRoute:
+    view = replace(world.view(), announces=world.announced)
+    return endpoint_route(
+        view, queue_limit=1, max_concurrency={}, component_concurrency={}, held=frozenset()
+    )
 
 
 def scale(world: World, count: int) -> World:
@@ -68,15 +77,74 @@ def test_creation_ends_in_service_only_when_every_copy_is_in_rotation() -> None:
     world.copies[first] = replace(world.copies[first], state="healthy")
     world.rounds(2)
     assert world.endpoint.status is EndpointStatus.CREATING
-    world.set_copies("healthy").plan()
+    world.set_copies("healthy").rounds(2)
     assert world.endpoint.status is EndpointStatus.IN_SERVICE
     assert world.endpoint.pending is None
     assert world.endpoint.current.variants[0].current_instances == 2
 
 
-def test_a_gateway_that_is_down_does_not_hold_a_creation_up() -> None:
+def test_a_creation_waits_for_a_gateway_that_is_down_and_says_so() -> None:
     world = World(endpoint(deployment(1)), gateway_up=False)
-    assert world.settle(4).endpoint.status is EndpointStatus.IN_SERVICE
+    assert world.settle(4).endpoint.status is EndpointStatus.CREATING
+    assert world.endpoint.waiting == "no gateway has reported that it has the routes"
+    world.gateway_up = True
+    world.rounds(1)
+    assert world.endpoint.status is EndpointStatus.IN_SERVICE
+    assert world.rounds(1).endpoint.waiting == ""
+
+
+def test_a_creation_is_announced_to_the_gateways_before_it_is_in_service() -> None:
+    world = World(endpoint(deployment(1)))
+    world.rounds(2)
+    world.set_copies("healthy").plan()
+    assert world.announced
+    assert world.endpoint.status is EndpointStatus.CREATING
+    assert route_of(world).status == "InService"
+    world.plan()
+    assert world.endpoint.status is EndpointStatus.IN_SERVICE
+
+
+def test_what_a_registry_is_waited_for_is_told() -> None:
+    pending = deployment(1, resolved=False)
+    world = World(endpoint(pending), resolve_waits={pending.deployment_id: "the registry is busy"})
+    world.plan()
+    assert world.endpoint.waiting == "the registry is busy"
+    assert world.endpoint.is_stuck
+
+
+def test_an_endpoint_is_out_of_service_while_nothing_of_it_runs() -> None:
+    world = serving(2)
+    world.lost = {i.instance_id: f"instance {i.instance_id} is gone" for i in world.running()}
+    world.plan()
+    assert world.endpoint.status is EndpointStatus.OUT_OF_SERVICE
+    assert "is gone" in world.endpoint.failure_reason
+    assert route_of(world).status == "InService", "requests wait: they are not refused for good"
+    world.lost = {}
+    world.settle(6)
+    assert world.endpoint.status is EndpointStatus.IN_SERVICE
+    assert world.endpoint.failure_reason == ""
+
+
+def test_an_endpoint_with_one_instance_left_stays_in_service() -> None:
+    world = serving(2)
+    dead = world.running()[0].instance_id
+    world.lost = {dead: "it is gone"}
+    world.plan()
+    assert world.endpoint.status is EndpointStatus.IN_SERVICE
+
+
+def test_a_scale_out_beyond_the_fleet_says_why_it_waits_and_can_be_replaced() -> None:
+    world = scale(serving(1, capacity=1), 5)
+    world.rounds(3)
+    assert world.endpoint.status is EndpointStatus.UPDATING
+    assert "4 instance(s) of variant main cannot be had now" in world.endpoint.waiting
+    assert "1 of 1 instances are in use" in world.endpoint.waiting
+    assert world.endpoint.is_stuck
+    scale(world, 1)
+    world.rounds(8)
+    assert world.endpoint.status is EndpointStatus.IN_SERVICE
+    assert world.endpoint.waiting == ""
+    assert len(world.instances) == 1
 
 
 def test_a_failed_resolution_fails_the_creation_with_its_reason() -> None:

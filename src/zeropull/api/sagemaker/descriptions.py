@@ -28,7 +28,7 @@ def describe_endpoint(endpoint: Endpoint) -> dict[str, Any]:
         "EndpointArn": endpoint.arn,
         "EndpointConfigName": shown.config_name if shown else None,
         "EndpointStatus": endpoint.status.value,
-        "FailureReason": shortened(endpoint.failure_reason) or None,
+        "FailureReason": shortened(endpoint.failure_reason or endpoint.waiting) or None,
         "CreationTime": endpoint.created_s,
         "LastModifiedTime": endpoint.modified_s,
         "LastDeploymentConfig": endpoint.last_deployment_config,

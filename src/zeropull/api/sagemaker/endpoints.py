@@ -31,7 +31,11 @@ CAPACITY_RULES = MemberRules(
     }
 )
 # From these, UpdateEndpoint goes ahead; UpdateRollbackFailed is repaired by it.
-_UPDATABLE = (EndpointStatus.IN_SERVICE, EndpointStatus.UPDATE_ROLLBACK_FAILED)
+_UPDATABLE = (
+    EndpointStatus.IN_SERVICE,
+    EndpointStatus.OUT_OF_SERVICE,
+    EndpointStatus.UPDATE_ROLLBACK_FAILED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,8 @@ class EndpointOperations:
         with self._store.transaction():
             endpoint = self._required(call, members["EndpointName"])
             _refuse_in_progress(endpoint)
-            if endpoint.status not in _UPDATABLE or endpoint.current is None:
+            may_update = endpoint.status in _UPDATABLE or endpoint.is_stuck
+            if not may_update or endpoint.current is None:
                 raise Conflict(
                     f'Cannot update endpoint "{endpoint.arn}" while its status is '
                     f"{endpoint.status}: it can only be deleted."
@@ -214,7 +219,7 @@ class EndpointOperations:
 
 
 def _refuse_in_progress(endpoint: Endpoint) -> None:
-    if endpoint.status.is_in_progress:
+    if endpoint.status.is_in_progress and not endpoint.is_stuck:
         raise Conflict(f'Cannot update in-progress endpoint "{endpoint.arn}".')
 
 

@@ -101,7 +101,15 @@ class CacheController:
         self._waits = {}
         for view in views:
             if view.endpoint.status not in (EndpointStatus.DELETING, EndpointStatus.FAILED):
-                self._reconcile_endpoint(view, now_s)
+                try:
+                    self._reconcile_endpoint(view, now_s)
+                except Exception as error:  # the other endpoints' caches go on
+                    log.error(
+                        "image cache not reconciled",
+                        endpoint=view.endpoint.name,
+                        error=str(error),
+                        exc_info=error,
+                    )
             elif (build := self._tasks.get(f"build {view.endpoint.uid}")) is not None:
                 build.cancel()  # its purge has only to wait for the instances
         for stored in self._store.select(ImageCacheRecord):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from zeropull.controlapi.exchange import Exchange
-from zeropull.controlapi.messages import AccessKey
+from zeropull.controlapi.messages import AccessKey, EndpointRoute, Routes
 from zeropull.reconcilers.endpoint_view import View
-from zeropull.reconcilers.publishing.routes import MAX_CONCURRENCY_TAG, build_routes
+from zeropull.reconcilers.publishing.routes import MAX_CONCURRENCY_TAG, endpoint_route
 from zeropull.resources.accounts import StoredKey
 from zeropull.resources.endpoints import EndpointStatus
 from zeropull.resources.scaling import (
@@ -19,6 +19,9 @@ from zeropull.resources.scaling import (
 from zeropull.resources.settings import Settings
 from zeropull.resources.tags import ResourceTags
 from zeropull.statestore import Store
+from zeropull.telemetry import get_logger
+
+log = get_logger(__name__)
 
 
 class RoutePublisher:
@@ -28,6 +31,7 @@ class RoutePublisher:
         self._store = store
         self._exchange = exchange
         self._settings = settings
+        self._last: dict[str, EndpointRoute] = {}  # by endpoint key
 
     def publish(self, views: list[View], now_s: float) -> None:
         keys = [
@@ -35,16 +39,37 @@ class RoutePublisher:
             for k in (s.document for s in self._store.select(StoredKey))
             if k.enabled
         ]
-        routes = build_routes(
-            [v for v in views if v.endpoint.status is not EndpointStatus.FAILED],
-            keys,
+        routes = Routes(
+            version=0,
             region=self._settings.serve.region,
-            queue_limit=self._settings.gateway.queue_limit,
-            max_concurrency=self._max_concurrency(views),
-            component_concurrency=self._component_concurrency(views),
-            held=self._held_components(),
+            keys=tuple(sorted(keys, key=lambda k: k.access_key_id)),
+            endpoints=tuple(sorted(self._routes(views), key=lambda e: (e.account, e.name))),
         )
         self._exchange.publish_routes(routes, now_s)
+
+    def _routes(self, views: list[View]) -> list[EndpointRoute]:
+        models = self._max_concurrency(views)
+        components = self._component_concurrency(views)
+        held = self._held_components()
+        routes: dict[str, EndpointRoute] = {}
+        for view in views:
+            if view.endpoint.status is EndpointStatus.FAILED:
+                continue
+            key = view.endpoint.key
+            try:
+                routes[key] = endpoint_route(
+                    view,
+                    queue_limit=self._settings.gateway.queue_limit,
+                    max_concurrency=models,
+                    component_concurrency=components,
+                    held=held.get(view.endpoint.account, frozenset()),
+                )
+            except Exception as error:  # the gateway goes on with what it knows of this one
+                log.error("route not built", endpoint=key, error=str(error), exc_info=error)
+                if key in self._last:
+                    routes[key] = self._last[key]
+        self._last = routes
+        return list(routes.values())
 
     def _max_concurrency(self, views: list[View]) -> dict[tuple[str, str], int]:
         limits = {}

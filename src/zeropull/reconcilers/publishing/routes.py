@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from zeropull.controlapi.messages import (
-    AccessKey,
-    CopyState,
-    EndpointRoute,
-    Routes,
-    Target,
-    VariantRoute,
-)
+from zeropull.controlapi.messages import CopyState, EndpointRoute, Target, VariantRoute
 from zeropull.reconcilers.endpoint_view import LIVE_STATES, View
 from zeropull.reconcilers.endpoints.rollout import instances_in_rotation
 from zeropull.reconcilers.folding import is_routable
 from zeropull.resources.components import ComponentStatus
-from zeropull.resources.endpoints import Deployment, Variant
+from zeropull.resources.endpoints import Deployment, EndpointStatus, Variant
 from zeropull.resources.instances import CopyRecord, Instance, InstanceState
 
 MAX_CONCURRENCY_TAG = "zeropull:max-concurrency"
@@ -24,34 +17,20 @@ MAX_CONCURRENCY_TAG = "zeropull:max-concurrency"
 Limits = Mapping[tuple[str, str], int]
 
 
-def build_routes(
-    views: Iterable[View],
-    keys: Iterable[AccessKey],
+def endpoint_route(
+    view: View,
     *,
-    region: str,
     queue_limit: int,
     max_concurrency: Limits,
-    component_concurrency: Limits | None = None,
-    held: Mapping[str, frozenset[str]] | None = None,
-) -> Routes:
-    """All endpoints of all accounts. `max_concurrency` by (account, model name),
-    `component_concurrency` by (account, component name). `held`: by account, the components whose
-    requests wait while their first copy starts."""
-    endpoints = []
-    for view in views:
-        newest = view.endpoint.newest
-        if newest is not None and newest.is_component_based:
-            held_here = (held or {}).get(view.endpoint.account, frozenset())
-            limits = component_concurrency or {}
-            endpoints.append(component_endpoint_route(view, queue_limit, limits, held_here))
-        else:
-            endpoints.append(_plain_endpoint_route(view, queue_limit, max_concurrency))
-    return Routes(
-        version=0,
-        region=region,
-        keys=tuple(sorted(keys, key=lambda k: k.access_key_id)),
-        endpoints=tuple(sorted(endpoints, key=lambda e: (e.account, e.name))),
-    )
+    component_concurrency: Limits,
+    held: frozenset[str],
+) -> EndpointRoute:
+    """`max_concurrency` by (account, model name), `component_concurrency` by (account, component
+    name). `held`: components whose requests wait while their first copy starts."""
+    newest = view.endpoint.newest
+    if newest is not None and newest.is_component_based:
+        return component_endpoint_route(view, queue_limit, component_concurrency, held)
+    return _plain_endpoint_route(view, queue_limit, max_concurrency)
 
 
 def component_endpoint_route(
@@ -77,12 +56,20 @@ def component_endpoint_route(
     return EndpointRoute(
         name=view.endpoint.name,
         account=view.endpoint.account,
-        status=view.endpoint.status.value,
+        status=_status(view),
         component_based=True,
         variants=tuple(_variant_route(v, targets, queue_limit, container) for v in variants),
         components=tuple(sorted(names)),
         held_components=tuple(sorted(held & names)),
     )
+
+
+def _status(view: View) -> str:
+    """As the gateway is to act on it: what has no copy for the moment is not refused, requests wait
+    or are asked to come again."""
+    if view.announces or view.endpoint.status is EndpointStatus.OUT_OF_SERVICE:
+        return EndpointStatus.IN_SERVICE.value
+    return view.endpoint.status.value
 
 
 def _plain_endpoint_route(view: View, queue_limit: int, max_concurrency: Limits) -> EndpointRoute:
@@ -102,7 +89,7 @@ def _plain_endpoint_route(view: View, queue_limit: int, max_concurrency: Limits)
     return EndpointRoute(
         name=view.endpoint.name,
         account=view.endpoint.account,
-        status=view.endpoint.status.value,
+        status=_status(view),
         variants=tuple(variants),
     )
 
