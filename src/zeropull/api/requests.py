@@ -22,6 +22,7 @@ from zeropull.awsprotocol import aws_json, cbor, query
 from zeropull.awsprotocol.faults import ApiFault, fault_of, internal_failure
 from zeropull.awsprotocol.services import Service, load_service
 from zeropull.awsprotocol.sigv4 import verify
+from zeropull.awsprotocol.sigv4_claims import RememberedClaims
 from zeropull.awsprotocol.validation import parse_members
 from zeropull.errors import ZeropullError
 from zeropull.resources.accounts import StoredKey
@@ -62,6 +63,7 @@ class RequestHandler:
             if row.rate is not None
         }
         self._large = LargeBodies()
+        self._claims = RememberedClaims()
         self._keys = keys
         self._region = region
         self._clock = clock
@@ -192,6 +194,7 @@ class RequestHandler:
             region=self._region,
             service=service.signing_name,
             now_s=self._clock(),
+            claims=self._claims,
         )
 
 

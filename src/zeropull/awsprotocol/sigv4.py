@@ -21,11 +21,16 @@ from typing import Protocol, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from zeropull.awsprotocol.faults import SignatureError
-from zeropull.awsprotocol.sigv4_claims import Claim, claim_of_header, claim_of_query, incomplete
+from zeropull.awsprotocol.sigv4_claims import (
+    Claim,
+    RememberedClaims,
+    claim_of_header,
+    claim_of_query,
+    incomplete,
+)
 
 ALLOWED_SKEW_S = 300
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
-MAX_REMEMBERED = 1024  # claims of one second each
 MAX_PATHS = 128
 
 _empty = hashlib.sha256()
@@ -47,11 +52,6 @@ class SigningKey(Protocol):
 
 
 K = TypeVar("K", bound=SigningKey)
-
-# (Authorization up to the signature, date, region, service) -> the claim: the same for all requests
-# that one client signs in one second. Only claims of a verified request are kept, so that nobody
-# without a key can fill it.
-_claims: dict[tuple[bytes, bytes, str | None, str], Claim] = {}
 
 
 class SignedHead:
@@ -119,6 +119,7 @@ def verify(
     region: str | None,
     service: str,
     now_s: float,
+    claims: RememberedClaims,
     allowed_skew_s: float = ALLOWED_SKEW_S,
 ) -> K:
     """The key that signed the request; arguments and errors as for `verify_head`."""
@@ -132,6 +133,7 @@ def verify(
         region=region,
         service=service,
         now_s=now_s,
+        claims=claims,
         allowed_skew_s=allowed_skew_s,
     )[0]
 
@@ -147,12 +149,14 @@ def verify_head(
     region: str | None,
     service: str,
     now_s: float,
+    claims: RememberedClaims,
     allowed_skew_s: float = ALLOWED_SKEW_S,
 ) -> tuple[K, SignedHead]:
     """The key that signed the request, and what verifies others with the same head.
 
     `raw_path` (without query) and `query` (without `?`) are as they came over the wire; `headers`
-    in any case and order. `region` None accepts any region of the scope.
+    in any case and order. `region` None accepts any region of the scope. `claims` are those of
+    earlier requests; the caller owns them.
 
     Raises:
         SignatureError: with AWS's code, text and status.
@@ -167,7 +171,7 @@ def verify_head(
         start = authorization[:-_SIGNATURE_LENGTH]
         date = values.get(b"x-amz-date") or values.get(b"date", b"")
         remember = (start, date, region, service)
-        claim = _claims.get(remember)
+        claim = claims.get(remember)
         if claim is not None:
             signature, remember = authorization[-_SIGNATURE_LENGTH:], None
         else:
@@ -193,9 +197,7 @@ def verify_head(
     head = SignedHead(claim, canonical, service)
     head._compare(key, signature, body_sha256)
     if remember is not None:
-        if len(_claims) >= MAX_REMEMBERED:
-            _claims.clear()
-        _claims[remember] = claim
+        claims.keep(remember, claim)
     return key, head
 
 

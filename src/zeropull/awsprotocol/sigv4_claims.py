@@ -17,6 +17,7 @@ from zeropull.awsprotocol.faults import SignatureError
 
 ALGORITHM = b"AWS4-HMAC-SHA256"
 MAX_EXPIRES_S = 604_800
+MAX_REMEMBERED = 1024  # claims of one second each
 
 _DATE = re.compile(rb"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z")
 
@@ -71,6 +72,33 @@ class Claim:
         self.template = b"".join(b"%b:%%b\n" % name.replace(b"%", b"%%") for name in names)
         self.values_of: Callable[[Mapping[bytes, bytes]], object] = itemgetter(*names)
         self.to_sign_start = b"%b\n%b\n%b\n" % (ALGORITHM, date, scope)
+
+
+# Authorization up to the signature, date, region, service.
+_ClaimKey = tuple[bytes, bytes, str | None, str]
+
+
+class RememberedClaims:
+    """The newest claims, which are the same for all requests that one client signs in one second.
+
+    Only claims of a verified request are kept, so that nobody without a key can fill it.
+    """
+
+    __slots__ = ("_claims", "_limit", "get")
+
+    def __init__(self, limit: int = MAX_REMEMBERED) -> None:
+        self._claims: dict[_ClaimKey, Claim] = {}
+        self._limit = limit
+        self.get = self._claims.get  # it is on the path of every invocation
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def keep(self, key: _ClaimKey, claim: Claim) -> None:
+        """Of a request that has been verified. The oldest goes when there are too many."""
+        if len(self._claims) >= self._limit:
+            del self._claims[next(iter(self._claims))]
+        self._claims[key] = claim
 
 
 def claim_of_header(

@@ -76,6 +76,7 @@ def _signer(state: GatewayState, request: Request, body_sha256: str, received_s:
             region=state.table.region,
             service="sagemaker",
             now_s=received_at_s,
+            claims=state.claims,
         )
     except SignatureError as error:
         raise Refusal(error.status, error.code, str(error)) from error

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
+from zeropull.awsprotocol.sigv4_claims import RememberedClaims
 from zeropull.gateway.backlog import ReadingsBacklog
 from zeropull.gateway.body import BodyMemory
 from zeropull.gateway.clients import Clients
@@ -28,6 +29,7 @@ class GatewayState:
         "account",
         "api_socket",
         "bodies",
+        "claims",
         "clients",
         "clock",
         "counters",
@@ -63,6 +65,7 @@ class GatewayState:
         self.monotonic = monotonic  # for everything that takes or lasts
         self.now_s = monotonic()  # as of the last sweep: good enough for time-outs
         self.signed = settings.verify_signatures
+        self.claims = RememberedClaims()
         self.draining = False  # every answer is the last one on its connection
         self.stopping = False  # connections end where they stand between two requests
         self.tasks = asyncio.TaskGroup()  # the server enters it

@@ -19,8 +19,6 @@ from tests.integration.api.scaling_clients import (
 )
 from zeropull.resources.scaling import ScalingActivity
 
-# ---------------------------------------------------------------------------------------- targets
-
 
 def test_a_target_is_registered_changed_and_deregistered(clients: Clients) -> None:
     arn = clients.register()
@@ -140,9 +138,6 @@ def test_tags_are_kept_with_the_target(clients: Clients) -> None:
         autoscaling.list_tags_for_resource(ResourceARN=arn[:-4] + "0000")
 
 
-# ------------------------------------------------------------------------------------- activities
-
-
 def test_activities_are_newest_first_and_not_scaled_ones_on_demand(clients: Clients) -> None:
     clients.register()
     now_s = time.time()
@@ -170,9 +165,6 @@ def test_activities_are_newest_first_and_not_scaled_ones_on_demand(clients: Clie
         **RESOURCE, IncludeNotScaledActivities=True
     )["ScalingActivities"][0]
     assert newest["NotScaledReasons"] == [{"Code": "AlreadyAtMaxCapacity", "MaxCapacity": 4}]
-
-
-# ----------------------------------------------------------------------------- with the endpoints
 
 
 def test_deregistering_removes_policies_alarms_and_schedules(clients: Clients) -> None:

@@ -17,8 +17,6 @@ from tests.integration.api.sagemaker_calls import (
     variant,
 )
 
-# --------------------------------------------------------------------------------------- models
-
 
 def test_a_model_is_described_as_it_was_created(sagemaker: Any) -> None:
     source = {
@@ -112,9 +110,6 @@ def test_constraints_of_the_model_have_the_texts_of_aws(sagemaker: Any) -> None:
             PrimaryContainer={"Image": IMAGE, "Environment": {"1-a": ""}},
         )[1]
     )
-
-
-# ------------------------------------------------------------------------------------- configs
 
 
 def test_a_config_is_described_as_it_was_created(sagemaker: Any) -> None:

@@ -18,9 +18,9 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zeropull.awsprotocol import sigv4
 from zeropull.awsprotocol.faults import SignatureError
 from zeropull.awsprotocol.sigv4 import verify
+from zeropull.awsprotocol.sigv4_claims import RememberedClaims
 
 NOW_S = 1_790_000_000.0
 REGION, SERVICE = "us-east-1", "sagemaker"
@@ -33,6 +33,7 @@ class Key:
 
 
 KEYS = {"AKIAEXAMPLE": Key()}
+CLAIMS = RememberedClaims()  # of all tests: none may change what another one sees
 
 
 def sign(
@@ -72,7 +73,7 @@ def sign(
 
 def check(arguments: dict[str, Any], **changes: Any) -> Key:
     given: dict[str, Any] = {
-        "keys": KEYS, "region": REGION, "service": SERVICE, "now_s": NOW_S
+        "keys": KEYS, "region": REGION, "service": SERVICE, "now_s": NOW_S, "claims": CLAIMS,
     }  # fmt: skip
     return verify(**(arguments | given | changes))
 
@@ -354,14 +355,14 @@ def test_bytes_that_are_no_text_are_refused_as_a_signature(known: dict[str, Any]
 
 
 def test_only_verified_claims_are_remembered_and_never_too_many() -> None:
-    sigv4._claims.clear()
+    claims = RememberedClaims(limit=3)
     for number in range(50):
         with pytest.raises(SignatureError):
-            check(altered(simple(), b"Authorization", b"AKIAEXAMPLE", b"AKIA%d" % number))
+            wrong = altered(simple(), b"Authorization", b"AKIAEXAMPLE", b"AKIA%d" % number)
+            check(wrong, claims=claims)
         with pytest.raises(SignatureError):
-            check(simple(secret="other"))
-    assert not sigv4._claims
-    with patch.object(sigv4, "MAX_REMEMBERED", 3):
-        for second in range(10):
-            assert check(simple(at_s=NOW_S + second))
-    assert len(sigv4._claims) <= 3
+            check(simple(secret="other"), claims=claims)
+    assert len(claims) == 0
+    for second in range(10):
+        assert check(simple(at_s=NOW_S + second), claims=claims)
+    assert len(claims) == 3

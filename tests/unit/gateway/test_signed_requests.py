@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from zeropull.awsprotocol import sigv4
 from zeropull.awsprotocol.faults import SignatureError
+from zeropull.awsprotocol.sigv4_claims import RememberedClaims
 from zeropull.controlapi.messages import AccessKey
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.request import Request
@@ -120,6 +121,7 @@ class Judge:
                 region="us-east-1",
                 service="sagemaker",
                 now_s=NOW_S,
+                claims=RememberedClaims(),
             )
             self.say(key.account)
         except SignatureError as error:
