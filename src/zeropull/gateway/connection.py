@@ -10,15 +10,13 @@ import asyncio
 from collections import deque
 from typing import Protocol, cast
 
-import httptools
-
 from zeropull.gateway import refusals
 from zeropull.gateway.refusals import Refusal
 from zeropull.gateway.request import Handler, Request
+from zeropull.gateway.request_reader import FAILED, RequestReader
 from zeropull.gateway.state import GatewayState
 from zeropull.gateway.whole_request import KnownHead
 
-MAX_HEAD_BYTES = 64 * 1024
 IDLE_S = 75.0  # a connection without a request is closed after this long
 # The same while another gateway serves the port. Long enough that hardly a client sends its next
 # request in the very moment of the end.
@@ -29,7 +27,6 @@ HEAD_S = 30.0  # a request's head arrives within this
 REQUEST_S = 600.0  # and the whole request within this: 25 MB take 400 s at 0.5 Mbit/s
 LINGER_BYTES = 64 << 20  # of a refused body are read and dropped, so that the refusal arrives
 LINGER_S = 5.0
-_CHUNKED_OVERHEAD = 64 << 10
 
 
 class WholeHandler(Handler, Protocol):
@@ -52,15 +49,15 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing",
-        "_began_s",
-        "_bytes",
-        "_completed",
+        "_answering",
+        "_dropped_bytes",
         "_handlers",
         "_lingering_s",
-        "_parser",
-        "_reading",
+        "_over",
+        "_reader",
         "_reading_paused",
         "_ready",
+        "_refusal",
         "_state",
         "_throttled",
         "active_s",
@@ -82,16 +79,16 @@ class ClientConnection(asyncio.Protocol):
         self.closing = False  # the client has been told that this answer is the last one
         self.writable = True
         self.active_s = state.now_s
-        self._parser = httptools.HttpRequestParser(self)
+        self._reader = RequestReader(state, self)
         self._ready: deque[Request] = deque()
-        self._reading: Request | None = None  # whose head or body is being read
         self._reading_paused = False
         self._throttled = False  # the handler cannot take more of the body for the moment
         self._advancing = False
-        self._completed: Request | None = None  # the last one that the data being parsed has ended
-        self._bytes = 0  # read since the last request began
-        self._began_s = 0.0  # when its first byte came; 0 = none has come
+        self._answering = False  # a part of the current answer has gone to the client
+        self._refusal: Refusal | None = None  # what follows the last answer: no request did
+        self._over = False  # nothing that comes now is answered
         self._lingering_s = 0.0
+        self._dropped_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's derive from no such class
@@ -100,9 +97,14 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        state = self._state
-        self.active_s = now_s = state.now_s
-        fresh = not (self._bytes or self.current or self._lingering_s)  # between two requests
+        state, reader = self._state, self._reader
+        self.active_s = state.now_s
+        if self._refusal is not None or self._lingering_s:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > LINGER_BYTES:
+                self.transport.abort()
+            return
+        fresh = not (reader.bytes_read or self.current)  # between two requests
         if fresh:
             whole = state.known_requests.find(data)
             if whole is not None:
@@ -111,30 +113,13 @@ class ClientConnection(asyncio.Protocol):
                 self.handler = handler = self._handlers.known_handler_for(self, request)
                 handler.start_whole(known, body, signature)
                 return
-        if not self._bytes:
-            self._began_s = now_s
-        self._bytes += len(data)
-        if self._lingering_s:
-            if self._bytes > LINGER_BYTES:
-                self.transport.abort()
+        refusal = reader.feed(data)
+        if refusal is not None:
+            self._refuse_bytes(refusal)
             return
-        try:
-            self._completed = None
-            self._parser.feed_data(data)
-            if fresh and self._completed is not None and self._reading is None:
-                state.known_requests.remember(data, self._completed)
-        except httptools.HttpParserUpgrade:
-            self._refuse_bytes(Refusal(400, "ValidationError", "Upgrade is not supported."))
-            return
-        except httptools.HttpParserError as error:
-            self._refuse_bytes(
-                Refusal(400, "MalformedHttpRequestException", f"Malformed HTTP: {error}")
-            )
-            return
-        reading = self._reading
-        if reading is not None and self._bytes > self._read_limit(reading):
-            self._refuse_bytes(Refusal(431, "ValidationError", "The request's head is too long."))
-        elif self._ready and not self._reading_paused:
+        if fresh and reader.completed is not None and not reader.bytes_read:
+            state.known_requests.remember(data, reader.completed)
+        if self._ready and not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
 
@@ -159,52 +144,26 @@ class ClientConnection(asyncio.Protocol):
         if self.handler is not None:
             self.handler.on_client_writable(True)
 
-    # The parser calls these.
+    # The reader calls these.
 
-    def on_message_begin(self) -> None:
-        self._reading = None
-
-    def on_url(self, part: bytes) -> None:
-        if self._reading is None:
-            self._reading = Request(part)
-        else:  # a request target that came in pieces
-            self._reading = Request(self._reading.target + part)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        reading = self._reading
-        assert reading is not None
-        if not reading.method:  # trailers come after the head and are dropped
-            reading.headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        request, parser = self._reading, self._parser
-        assert request is not None
-        request.method = parser.get_method()
-        request.keep_alive = parser.should_keep_alive()
-        request.http10 = parser.get_http_version() == "1.0"
-        request.received_s = self._state.monotonic()
-        if self.current is None:
+    def request_begun(self, request: Request) -> None:
+        if self._over or self._lingering_s:
+            return
+        if self.current is None and not self._ready:
             self.current = request
             self._activate(request)
         else:
             self._ready.append(request)
 
-    def on_body(self, data: bytes) -> None:
-        reading = self._reading
-        if reading is None or self._lingering_s:
+    def body_came(self, request: Request, data: bytes) -> None:
+        if self._over or self._lingering_s:
             return
-        if reading is self.current and self.handler is not None:
+        if request is self.current and self.handler is not None:
             self.handler.on_chunk(data)
         else:
-            reading.chunks.append(data)
+            request.chunks.append(data)
 
-    def on_message_complete(self) -> None:
-        request, self._reading = self._reading, None
-        self._completed = request
-        self._bytes = 0
-        if request is None:
-            return
-        request.complete = True
+    def request_ended(self, request: Request) -> None:
         if self._lingering_s:
             self.transport.close()
         elif request is self.current and self.handler is not None:
@@ -213,6 +172,7 @@ class ClientConnection(asyncio.Protocol):
     # The handlers call these.
 
     def write(self, data: bytes) -> None:
+        self._answering = True
         self.transport.write(data)
 
     def refuse(self, request: Request, refusal: Refusal, lines: bytes = b"") -> None:
@@ -240,7 +200,7 @@ class ClientConnection(asyncio.Protocol):
         request, self.current, self.handler = self.current, None, None
         if request is None or self.closed:
             return
-        self._throttled = False
+        self._throttled = self._answering = False
         if self.closing or not (keep_alive and request.keep_alive) or self._state.stopping:
             self._ready.clear()
             self._close(request)
@@ -250,6 +210,8 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._ready:
             self._advance()
+        elif self._refusal is not None:
+            self._write_bytes_refusal()
         elif self._reading_paused:
             self._update_reading()
 
@@ -261,17 +223,17 @@ class ClientConnection(asyncio.Protocol):
             return
         else:
             limit_s = SILENCE_S
-            if self._reading is None and not self._bytes:
+            if not self._reader.bytes_read:
                 limit_s = DRAINED_IDLE_S if self._state.draining else IDLE_S
             silent = now_s - self.active_s > limit_s or self._is_too_slow(now_s)
         if silent:
             self.transport.abort()
 
     def _is_too_slow(self, now_s: float) -> bool:
-        if not self._bytes:
+        reader = self._reader
+        if not reader.bytes_read:
             return False
-        has_head = self._reading is not None and self._reading.method
-        return now_s - self._began_s > (REQUEST_S if has_head else HEAD_S)
+        return now_s - reader.began_s > (REQUEST_S if reader.has_head else HEAD_S)
 
     def close_if_idle(self) -> None:
         if self.current is None and not self._ready:
@@ -301,10 +263,13 @@ class ClientConnection(asyncio.Protocol):
                 self._activate(request)
         finally:
             self._advancing = False
-        self._update_reading()
+        if self._refusal is not None and self.current is None:
+            self._write_bytes_refusal()
+        else:
+            self._update_reading()
 
     def _update_reading(self) -> None:
-        pause = self._throttled or bool(self._ready)
+        pause = self._throttled or bool(self._ready) or self._refusal is not None
         if pause != self._reading_paused and not self.closed:
             self._reading_paused = pause
             if pause:
@@ -312,27 +277,30 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self.transport.resume_reading()
 
-    def _read_limit(self, reading: Request) -> int:
-        if not reading.method:
-            return MAX_HEAD_BYTES
-        # The body itself is bounded by its handler; this bounds chunk headers and trailers, and is
-        # no limit for a relayed body, which is never kept.
-        return (
-            5 * self._state.settings.max_body_bytes + _CHUNKED_OVERHEAD
-            if reading is not self.current or reading.is_invocation
-            else 1 << 62
-        )
-
     def _refuse_bytes(self, refusal: Refusal) -> None:
-        """The bytes are no request that can be answered in order: answer what can be, and close."""
-        handler, self.current, self.handler = self.handler, None, None
-        if handler is not None:
-            handler.on_client_gone()
-        self._ready.clear()
-        if self.closed:
+        """What came last is no request: answer what came before it, then this, and close."""
+        if self._over or self._lingering_s:
             return
-        self._write_refusal(refusal, b"", close=True)
-        self._linger()
+        self._refusal = refusal
+        if self._ready and not self._ready[-1].complete:
+            self._ready.pop()
+        elif self.current is not None and (not self.current.complete or refusal is FAILED):
+            handler, self.current, self.handler = self.handler, None, None
+            if handler is not None:
+                handler.on_client_gone()
+            if self._answering:  # nothing can be said in the middle of an answer
+                self.transport.abort()
+                return
+        if self.current is None and not self._ready:
+            self._write_bytes_refusal()
+        else:
+            self._update_reading()
+
+    def _write_bytes_refusal(self) -> None:
+        assert self._refusal is not None
+        if not self.closed:
+            self._write_refusal(self._refusal, b"", close=True)
+            self._linger()
 
     def _write_refusal(self, refusal: Refusal, lines: bytes, *, close: bool) -> None:
         self.transport.write(
@@ -346,6 +314,7 @@ class ClientConnection(asyncio.Protocol):
         )
 
     def _close(self, request: Request) -> None:
+        self._over = True
         if request.complete:
             self.transport.close()
         else:
@@ -354,7 +323,6 @@ class ClientConnection(asyncio.Protocol):
     def _linger(self) -> None:
         # Closing with unread bytes would reset the connection, and the answer with it.
         self._lingering_s = self._state.now_s + LINGER_S
-        self._bytes = 0
         if self._reading_paused:
             self._reading_paused = False
             self.transport.resume_reading()

@@ -189,7 +189,7 @@ def test_no_mutation_is_judged_otherwise(
 def test_the_second_of_a_second_needs_no_parser() -> None:
     peer = Peer()
     peer.feed(GOOD)
-    peer.connection._parser = cast(Any, None)
+    peer.connection._reader._parser = cast(Any, None)
     bodies = [b"", b"one", b"x" * 99, b"body"]
     (seen, said) = peer.feed(*map(signed, bodies))
     assert [(body, verdict) for *_, body, verdict in seen] == [

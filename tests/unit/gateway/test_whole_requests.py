@@ -177,7 +177,7 @@ def test_the_second_time_needs_no_parser() -> None:
     peer = Peer(remembers=True)
     peer.feed(GOOD)
     assert peer.requests.find(HEAD + b"abcd") is not None
-    peer.connection._parser = cast(Any, None)
+    peer.connection._reader._parser = cast(Any, None)
     (seen, said) = peer.feed(HEAD + b"abcd")
     assert [each[-1] for each in seen] == [b"body", b"abcd"]
     assert said == []
