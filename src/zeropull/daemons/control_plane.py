@@ -64,6 +64,7 @@ from zeropull.resources.settings import Settings
 from zeropull.scaling.controller import ScalingController
 from zeropull.statestore import Store
 from zeropull.statestore.reserve import DiskReserve
+from zeropull.statestore.retention import Retention
 from zeropull.telemetry import configure_logging, get_logger
 
 SHUTDOWN_S = 0.5  # long polls never end by themselves; their callers ask again
@@ -216,6 +217,10 @@ class ControlPlane:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._controller().run(), name="controller")
             tasks.create_task(self.scaling.run(), name="scaling")
+            tasks.create_task(self._retention().run(), name="retention")
+
+    def _retention(self) -> Retention:
+        return Retention(self.store, self.settings.endpoints.timeline_launches, time.time)
 
     def _controller(self) -> Controller:
         settings = self.settings

@@ -115,7 +115,8 @@ class CopyRecord:
 
 @dataclass(frozen=True, slots=True)
 class TimelineRecord:
-    """The launch of one copy, stage by stage; kept after the copy, its instance and its endpoint.
+    """The launch of one copy, stage by stage; kept after the copy and its instance, and for a while
+    after its endpoint.
 
     `reason` is the decision that led to it; `new_instance` tells a launch with a new instance from
     one on an instance that was already there. `ready_s` is when it entered rotation.

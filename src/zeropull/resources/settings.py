@@ -121,7 +121,8 @@ class EndpointSettings:
     idle_release_s: float = 120.0  # an instance without a component's copy this long is released
     retry_s: float = 2.0  # first delay of the replacement backoff; doubles up to retry_max_s
     retry_max_s: float = 120.0
-    timeline_launches: int = 200  # launches remembered per endpoint, the oldest go first
+    # Launches remembered per endpoint, and of all deleted endpoints together; the oldest go first.
+    timeline_launches: int = 200
 
     @property
     def backoff(self) -> Backoff:

@@ -22,7 +22,8 @@ import msgspec
 
 from zeropull.errors import AlreadyExists, Conflict, DiskFull, NotFound
 from zeropull.resources.documents import Document
-from zeropull.statestore.damage import LIST_DAMAGED, WRONG_DIGEST, DamagedDocument, listed
+from zeropull.statestore.bodies import packed, unpacked
+from zeropull.statestore.damage import LIST_DAMAGED, WRONG_DIGEST, DamagedDocument, listed, readable
 from zeropull.statestore.digests import digest_of
 from zeropull.statestore.reserve import DiskReserve
 from zeropull.statestore.state_file import Row, StateFile
@@ -126,6 +127,19 @@ class Store:
             if all(getattr(each.document, name) == value for name, value in wanted)
         ]
 
+    def keys(self, document_type: type[D]) -> list[str]:
+        """Of all documents of the kind, in order; nothing is decoded."""
+        sql = "SELECT key FROM documents INDEXED BY documents_key WHERE kind = ? ORDER BY key"
+        return [readable(key) for (key,) in self._file.query(sql, (document_type.kind,))]
+
+    def endpoint_uids(self, document_type: type[D]) -> set[str]:
+        """Of all documents of the kind; nothing is decoded."""
+        sql = (
+            "SELECT DISTINCT endpoint_uid FROM documents INDEXED BY documents_endpoint"
+            " WHERE kind = ? AND endpoint_uid IS NOT NULL"
+        )
+        return {readable(uid) for (uid,) in self._file.query(sql, (document_type.kind,))}
+
     def damaged(self) -> list[DamagedDocument]:
         """The documents that were set aside, oldest first; kept until the state is restored."""
         return listed(self._file.query(LIST_DAMAGED))
@@ -140,7 +154,7 @@ class Store:
             Conflict: another version is there, or none.
         """
         kind, key = type(document).kind, document.key
-        body = msgspec.json.encode(document)
+        body = packed(msgspec.json.encode(document))
         with self.transaction():
             version = self._check_version(kind, key, expected_version) + 1
             self._file.execute(
@@ -256,8 +270,8 @@ class Store:
                 damaged.append((row, kind, key, WRONG_DIGEST))
                 continue
             try:
-                document = decoder.decode(body)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                document = decoder.decode(unpacked(body))
+            except (msgspec.MsgspecError, ValueError) as error:
                 damaged.append((row, kind, key, f"it cannot be read: {error}"))
                 continue
             found.append(Stored(document, int(version), int(revision)))

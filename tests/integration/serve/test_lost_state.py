@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -107,11 +107,14 @@ def test_damaged_files_cost_what_is_in_them_and_nothing_else(deployed: Served) -
     before = launches(deployed)
     state = detached(deployed)
     database = state / "zeropull.db"
-    data = database.read_bytes()
-    timeline = re.search(rb'"began_s":\d+\.\d+,"component":null,"new_instance":true', data)
-    assert timeline is not None
-    at = timeline.start()
-    database.write_bytes(data[:at] + b"\x01" + data[at + 1 :])
+    connection = sqlite3.connect(database)
+    with connection:
+        (body,) = connection.execute(
+            "SELECT body FROM documents WHERE kind = 'timeline'"
+        ).fetchone()
+        flipped = body[:70] + bytes((body[70] ^ 4,)) + body[71:]
+        connection.execute("UPDATE documents SET body = ? WHERE kind = 'timeline'", (flipped,))
+    connection.close()
     (state / "metrics.db").write_bytes(b"garbage " * 1000)
     for name in ("metrics.db-wal", "metrics.db-shm"):
         (state / name).unlink(missing_ok=True)
