@@ -13,7 +13,9 @@ from tests.acceptance.serving import Load, Server, stage_of, wait_until
 from tests.integration.serve.served import DEADLINE_S, ROLE
 
 DUO = "ml.duo.large"  # two accelerators, 4 cores, 8 GiB
-TYPES = {f'instance_types."{DUO}"': {"vcpus": 4, "memory_gib": 8, "accelerators": 2}}
+TYPES: dict[str, Any] = {
+    f'instance_types."{DUO}"': {"vcpus": 4, "memory_gib": 8, "accelerators": 2}
+}
 MODEL_BYTES = 1 << 20
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 import sagemaker
 from sagemaker.deserializers import BytesDeserializer
@@ -67,7 +69,7 @@ def main(name: str, image: str, model_data: str) -> None:
 class ByteIterator:
     """The parts of a streamed answer."""
 
-    def __init__(self, stream: object) -> None:
+    def __init__(self, stream: Iterable[Any]) -> None:
         self._events = iter(stream)
 
     def __iter__(self) -> ByteIterator:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def write_specification(server: Server) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("zp")
-    settings = {
+    settings: dict[str, Any] = {
         **TYPES,
         "fleet": {"cdi_dirs": [str(folder / "cdi")]},
         "endpoints": {"retry_s": 0.5, "idle_release_s": 600.0},

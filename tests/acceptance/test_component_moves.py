@@ -25,7 +25,7 @@ MOMENTS = ("created_s", "modified_s", "running_s", "launched_s", "healthy_s", "r
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {**TYPES, "endpoints": {"retry_s": 0.5, "idle_release_s": 600.0}}
+    settings: dict[str, Any] = {**TYPES, "endpoints": {"retry_s": 0.5, "idle_release_s": 600.0}}
     with running_server(tmp_path_factory.mktemp("zp"), **settings) as server:
         yield server
 

@@ -26,7 +26,7 @@ QUIET_S = 1140  # 15 minutes of readings below the target, and some more
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {**TYPES, "endpoints": {"retry_s": 0.5, "idle_release_s": 3.0}}
+    settings: dict[str, Any] = {**TYPES, "endpoints": {"retry_s": 0.5, "idle_release_s": 3.0}}
     with running_server(tmp_path_factory.mktemp("zp"), **settings) as server:
         yield server
 

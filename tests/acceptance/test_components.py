@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -25,7 +26,7 @@ REASON = "FailureReason"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {**TYPES, "endpoints": {"retry_s": 0.5, "idle_release_s": 3.0}}
+    settings: dict[str, Any] = {**TYPES, "endpoints": {"retry_s": 0.5, "idle_release_s": 3.0}}
     folder = tmp_path_factory.mktemp("zp")
     with running_server(folder, **settings) as server:
         yield server

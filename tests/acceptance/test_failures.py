@@ -11,6 +11,8 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,7 +84,7 @@ def make_cases(registry: Registry, store: Store) -> dict[str, Bad]:
         "wrong-digest": Bad(
             f"{registry.address}/damaged:1",
             ("Please make sure all images", damaged.layers[-1].digest),
-            mend=lambda: blob.write_bytes(intact) and None,
+            mend=partial(_write, blob, intact),
         ),
         "other-architecture": Bad(
             f"{registry.address}/foreign:1", ("linux/s390x", "linux/amd64"), better_image=good
@@ -140,7 +142,8 @@ def server(
         "access_key_id": store.access_key_id,
         "secret_access_key": store.secret_access_key,
     }
-    with running_server(tmp_path_factory.mktemp("zp"), **{"buckets.artifacts": access}) as server:
+    settings: dict[str, Any] = {"buckets.artifacts": access}
+    with running_server(tmp_path_factory.mktemp("zp"), **settings) as server:
         for name, case in cases.items():
             server.deploy(
                 name,
@@ -197,3 +200,7 @@ def test_a_container_that_answers_500_is_the_models_error(
     assert answer["ResponseMetadata"]["HTTPStatusCode"] == 424
     assert answer["OriginalStatusCode"] == 500
     assert answer["OriginalMessage"].startswith("the model failed")
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

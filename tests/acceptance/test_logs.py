@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_following_a_log_shows_every_line_once_whatever_happens_to_the_container
             talk(server, turn, LINES)
             wait_until(
                 "all lines of a long answer",
-                lambda turn=turn: len(numbers(printed, turn)) >= LINES,
+                partial(lambda turn: len(numbers(printed, turn)) >= LINES, turn),
             )
             wait_until(
                 "the log is rotated",

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -60,7 +61,7 @@ def forget_like_a_reboot(server: Server) -> None:
     names = server.names
     for folder in (names.run_dir, names.state_dir):
         for target in mounts_under(folder):
-            detach(target)
+            detach(Path(target))
     for path in names.instances_dir.glob("i-*"):
         shutil.rmtree(runc_folder(path.name), ignore_errors=True)
     for namespace in list_netns(names.netns_prefix):

@@ -1,4 +1,4 @@
-"""A unit test takes milliseconds; one that hangs is a failed test soon."""
+"""A unit test takes milliseconds, and leaves nothing open: one that hangs is a failed test soon."""
 
 from __future__ import annotations
 
@@ -12,3 +12,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/unit/" in item.path.as_posix() and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+        for warning in ("pytest.PytestUnraisableExceptionWarning", "ResourceWarning"):
+            item.add_marker(pytest.mark.filterwarnings(f"error::{warning}"))

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 def regenerate(source_root: Path = HERE.parent.parent) -> list[Path]:
     """Run protoc over every file of `protos`; returns what it was run for."""
-    from grpc_tools import protoc  # type: ignore[import-untyped] # no type information; dev extra
+    from grpc_tools import protoc  # of the dev extra
 
     protos = sorted((HERE / "protos").glob("*.proto"))
     package = "zeropull/containerd/_generated"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,10 +224,11 @@ def test_a_name_is_taken_until_the_component_is_gone(served: Served, sagemaker: 
 def test_what_is_under_way_is_neither_updated_nor_deleted(served: Served, sagemaker: Any) -> None:
     create(sagemaker)
     runtime = {"InferenceComponentName": "one", "DesiredRuntimeConfig": {"CopyCount": 3}}
-    for call in (
+    calls: list[Callable[[], Any]] = [
         lambda: sagemaker.delete_inference_component(InferenceComponentName="one"),
         lambda: sagemaker.update_inference_component_runtime_config(**runtime),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(ClientError, match="while it is in state CREATE_IN_PROGRESS"):
             call()
     settle(served)

@@ -30,7 +30,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     now_s = time.time()
     with Store.open(tmp_path / "zeropull.db") as store:
         key, _ = ensure_default_key(store, ACCOUNT, now_s)
-        metrics = MetricStore(tmp_path / "metrics.db", check_same_thread=False)
+        metrics = MetricStore(tmp_path / "metrics.db")
         app = create_api_app(
             store,
             region=REGION,

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from zeropull.gateway.connection import HEAD_S
+from zeropull.gateway.connection import HEAD_S, ClientConnection
 from zeropull.gateway.server import Gateway
 from zeropull.resources.settings import GatewaySettings
 
@@ -24,7 +24,15 @@ async def test_bodies_that_grow_over_the_memory_limit_together_are_refused(frami
         clients = [await Client.open(served) for _ in range(3)]
         for client in clients:
             client.writer.write(HEAD + framing + b"\r\n")
-        await until(lambda: sum(c.current is not None for c in served.state.clients.open) == 3)
+        await until(
+            lambda: (
+                sum(
+                    isinstance(c, ClientConnection) and c.current is not None
+                    for c in served.state.clients.open
+                )
+                == 3
+            )
+        )
         part = b"x" * 500
         for client in clients:
             client.writer.write(b"1f4\r\n%b\r\n" % part if b"chunked" in framing else part)
@@ -63,6 +71,7 @@ async def test_a_head_that_drips_in_is_cut_off() -> None:
         client = await Client.open(served)
         await until(lambda: bool(served.state.clients.open))
         (connection,) = served.state.clients.open
+        assert isinstance(connection, ClientConnection)
         for letter in (b"P", b"O", b"S", b"T"):
             assert not connection.closed
             connection.active_s = 0.0

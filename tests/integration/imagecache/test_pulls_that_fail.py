@@ -222,7 +222,8 @@ async def test_one_bad_layer_keeps_the_finished_ones_below(tmp_path: Path) -> No
     await pull_layers(image, [0], blobs[:1], tmp_path, lambda _: None, open_blob=open_bytes)
     published = layer_directory(tmp_path, image.chain_ids[0])
     with pytest.raises(IntegrityError):
-        await pull_layers(image, [1], [b"bad"], tmp_path, lambda _: published, open_blob=open_bytes)
+        bad: list[Any] = [b"bad"]
+        await pull_layers(image, [1], bad, tmp_path, lambda _: published, open_blob=open_bytes)
     assert left_in(tmp_path) == [published.name]
     await pull_layers(image, [1], blobs[1:], tmp_path, lambda _: published, open_blob=open_bytes)
     assert len(left_in(tmp_path)) == 2

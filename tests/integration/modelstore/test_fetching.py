@@ -186,11 +186,15 @@ async def test_a_full_disk_is_told_with_the_arithmetic(
 async def test_a_cancelled_download_leaves_nothing(store: Store, tmp_path: Path) -> None:
     started = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def on_bytes(count: int) -> None:
+        loop.call_soon_threadsafe(started.set)
+
     download = asyncio.create_task(
         fetch_artifact(
             artifact(store, "model.tar.gz", compression="gzip"),
             tmp_path / "m",
-            on_bytes=lambda count: loop.call_soon_threadsafe(started.set) and None,
+            on_bytes=on_bytes,
         )
     )
     await started.wait()

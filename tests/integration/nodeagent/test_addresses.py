@@ -76,6 +76,7 @@ async def test_a_container_sends_from_no_address_but_its_own(
     node.assign(assignment_of(probe_image, copy_of(probe_image, "one")))
     copy = await node.until_copy("one", CopyState.HEALTHY, CopyState.FAILED)
     assert copy.state is CopyState.HEALTHY, copy
+    assert copy.host is not None
     own, gateway = copy.host, copy.host.rpartition(".")[0]
     the_nodes, anothers = f"{gateway}.2", f"{gateway}.200"
     frames = [

@@ -58,7 +58,11 @@ class TestNodeEngine(EngineSuite):
         provider = LocalProvider(settings.fleet, state, run_dir)
         try:
             async with _node_engine(settings, provider) as (engine, store):
-                yield Stage(engine, _endpoint(registry, digest), store.put, CAPACITY)
+
+                def keep(instance: Instance) -> None:
+                    store.put(instance)
+
+                yield Stage(engine, _endpoint(registry, digest), keep, CAPACITY)
         finally:
             await provider.sweep(())
             await provider.close()

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,7 +103,8 @@ async def test_a_client_certificate_is_shown(authority: Path) -> None:
 
 @pytest.mark.parametrize("member", ["ca", "client_cert"])
 def test_certificates_that_are_none_are_a_configuration_error(member: str) -> None:
-    access = dataclasses.replace(RegistryAccess("r", is_configured=True), **{member: "nonsense"})
+    change: dict[str, Any] = {member: "nonsense"}
+    access = dataclasses.replace(RegistryAccess("r", is_configured=True), **change)
     with image_server() as server, pytest.raises(ConfigurationError, match="ca_file, cert_file"):
         connect(f"https://{server.host}/", Route.of(server.host, access))
 

@@ -23,6 +23,11 @@ def write(root: Path, name: str, text: str = "x", mode: int = 0o644) -> None:
     path.chmod(mode)
 
 
+def write_all(root: Path, *names: str) -> None:
+    for name in names:
+        write(root, name)
+
+
 async def test_basic_prepare_commit_and_prepare_again(layers: Layers) -> None:
     def first(root: Path) -> None:
         write(root, "foo", "foo\n", 0o777)
@@ -225,7 +230,7 @@ async def test_directory_permission_is_kept_on_commit(layers: Layers) -> None:
 
 
 async def test_deleted_files_in_child_are_gone_there_only(layers: Layers) -> None:
-    await layers.layer("one", "", lambda root: [write(root, n) for n in ("foo", "bar")])
+    await layers.layer("one", "", lambda root: write_all(root, "foo", "bar"))
     await layers.layer("two", "one", lambda root: (root / "foo").unlink())
     with layers.mounted(await layers.view("v1", "one")) as root:
         assert sorted(p.name for p in root.iterdir()) == ["bar", "foo"]

@@ -45,7 +45,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[tuple[Plugin, Containerd]]:
 
 
 def ctr(containerd: Containerd, *arguments: str) -> str:
-    command = [binary_dir(CURRENT) / "ctr", "--address", containerd.socket]
+    command = [str(binary_dir(CURRENT) / "ctr"), "--address", str(containerd.socket)]
     command += ["--namespace", containerd.namespace, *arguments]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120.0)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_any_policy_scales_out_and_all_must_agree_to_scale_in() -> None:
         Decision(2, "c", "c", NotScaled.WITHIN_TARGET),
     )
     last = LastScaling()
-    at = {"capacity": 2, "limits": LIMITS, "last": last, "now_s": 1000.0}
+    at: dict[str, Any] = {"capacity": 2, "limits": LIMITS, "last": last, "now_s": 1000.0}
     assert combine([out, small_in], **at).desired == 4
     assert combine([small_in, stay], **at).desired == 2
     assert combine([small_in], **at).desired == 1
@@ -73,7 +74,7 @@ def test_any_policy_scales_out_and_all_must_agree_to_scale_in() -> None:
 
 def test_only_a_larger_scale_out_passes_during_its_cooldown() -> None:
     last = LastScaling(out_at_s=900, out_from=1, out_to=3, out_cooldown_s=300)
-    at = {"capacity": 2, "limits": LIMITS, "last": last, "now_s": 1000.0}
+    at: dict[str, Any] = {"capacity": 2, "limits": LIMITS, "last": last, "now_s": 1000.0}
     held = combine([Decision(3, "x", "p")], **at)
     assert held.not_scaled is NotScaled.COOLING_DOWN
     assert "200 s more" in held.reason
@@ -83,7 +84,7 @@ def test_only_a_larger_scale_out_passes_during_its_cooldown() -> None:
 def test_a_policy_that_may_not_scale_in_does_not_keep_another_from_it() -> None:
     policy = replace(POLICY, scale_in_disabled=True)
     calm = propose(policy, high=AlarmState.OK, low=AlarmState.OK, metric=0.0, capacity=2)
-    at = {"capacity": 2, "limits": LIMITS, "last": LastScaling(), "now_s": 1000.0}
+    at: dict[str, Any] = {"capacity": 2, "limits": LIMITS, "last": LastScaling(), "now_s": 1000.0}
     assert combine([calm, Decision(1, "step", "s")], **at).desired == 1
     assert combine([calm], **at).desired == 2
     busy = propose(policy, high=AlarmState.ALARM, low=AlarmState.OK, metric=15.0, capacity=2)
@@ -92,7 +93,7 @@ def test_a_policy_that_may_not_scale_in_does_not_keep_another_from_it() -> None:
 
 def test_a_scale_out_during_the_scale_in_cooldown_acts_at_once() -> None:
     last = LastScaling(in_at_s=990, in_cooldown_s=300)
-    at = {"capacity": 2, "limits": LIMITS, "last": last, "now_s": 1000.0}
+    at: dict[str, Any] = {"capacity": 2, "limits": LIMITS, "last": last, "now_s": 1000.0}
     assert combine([Decision(3, "x", "p")], **at).desired == 3
     assert combine([Decision(1, "x", "p")], **at).not_scaled is NotScaled.COOLING_DOWN
 
@@ -107,7 +108,7 @@ def test_what_a_scale_in_took_is_remembered_for_ten_minutes() -> None:
 
 
 def test_bounds_and_suspension_are_named() -> None:
-    at = {"capacity": 10, "limits": LIMITS, "last": LastScaling(), "now_s": 0.0}
+    at: dict[str, Any] = {"capacity": 10, "limits": LIMITS, "last": LastScaling(), "now_s": 0.0}
     assert combine([Decision(20, "x", "p")], **at).not_scaled is NotScaled.AT_MAXIMUM
     suspended = Limits(1, 20, scale_out_suspended=True)
     decision = combine([Decision(20, "x", "p")], **(at | {"limits": suspended}))

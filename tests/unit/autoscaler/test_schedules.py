@@ -77,10 +77,13 @@ def test_nonsense_is_refused(schedule: str, zone: str) -> None:
 def runs(schedule: str, zone: str, start: str, end: str) -> list[str]:
     """Every run from one time to another, each found from the one before."""
     found: list[str] = []
-    at_s: float | None = at(start)
-    while (at_s := next_run(schedule, zone, at_s, created_s=0)) is not None and at_s < at(end):
-        found.append(datetime.fromtimestamp(at_s, UTC).strftime("%d %H:%M"))
-    return found
+    at_s = at(start)
+    while True:
+        next_s = next_run(schedule, zone, at_s, created_s=0)
+        if next_s is None or next_s >= at(end):
+            return found
+        found.append(datetime.fromtimestamp(next_s, UTC).strftime("%d %H:%M"))
+        at_s = next_s
 
 
 def test_a_time_that_the_clocks_skip_runs_when_they_do() -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from zeropull.cli.config import load_settings
 from zeropull.errors import ConfigurationError
+from zeropull.resources.settings import Settings
 
 
-def settings_of(tmp_path: Path, toml: str = "", environment=None, flags=None):
+def settings_of(
+    tmp_path: Path,
+    toml: str = "",
+    environment: dict[str, str] | None = None,
+    flags: dict[str, Any] | None = None,
+) -> Settings:
     file = tmp_path / "zeropull.toml"
     file.write_text(toml)
     return load_settings(config=file, environment=environment or {}, flags=flags or {})

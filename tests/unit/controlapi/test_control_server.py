@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from zeropull.controlapi.exchange import Exchange
@@ -23,6 +24,8 @@ from zeropull.controlapi.server import ControlServer
 ONE, TWO = "i-" + "1" * 17, "i-" + "2" * 17
 BEARER = {"Authorization": "Bearer secret-one"}
 
+Client = TestClient[web.Request, web.Application]
+
 
 @pytest.fixture
 def exchange() -> Exchange:
@@ -30,7 +33,7 @@ def exchange() -> Exchange:
 
 
 @pytest.fixture
-async def client(exchange: Exchange) -> AsyncIterator[TestClient]:
+async def client(exchange: Exchange) -> AsyncIterator[Client]:
     tokens = {ONE: "secret-one", TWO: "secret-two"}
     server = ControlServer(
         exchange,
@@ -50,7 +53,9 @@ def report(
     return msgspec.json.encode(NodeReport(instance_id, 1, sent, 0.0, copies))
 
 
-async def test_a_node_sees_its_own_assignment_and_nobody_elses(client, exchange) -> None:
+async def test_a_node_sees_its_own_assignment_and_nobody_elses(
+    client: Client, exchange: Exchange
+) -> None:
     exchange.publish_assignment(NodeAssignment(0, ONE, endpoint="mine"), 1.0)
     exchange.publish_assignment(NodeAssignment(0, TWO, endpoint="other"), 1.0)
     own = await client.get(f"/v1/nodes/{ONE}/assignment?since=0", headers=BEARER)
@@ -62,7 +67,9 @@ async def test_a_node_sees_its_own_assignment_and_nobody_elses(client, exchange)
     assert unknown.status == 401
 
 
-async def test_a_long_poll_is_answered_at_once_when_something_is_published(exchange) -> None:
+async def test_a_long_poll_is_answered_at_once_when_something_is_published(
+    exchange: Exchange,
+) -> None:
     watch = asyncio.create_task(exchange.watch_assignment(ONE, 0, 30.0))
     await asyncio.sleep(0)
     exchange.publish_assignment(NodeAssignment(0, ONE), 2.0)
@@ -71,7 +78,7 @@ async def test_a_long_poll_is_answered_at_once_when_something_is_published(excha
     assert answer.version == 2000
 
 
-async def test_a_long_poll_without_news_ends_with_204(client) -> None:
+async def test_a_long_poll_without_news_ends_with_204(client: Client) -> None:
     answer = await client.get(f"/v1/nodes/{ONE}/assignment?since=7", headers=BEARER)
     assert answer.status == 204
 
@@ -87,13 +94,15 @@ def test_versions_grow_even_when_the_clock_goes_back(exchange: Exchange) -> None
     assert exchange.publish_routes(Routes(0, region="eu-west-1"), 1.0) == first + 1
 
 
-async def test_a_node_cannot_report_for_another(client, exchange) -> None:
+async def test_a_node_cannot_report_for_another(client: Client, exchange: Exchange) -> None:
     answer = await client.post(f"/v1/nodes/{ONE}/report", data=report(TWO), headers=BEARER)
     assert answer.status == 403
     assert exchange.nodes == {}
 
 
-async def test_a_report_wakes_the_reconciler_only_when_something_changed(client, exchange) -> None:
+async def test_a_report_wakes_the_reconciler_only_when_something_changed(
+    client: Client, exchange: Exchange
+) -> None:
     await client.post(f"/v1/nodes/{ONE}/report", data=report(), headers=BEARER)
     assert exchange.reported.is_set()
     exchange.reported.clear()
@@ -105,13 +114,15 @@ async def test_a_report_wakes_the_reconciler_only_when_something_changed(client,
     assert exchange.nodes[ONE].received_s == 100.0
 
 
-async def test_a_malformed_report_is_refused_and_changes_nothing(client, exchange) -> None:
+async def test_a_malformed_report_is_refused_and_changes_nothing(
+    client: Client, exchange: Exchange
+) -> None:
     answer = await client.post(f"/v1/nodes/{ONE}/report", data=b'{"copies": 1}', headers=BEARER)
     assert answer.status == 400
     assert exchange.nodes == {}
 
 
-async def test_the_gateway_needs_its_own_token(client) -> None:
+async def test_the_gateway_needs_its_own_token(client: Client) -> None:
     assert (await client.get("/v1/gateway/routes", headers=BEARER)).status == 401
     body = msgspec.json.encode(GatewayReport("g", 1, 1.0))
     gate = {"Authorization": "Bearer gate"}

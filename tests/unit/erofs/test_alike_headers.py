@@ -28,7 +28,7 @@ def described(node: Node, path: bytes = b"") -> Iterator[tuple[object, ...]]:
         yield from described(child, path + b"/" + name)
 
 
-def files(chance: random.Random, count: int) -> Iterator[object]:
+def files(chance: random.Random, count: int) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """Few owners, modes and times over short names, long ones, and some that need extensions."""
     folders = ["a", "b/c", "/".join(["long" * 10] * 3), "é" * 40, "x" * 150]
     for number in range(count):
@@ -50,7 +50,7 @@ def test_a_layer_reads_the_same_with_and_without_memory_of_headers(
     if kind == tarfile.USTAR_FORMAT:  # which has no long names, large owners or fractions
         members = [
             (info, data)
-            for info, data in members  # type: ignore[misc]
+            for info, data in members
             if len(info.name.encode()) < 130 and info.uid < 1 << 20 and info.mtime % 1 == 0
         ]
     tar = tar_of(*members, format=kind)

@@ -86,9 +86,12 @@ def test_old_seconds_become_minutes_and_keep_their_sums(tmp_path: Path) -> None:
 def test_metrics_are_found_by_some_of_their_dimensions(tmp_path: Path) -> None:
     store = MetricStore(tmp_path / "m.db")
     store.observe(KEY, 1000, 1.0)
-    find = lambda *dimensions, account="1", now_s=1000: store.keys(  # noqa: E731
-        account, dimensions=dimensions, now_s=now_s
-    )
+
+    def find(
+        *dimensions: tuple[str, str | None], account: str = "1", now_s: int = 1000
+    ) -> list[MetricKey]:
+        return store.keys(account, dimensions=dimensions, now_s=now_s)
+
     assert find(("EndpointName", None)) == [KEY]
     assert find(("EndpointName", "other")) == []
     assert find(account="2") == []

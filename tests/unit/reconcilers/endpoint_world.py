@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tests.unit.reconcilers.memory_world import MemoryWorld
 from zeropull.resources.endpoint_configs import UpdatePolicy, VariantSpec
@@ -68,7 +69,7 @@ class World(MemoryWorld):
             self.now_s += step_s
         return self
 
-    def set_copies(self, state: str, *, of: Deployment | None = None, **changes: object) -> World:
+    def set_copies(self, state: str, *, of: Deployment | None = None, **changes: Any) -> World:
         for copy in list(self.copies.values()):
             if of is None or copy.deployment_id == of.deployment_id:
                 healthy_s = self.now_s if state == "healthy" else copy.healthy_s

@@ -201,7 +201,7 @@ async def test_one_endpoints_trouble_is_told_and_leaves_the_others_cared_for(
     assert "tried again in" in found.failure_reason
     assert store.select(Instance, endpoint_uid=other.uid) == []
     assert store.require(Endpoint, other.key).document.status is EndpointStatus.CREATING
-    assert control._effects._running.get(plain.pending.deployment_id)  # type: ignore[union-attr]
+    assert control._effects._running.get(plain.pending.deployment_id)
     await control._effects.close()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.fixtures.memory_engine import MemoryEngine
 from tests.unit.reconcilers.endpoint_world import deployment, endpoint
+from zeropull.oci.images import ResolvedImage
 from zeropull.reconcilers.effects import Effects
 from zeropull.reconcilers.plan import Action, Effect
 from zeropull.reconcilers.resolving import Resolver
@@ -46,5 +47,5 @@ async def test_a_launch_that_was_refused_a_thousand_times_still_pauses(tmp_path:
         assert len(engine.launches) == 1100
 
 
-async def no_image(reference: str) -> object:
+async def no_image(reference: str) -> ResolvedImage:
     raise AssertionError("nothing is resolved here")

@@ -17,7 +17,7 @@ def test_an_endpoint_is_in_service_with_its_instances_up_and_empty() -> None:
     made = world(deployment(initial=2))
     assert len(made.running()) == 2
     assert made.copies == {}
-    assert made.endpoint.current.variants[0].current_instances == 2  # type: ignore[union-attr]
+    assert made.endpoint.current.variants[0].current_instances == 2
 
 
 def test_components_share_an_instance_and_scale_apart() -> None:

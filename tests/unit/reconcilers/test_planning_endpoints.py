@@ -290,6 +290,7 @@ def test_repeated_replacements_back_off() -> None:
     for _ in range(4):
         world.set_copies("failed", failure="container_exited", message="it exited").plan()
         new = max(world.instances.values(), key=lambda i: i.attempts)
+        assert new.next_attempt_s is not None
         waits.append(new.next_attempt_s - world.now_s)
         world.now_s = new.next_attempt_s
         world.rounds(3, step_s=0.1)

@@ -82,7 +82,7 @@ async def test_the_pause_is_as_long_as_the_registry_asks_for(store: Store) -> No
     owner = endpoint(deployment(resolved=False))
     store.put(owner)
     busy = Unavailable("registry r limits our rate")
-    busy.retry_after_s = 600.0  # type: ignore[attr-defined]  # set by the registry's client
+    busy.retry_after_s = 600.0  # set by the registry's client
     resolver = Resolver(store, failing(1, busy, []), QUICK, lambda: 0.0)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(resolver.run(owner.key, waits_for(owner)))

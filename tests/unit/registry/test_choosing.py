@@ -96,7 +96,8 @@ def test_indexes_that_never_end_are_refused() -> None:
 def test_an_entry_without_a_platform_is_matched_by_its_config() -> None:
     shelf = Shelf()
     arm, amd = shelf.image("arm", {"architecture": "arm64"}), shelf.image("amd")
-    for entry in ({}, {"platform": None}, {"platform": {}}):
+    entries: list[dict[str, Any]] = [{}, {"platform": None}, {"platform": {}}]
+    for entry in entries:
         found = shelf.find(shelf.index(arm | entry, amd | entry))
         assert found.manifest_digest == amd["digest"]
 

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from tests.fixtures.images import Entry, make_image, make_index
+from tests.fixtures import images
+from tests.fixtures.images import Entry, Image, make_image, make_index
 from zeropull.errors import ImageError, UnreadableImage
 from zeropull.oci.platforms import Platform
 from zeropull.registry.manifests import Index, Manifest, read_config, read_manifest
 
 
-def image(**options: object):
-    return make_image([[Entry("a", b"a")]], **options)  # type: ignore[arg-type]
+def image(**options: Any) -> Image:
+    return make_image([[Entry("a", b"a")]], **options)
 
 
-def content(thing) -> bytes:
+def content(thing: Image | images.Index) -> bytes:
+    assert isinstance(thing.manifest.content, bytes)
     return thing.manifest.content
 
 

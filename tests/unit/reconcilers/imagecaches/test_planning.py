@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from zeropull.reconcilers.imagecaches.planning import (
     CacheView,
@@ -36,7 +37,7 @@ def published(number: int, *images: str) -> GenerationRecord:
     return GenerationRecord(number, GenerationState.PUBLISHED, 0.0, images, "digest", "/g")
 
 
-def view(*instances: Instance, record: ImageCacheRecord = RECORD, **changes: object) -> CacheView:
+def view(*instances: Instance, record: ImageCacheRecord = RECORD, **changes: Any) -> CacheView:
     uses = {i.instance_id: frozenset({ONE}) for i in instances}
     return replace(CacheView(record, {ONE: "r:1"}, 0.0, instances, uses), **changes)
 
