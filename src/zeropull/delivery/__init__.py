@@ -1,0 +1,1 @@
+"""Generations over the network: a source serves them, a receiver on each node brings them."""
