@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from zeropull.delivery.control import ReceiverConfig, serve_control
-from zeropull.delivery.gate import MAX_WAITING, Gate
+from zeropull.delivery.gate import MAX_WAITING, Gate, reserve_numbers
 from zeropull.delivery.group_holder import keep_group, take_group
 from zeropull.delivery.receiver import Receiver
 from zeropull.errors import ConfigurationError, Unavailable
@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="zeropull.daemons.receiver", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="receiver.json")
     config = _read_config(parser.parse_args(arguments).config)
+    reserve_numbers(Path(config.journal))
     configure_logging("receiver", level=config.log_level)
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)

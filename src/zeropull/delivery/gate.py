@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from zeropull.delivery.arriving import ArrivingLayer
@@ -23,7 +23,6 @@ from zeropull.linux import precontent
 from zeropull.telemetry import get_logger
 
 MAX_WAITING = 65_536  # readers at once; the limit of descriptors is set to it
-TAKE_OVER_S = 60.0
 _SLOT = struct.Struct("=QQQ")  # inode (0: free), offset, count
 
 log = get_logger(__name__)
@@ -60,9 +59,19 @@ class Gate:
             self._layers.pop(layer.inode, None)
 
     def start(self) -> None:
-        """Finish what a killed predecessor left, then serve. All layers are watched by now."""
-        self._take_over()
+        """Serve from now on, those first that a killed predecessor left. All layers are watched by
+        now, and `reserve_numbers` was called before anything else."""
+        waiting = self._waiting()
+        self._deny_all_but(waiting)
         threading.Thread(target=self._serve, name="gate", daemon=True).start()
+        for number, (inode, offset, count) in waiting.items():
+            layer = self._layer(inode)
+            if layer is None:
+                self._answer(number, is_here=False)
+            else:
+                self._need(layer, offset, count, self._answering(number))
+        if waiting:
+            log.info("readers of a killed process are served", readers=len(waiting))
 
     def _serve(self) -> None:
         own = os.getpid()
@@ -105,40 +114,38 @@ class Gate:
         _SLOT.pack_into(self._journal, number * _SLOT.size, 0, 0, 0)
         os.close(number)
 
-    def _take_over(self) -> None:
-        """Readers that a predecessor had taken up wait under its numbers. Until they have been
-        answered no event is read, since ours would get the same numbers."""
-        left = threading.Semaphore(0)
-        waiting = 0
-        for number in range(MAX_WAITING):
-            inode, offset, count = _SLOT.unpack_from(self._journal, number * _SLOT.size)
-            if not inode:
-                continue
-            layer = self._layer(inode)
+    def _waiting(self) -> dict[int, tuple[int, int, int]]:
+        """Inode, offset and count by number, of readers that a predecessor had taken up."""
+        return _waiting_in(memoryview(self._journal))
 
-            def done(is_here: bool, number: int = number) -> None:
+    def _deny_all_but(self, waiting: Collection[int]) -> None:
+        """A predecessor may have read events that it had not written down yet. These readers get
+        an error, and the kernel asks again for what was only read ahead."""
+        for number in range(MAX_WAITING):
+            if number not in waiting:
                 with contextlib.suppress(OSError):
-                    precontent.answer(self._group, number, 0 if is_here else errno.EIO)
-                _SLOT.pack_into(self._journal, number * _SLOT.size, 0, 0, 0)
-                left.release()
-
-            waiting += 1
-            if layer is None:
-                done(False)
-            else:
-                self._need(layer, offset, count, done)
-        for _ in range(waiting):
-            left.acquire(timeout=TAKE_OVER_S)
-        # Events that it had read but not written down yet: these readers get an error, and the
-        # kernel asks again for what was only read ahead.
-        denied = 0
-        for number in range(MAX_WAITING):
-            with contextlib.suppress(OSError):
-                precontent.answer(self._group, number, errno.EIO)
-                denied += 1
-        if waiting or denied:
-            log.info("readers of a killed process answered", served=waiting, denied=denied)
+                    precontent.answer(self._group, number, errno.EIO)
 
     def _layer(self, inode: int) -> ArrivingLayer | None:
         with self._lock:
             return self._layers.get(inode)
+
+
+def reserve_numbers(journal: Path) -> None:
+    """Occupy, in this process, the numbers under which readers of a predecessor still wait: a new
+    event must not get one of them. Before this process opens anything else."""
+    try:
+        waiting = _waiting_in(memoryview(journal.read_bytes()))
+    except FileNotFoundError:
+        return
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    for number in waiting:
+        if number != null:
+            os.dup2(null, number, inheritable=False)
+    if null not in waiting:
+        os.close(null)
+
+
+def _waiting_in(journal: memoryview) -> dict[int, tuple[int, int, int]]:
+    slots = enumerate(_SLOT.iter_unpack(journal[: len(journal) // _SLOT.size * _SLOT.size]))
+    return {number: slot for number, slot in slots if slot[0]}
