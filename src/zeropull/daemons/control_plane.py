@@ -49,6 +49,7 @@ from zeropull.imagecache.generations import GenerationStore
 from zeropull.metricstore.store import MetricStore
 from zeropull.placement.capacity import Shape
 from zeropull.providers.local.loopback_ports import loopback_ports
+from zeropull.providers.local.delivery import NetworkDelivery
 from zeropull.providers.local.provider import LocalProvider
 from zeropull.providers.shapes import shape_of
 from zeropull.reconcilers.components.slots import placing_shape
@@ -136,6 +137,7 @@ class ControlPlane:
             settings.state_dir,
             settings.run_dir,
             log_level=settings.serve.log_level,
+            delivery=NetworkDelivery(settings) if settings.fleet.delivery == "network" else None,
         )
         self.registries = Registries(settings)
         self.generations = GenerationStore(

@@ -1,4 +1,4 @@
-"""`python -m zeropull.daemons.source --config R/source.json`: serves generations to nodes.
+"""`python -m zeropull.daemons.source --settings R/settings.json`: serves generations to nodes.
 
 A process of its own, so that however many nodes start at once, the control plane goes on.
 """
@@ -6,68 +6,53 @@ A process of its own, so that however many nodes start at once, the control plan
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
+from zeropull.daemons.settings_file import read_settings
 from zeropull.delivery.certificates import ensure_certificate
 from zeropull.delivery.generation_shelf import GenerationShelf
 from zeropull.delivery.grants import Grants
 from zeropull.delivery.serving import BlockServer, EgressLimit
-from zeropull.errors import ConfigurationError
 from zeropull.linux.files import replace_file
+from zeropull.resources.settings import Settings
 from zeropull.telemetry import configure_logging, get_logger
 
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceConfig:
-    """source.json. `address_file`: where the port is written once it listens."""
-
-    caches_dir: str
-    grants_dir: str
-    certificate: str
-    host: str
-    address_file: str
-    port: int = 0  # 0 = a free one
-    max_connections: int = 256
-    egress_bytes_per_s: float | None = None  # over all nodes; None = no limit
-    log_level: str = "info"
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="zeropull.daemons.source", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="source.json")
-    config = _read_config(parser.parse_args(arguments).config)
-    configure_logging("source", level=config.log_level)
+    parser.add_argument("--settings", type=Path, required=True, help="merged settings, JSON")
+    settings = read_settings(parser.parse_args(arguments).settings)
+    configure_logging("source", level=settings.serve.log_level)
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    ensure_certificate(Path(config.certificate), "zeropull source")
+    ensure_certificate(settings.source_certificate, "zeropull source")
     server = BlockServer(
-        GenerationShelf(Path(config.caches_dir)),
-        Grants(Path(config.grants_dir)).find,
-        Path(config.certificate),
-        max_connections=config.max_connections,
-        egress=EgressLimit(config.egress_bytes_per_s),
+        GenerationShelf(settings.state_dir / "caches"),
+        Grants(settings.source_grants).find,
+        settings.source_certificate,
+        max_connections=settings.source.max_connections,
+        egress=EgressLimit(settings.source.egress_bytes_per_s),
     )
-    port = server.start(config.host, config.port)
-    replace_file(Path(config.address_file), f"{config.host}:{port}\n", is_durable=False)
-    log.info("serving generations", host=config.host, port=port)
+    port = _listen(server, settings)
+    address = f"{settings.source.host}:{port}"
+    replace_file(settings.source_address_file, address, is_durable=False)
+    log.info("serving generations", address=address)
     received = signal.sigwait(signals)
     log.info("stopping", signal=signal.Signals(received).name, sent_bytes=server.sent_bytes)
     server.close()
 
 
-def _read_config(path: Path) -> SourceConfig:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=SourceConfig)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+def _listen(server: BlockServer, settings: Settings) -> int:
+    """The port of the source before this one if it is free: nodes know it."""
+    if settings.source.port == 0:
+        with contextlib.suppress(OSError, ValueError):
+            known = int(settings.source_address_file.read_text().rpartition(":")[2])
+            return server.start(settings.source.host, known)
+    return server.start(settings.source.host, settings.source.port)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,12 @@ from zeropull.linux.network_namespaces import enter_netns
 from zeropull.linux.processes import show_command_line
 from zeropull.providers.local.spawner import READY, STARTED, Spawn
 
-MODULES = ("zeropull.daemons.node_agent", "zeropull.daemons.snapshotter")
+MODULES = (
+    "zeropull.daemons.node_agent",
+    "zeropull.daemons.snapshotter",
+    "zeropull.daemons.receiver",
+    "zeropull.daemons.holder",
+)
 _REQUEST_BYTES = 1 << 16
 
 

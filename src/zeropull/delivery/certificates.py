@@ -33,6 +33,7 @@ def ensure_certificate(path: Path, name: str) -> str:
         OSError: it cannot be written.
     """
     if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_file(path, _make(name))
     certificate = x509.load_pem_x509_certificate(path.read_bytes().partition(b"-----END ")[2])
     return certificate.fingerprint(hashes.SHA256()).hex()

@@ -68,6 +68,7 @@ class NodeEngine:
                 labels={
                     "account": instance.account,
                     "endpoint": instance.endpoint,
+                    "endpoint_uid": endpoint.uid,
                     "variant": instance.variant,
                 },
             )

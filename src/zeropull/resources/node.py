@@ -68,6 +68,7 @@ class NodeConfig:
     no_new_privileges: bool = False  # true: set-uid programs give containers nothing
     scrub_interval_s: float = SCRUB_INTERVAL_S
     scrub_bytes_per_s: int = SCRUB_BYTES_PER_S
+    receiver_socket: str = ""  # where cache volumes come over the network; "" = they are attached
     log_level: str = "info"
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -83,6 +84,20 @@ class NodeConfig:
     def snapshotter_status_socket(self) -> Path:
         """HTTP: what the plugin has counted."""
         return Path(self.run_dir) / "status.sock"
+
+    @property
+    def holder_socket(self) -> Path:
+        """Of the process that holds the receiver's events."""
+        return Path(self.run_dir) / "holder.sock"
+
+    @property
+    def journal_file(self) -> Path:
+        """Of the readers that wait for data; in memory, since it means nothing after a reboot."""
+        return Path(self.run_dir) / "readers"
+
+    @property
+    def receiver_file(self) -> Path:
+        return Path(self.disk_dir) / "receiver.json"
 
     @property
     def mounts_dir(self) -> Path:

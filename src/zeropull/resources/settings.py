@@ -54,9 +54,20 @@ class FleetSettings:
     scrub_interval_s: float = SCRUB_INTERVAL_S  # a node verifies all its layers so often; 0 = never
     scrub_bytes_per_s: int = SCRUB_BYTES_PER_S  # read for that: 1 % of a core; 0 = no limit
     max_instances: int = 64  # more is refused as missing capacity
+    delivery: Literal["volume", "network"] = "volume"  # network: caches cross each instance's link
     network: str = "198.18.0.0/15"  # every instance gets a free /24 of it (RFC 2544's test network)
     no_new_privileges: bool = False  # true: sudo, ping and other set-uid programs do not work
     loopback_ports: tuple[int, ...] = ()  # ports of the host's 127.0.0.1 that nodes may reach
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """[source]: the process that serves image caches to nodes, with fleet.delivery = "network"."""
+
+    host: str = "127.0.0.1"  # address that it listens on; local nodes reach the host's loopback
+    port: int = 0  # 0 = a free port, the same one again after a restart
+    max_connections: int = 256  # more are refused, and their nodes try again
+    egress_bytes_per_s: float | None = None  # over all nodes together; None = no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +185,7 @@ class Settings:
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     scaling: ScalingSettings = field(default_factory=ScalingSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    source: SourceSettings = field(default_factory=SourceSettings)
     instance_types: dict[str, InstanceTypeSettings] = field(default_factory=dict)
     registries: dict[str, RegistrySettings] = field(default_factory=dict)
     buckets: dict[str, BucketSettings] = field(default_factory=dict)
@@ -200,6 +212,20 @@ class Settings:
     @property
     def reserve_file(self) -> Path:
         return self.state_dir / "reserve"
+
+    @property
+    def source_certificate(self) -> Path:
+        """Key and certificate of the source of generations."""
+        return self.state_dir / "source" / "certificate.pem"
+
+    @property
+    def source_grants(self) -> Path:
+        return self.state_dir / "source" / "grants"
+
+    @property
+    def source_address_file(self) -> Path:
+        """Written by the source once it listens."""
+        return self.run_dir / "source.address"
 
     @property
     def metrics_database(self) -> Path:

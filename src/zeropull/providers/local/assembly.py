@@ -17,11 +17,14 @@ from zeropull.containerd.config import ContainerdConfig, can_remap_ids, render_c
 from zeropull.errors import ConfigurationError, Unavailable
 from zeropull.linux import network_namespaces
 from zeropull.providers.local import cgroups, firewall, network
+from zeropull.providers.local.delivery import NetworkDelivery
 from zeropull.providers.local.names import InstanceNames
 from zeropull.providers.local.network import Subnet
 from zeropull.providers.local.processes import (
     AGENT,
     CONTAINERD,
+    HOLDER,
+    RECEIVER,
     SNAPSHOTTER,
     accepts,
     daemon_pid,
@@ -42,6 +45,8 @@ SNAPSHOTTER_COMMAND = (
     "--state", "{state}", "--catalog", "{catalog}", "--mounts", "{mounts}",
     "--namespace", "{namespace}", "--status-socket", "{status}", "--log-level", "{level}",
 )  # fmt: skip
+HOLDER_COMMAND = (sys.executable, "-m", "zeropull.daemons.holder", "--socket", "{holder}")
+RECEIVER_COMMAND = (sys.executable, "-m", "zeropull.daemons.receiver", "--config", "{receiver}")
 _LOG_TAIL_BYTES = 2000
 
 
@@ -104,16 +109,20 @@ def start_node(
     programs: Programs,
     containerd_version: tuple[int, int, int],
     spawner: Spawner | None = None,
+    delivery: NetworkDelivery | None = None,
 ) -> dict[str, subprocess.Popen[bytes] | None]:
     """Folders, volumes, limits and daemons; returns the daemons that had to be started, with the
     processes that are the caller's children."""
     config = _node_config(names, record, subnet, limits, settings, programs)
     _make_folders(names, config)
     config.resolv_conf.write_text(read_resolvers().render(subnet))
-    for volume in record.volumes:
-        # A generation that is gone is not worth failing for: the node pulls instead.
-        if Path(volume.path).is_dir():
-            attach_volume(names, volume.generation, Path(volume.path))
+    if delivery is not None and record.source_token:
+        delivery.write_config(names, config, record.source_token)
+    else:
+        for volume in record.volumes:
+            # A generation that is gone is not worth failing for: the node pulls instead.
+            if Path(volume.path).is_dir():
+                attach_volume(names, volume.generation, Path(volume.path))
     write_node_config(names.node_file, config)
     groups = cgroups.create_instance(cgroups.find_hierarchies(), names.cgroup, limits)
     started: dict[str, subprocess.Popen[bytes] | None] = {}
@@ -123,10 +132,12 @@ def start_node(
     return started
 
 
-def is_whole(names: InstanceNames) -> bool:
+def is_whole(names: InstanceNames, record: InstanceRecord) -> bool:
     """Nothing of the instance has to be repaired."""
+    receiving = (HOLDER, RECEIVER) if record.source_token else ()
+    roles = (*receiving, SNAPSHOTTER, CONTAINERD, AGENT)
     return (
-        all(daemon_pid(names, role) is not None for role in (SNAPSHOTTER, CONTAINERD, AGENT))
+        all(daemon_pid(names, role) is not None for role in roles)
         and network_namespaces.netns_exists(names.netns)
         and network.subnet_of_link(names.link) is not None
     )
@@ -192,6 +203,7 @@ def _node_config(
         no_new_privileges=settings.no_new_privileges,
         scrub_interval_s=settings.scrub_interval_s,
         scrub_bytes_per_s=settings.scrub_bytes_per_s,
+        receiver_socket=str(names.run_dir / "receiver.sock") if record.source_token else "",
         log_level=programs.log_level,
         labels=dict(record.labels),
     )
@@ -246,9 +258,15 @@ def _commands(
         "{status}": config.snapshotter_status_socket,
         "{namespace}": names.containerd_namespace,
         "{level}": programs.log_level,
+        "{holder}": config.holder_socket,
+        "{receiver}": config.receiver_file,
     }
     containerd = find_program(programs.containerd) or programs.containerd
+    receiving = (
+        {HOLDER: HOLDER_COMMAND, RECEIVER: RECEIVER_COMMAND} if config.receiver_socket else {}
+    )
     return {
+        **{role: [str(places.get(word, word)) for word in receiving[role]] for role in receiving},
         SNAPSHOTTER: [
             *(str(places.get(word, word)) for word in programs.snapshotter),
             *(["--remap-ids"] if remap_ids else []),

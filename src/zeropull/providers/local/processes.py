@@ -22,6 +22,7 @@ from zeropull.providers.local.names import InstanceNames
 from zeropull.providers.local.spawner import Spawner, spawn_of
 
 CONTAINERD, SNAPSHOTTER, AGENT = "containerd", "snapshotter", "agent"
+HOLDER, RECEIVER = "holder", "receiver"  # of caches that come over the network
 _LOG_LIMIT_BYTES = 8 << 20
 _POLL_S = 0.02
 # Moves itself into every cgroup, writes its pid file by rename, and becomes the daemon. The start

@@ -23,6 +23,12 @@ from zeropull.providers.local.capacity import (
     plan_limits,
     plan_rate,
 )
+from zeropull.providers.local.delivery import (
+    ENDPOINT_LABEL,
+    NetworkDelivery,
+    arriving_volumes,
+    volume_folder,
+)
 from zeropull.providers.local.disk import collect_directory, read_bounded
 from zeropull.providers.local.names import INSTANCE_ID, FleetNames, InstanceNames
 from zeropull.providers.local.processes import AGENT, daemon_pid
@@ -66,6 +72,7 @@ class LocalProvider:
         agent_command: Sequence[str] | None = None,
         snapshotter_command: Sequence[str] | None = None,
         log_level: str = "info",
+        delivery: NetworkDelivery | None = None,
     ) -> None:
         self._settings = settings
         self._names = FleetNames(state_dir, run_dir)
@@ -76,6 +83,7 @@ class LocalProvider:
             agent=tuple(agent_command or assembly.AGENT_COMMAND),
             log_level=log_level,
         )
+        self._delivery = delivery
         self._ports = set(settings.loopback_ports)
         # Weak: a lock lives as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -127,7 +135,10 @@ class LocalProvider:
         """
         async with self._lock(instance_id):
             names, record = await _to_end(self._existing, instance_id)
-            path = await _to_end(attach_volume, names, volume.generation, volume.path)
+            if record.source_token:  # its agent has it brought
+                path = volume_folder(names, volume.generation)
+            else:
+                path = await _to_end(attach_volume, names, volume.generation, volume.path)
             await _to_end(write_record, names, record.with_volume(volume))
             return str(path)
 
@@ -139,8 +150,9 @@ class LocalProvider:
         """
         async with self._lock(instance_id):
             names = self._names.instance(instance_id)
-            await _to_end(detach_volume, names, generation)
             record = await _to_end(read_record, names)
+            if record is None or not record.source_token:
+                await _to_end(detach_volume, names, generation)
             if record is not None:
                 await _to_end(write_record, names, record.without_volume(generation))
 
@@ -164,7 +176,7 @@ class LocalProvider:
         """
         async with self._lock(instance_id):
             names, record = await _to_end(self._existing, instance_id)
-            if await _to_end(self._is_whole, names):
+            if await _to_end(self._is_whole, names, record):
                 return False
             started = await _to_end(self._assemble, names, record)
             if started:
@@ -225,7 +237,9 @@ class LocalProvider:
                 {device for record in records for device in record.accelerators},
                 simulate=simulate,
             )
-            record = new_record(request, accelerators, simulated=simulate)
+            record = new_record(
+                request, accelerators, simulated=simulate, source_token=self._source_token(request)
+            )
             names.disk_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
             write_record(names, record)
             return record
@@ -233,9 +247,14 @@ class LocalProvider:
     def _host_accelerators(self) -> list[str]:
         return device_names(read_specs([Path(folder) for folder in self._settings.cdi_dirs]))
 
-    def _is_whole(self, names: InstanceNames) -> bool:
+    def _source_token(self, request: LaunchRequest) -> str:
+        if self._delivery is None:
+            return ""
+        return self._delivery.grant(request.instance_id, request.labels[ENDPOINT_LABEL])
+
+    def _is_whole(self, names: InstanceNames, record: InstanceRecord) -> bool:
         self._reap()
-        return assembly.is_whole(names)
+        return assembly.is_whole(names, record)
 
     def _assemble(self, names: InstanceNames, record: InstanceRecord) -> list[str]:
         """Make or repair every part of the instance; returns the daemons that were started."""
@@ -262,6 +281,7 @@ class LocalProvider:
             programs=self._programs,
             containerd_version=self._containerd_version,
             spawner=self.spawner,
+            delivery=self._delivery,
         )
         self._children += [child for child in started.values() if child is not None]
         return list(started)
@@ -275,6 +295,8 @@ class LocalProvider:
             await asyncio.sleep(_READY_POLL_S)
 
     def _dismantle(self, names: InstanceNames) -> None:
+        if self._delivery is not None:
+            self._delivery.grants.revoke(names.instance_id)
         dismantling.dismantle(names)
         self._reap()
         if not dismantling.find_instances(self._names):
@@ -301,7 +323,9 @@ class LocalProvider:
             running=daemon_pid(names, AGENT) is not None,
             address=subnet.address if subnet else None,
             accelerators=record.accelerators if record else (),
-            volumes=attached_volumes(names),
+            volumes=arriving_volumes(names, tuple(v.generation for v in record.volumes))
+            if record is not None and record.source_token
+            else attached_volumes(names),
             labels=dict(record.labels) if record else {},
         )
 
@@ -315,6 +339,8 @@ class LocalProvider:
     def _effective_ports(self) -> set[int]:
         """Those of the settings, of this process, and of the process before it."""
         self._ports |= firewall.allowed_ports(self._names)
+        if self._delivery is not None:
+            self._ports.add(self._delivery.port())
         return self._ports
 
     def _allow_port(self, port: int) -> None:

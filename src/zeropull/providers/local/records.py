@@ -34,6 +34,7 @@ class InstanceRecord:
     simulated: bool = False
     volumes: tuple[VolumeRecord, ...] = ()
     disk_bytes: int | None = None
+    source_token: str = field(default="", repr=False)  # "": volumes are attached
     labels: dict[str, str] = field(default_factory=dict)
 
     def with_volume(self, volume: Volume) -> InstanceRecord:
@@ -46,7 +47,11 @@ class InstanceRecord:
 
 
 def new_record(
-    request: LaunchRequest, accelerators: tuple[str, ...], *, simulated: bool
+    request: LaunchRequest,
+    accelerators: tuple[str, ...],
+    *,
+    simulated: bool,
+    source_token: str = "",
 ) -> InstanceRecord:
     return InstanceRecord(
         instance_id=request.instance_id,
@@ -59,6 +64,7 @@ def new_record(
             for volume in request.volumes
         ),
         disk_bytes=request.disk_bytes,
+        source_token=source_token,
         labels=dict(request.labels),
     )
 
