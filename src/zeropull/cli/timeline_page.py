@@ -13,6 +13,7 @@ TICKS = 6
 SOURCE_NAMES = {
     "registry": "registry",
     "volume": "cache volume",
+    "network_cache": "network cache",
     "node": "node's own cache",
     "model_store": "model store",
 }

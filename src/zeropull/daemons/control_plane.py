@@ -48,8 +48,8 @@ from zeropull.errors import (
 from zeropull.imagecache.generations import GenerationStore
 from zeropull.metricstore.store import MetricStore
 from zeropull.placement.capacity import Shape
-from zeropull.providers.local.loopback_ports import loopback_ports
 from zeropull.providers.local.delivery import NetworkDelivery
+from zeropull.providers.local.loopback_ports import loopback_ports
 from zeropull.providers.local.provider import LocalProvider
 from zeropull.providers.shapes import shape_of
 from zeropull.reconcilers.components.slots import placing_shape

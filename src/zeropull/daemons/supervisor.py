@@ -69,6 +69,7 @@ class Supervisor:
             write_settings(self._settings)
             async with asyncio.TaskGroup() as tasks:
                 control = tasks.create_task(self._keep("control_plane"))
+                source = self._source(tasks)
                 if await self._answers():
                     # The operator's word is for this state only, not for one that is lost later.
                     self._settings = replace(self._settings, fresh_state=False)
@@ -90,10 +91,18 @@ class Supervisor:
                     await asyncio.to_thread(stop_gateways, run_dir, STOP_TIMEOUT_S)
                 is_empty = await self._tear_down_if_asked()
                 control.cancel()
+                if source is not None:
+                    source.cancel()
             if self._signal is signal.SIGINT and not is_empty:
                 is_empty = await self._tear_down_alone()
         if is_empty:
             shutil.rmtree(run_dir, ignore_errors=True)
+
+    def _source(self, tasks: asyncio.TaskGroup) -> asyncio.Task[None] | None:
+        """What serves image caches to nodes, where they come over the network."""
+        if self._settings.fleet.delivery != "network":
+            return None
+        return tasks.create_task(self._keep("source"))
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

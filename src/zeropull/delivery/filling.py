@@ -20,12 +20,13 @@ from enum import StrEnum
 from zeropull.delivery.arriving import ArrivingLayer
 from zeropull.delivery.suppliers import Supplier, Suppliers, lied
 from zeropull.delivery.wire import BlockRun
-from zeropull.errors import DiskFull, Unavailable, ZeropullError
+from zeropull.errors import DiskFull, IntegrityError, Unavailable, ZeropullError
 from zeropull.telemetry import get_logger
 
 DEMAND_THREADS = 16
 DEMAND_LIMIT_S = 60.0  # a reader waits as long at most, then gets EIO
 RETRY_S = 0.2
+MAX_LIES = 3  # rounds in which everybody sent wrong bytes: they will not be right the next time
 READ_AHEAD_BLOCKS = 8  # 2 MiB, for a reader that goes straight on
 STREAM_WINDOW = 16  # blocks that a stream has claimed: 4 MiB on their way
 STREAM_BLOCKS = 2_048  # of one request: 512 MiB
@@ -117,6 +118,7 @@ class Filler:
             goes_on = self._next.get(layer) == first
             self._next[layer] = first + count
         ahead = min(READ_AHEAD_BLOCKS if goes_on else 0, layer.blocks - first - count)
+        lies = 0
         while not self._is_closed.is_set():
             mine = layer.claim(range(first, first + count + ahead))
             if mine:
@@ -125,6 +127,11 @@ class Filler:
                 except DiskFull as error:
                     self.last_failure = error.reason
                     return False
+                except IntegrityError as error:
+                    self.last_failure = error.reason
+                    lies += 1
+                    if lies == MAX_LIES:
+                        return False
                 except ZeropullError as error:
                     self.last_failure = error.reason
                 finally:

@@ -74,7 +74,7 @@ class NodeAgent:
         self._plan_now = asyncio.Event()
         self._report_now = asyncio.Event()
         self._acted_on = ("", 0)  # epoch and version of an assignment
-        launches = LaunchesUnderWay()
+        self._launches = launches = LaunchesUnderWay()
         starts = LaunchesUnderWay()  # of containers: the end of each launch
         self._copies = NodeCopies(
             self._records_on_disk,
@@ -228,6 +228,9 @@ class NodeAgent:
         }
         await self._images.release_unused(wanted)
         await asyncio.to_thread(self._catalog.prune, assignment.volumes)
+        await self._images.arriving.keep_only(assignment.volumes)
+        if not self._launches.are_under_way:
+            await self._images.arriving.bring_rest()
 
     async def _report(self) -> None:
         while True:

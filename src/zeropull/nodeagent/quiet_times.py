@@ -28,6 +28,10 @@ class LaunchesUnderWay:
             if not self._copies:
                 self._none.set()
 
+    @property
+    def are_under_way(self) -> bool:
+        return bool(self._copies)
+
     def quiet_wait(self, limit_s: float) -> QuietWait:
         return QuietWait(self._none, limit_s)
 

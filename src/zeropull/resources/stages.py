@@ -23,7 +23,8 @@ class StageRecord:
     """One stage of one copy. Times are Unix seconds (float); `ended_s` None = still running.
 
     `bytes_by_source` keys: "registry" (bytes received from a registry), "volume" (bytes read from
-    the cache volume), "node" (bytes that the node's own data cache already had), "model_store".
+    the cache volume), "network_cache" (bytes of the image cache that came over the network), "node"
+    (bytes that the node's own data cache already had), "model_store".
     `layers_from_cache` / `layers_total` are set on the image stage only.
     `detail` is one human sentence, for example
     "8/8 layers from the cache (100.0 %), 0 B from the registry".

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from zeropull.containerd.tasks import TaskExit
@@ -36,7 +36,7 @@ class HealthWatch:
         healthy: bool,
         started_before_s: float,
         window_began_before_s: float,
-        became_healthy: Callable[[], None],
+        became_healthy: Callable[[], Awaitable[None]],
         port: int = health.PORT,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -63,7 +63,7 @@ class HealthWatch:
                 bad = 0
                 if not self._healthy:
                     self._healthy = True
-                    self._became_healthy()
+                    await self._became_healthy()
             elif self._healthy:
                 bad += 1
                 if bad >= health.FAILURES_UNTIL_UNHEALTHY:

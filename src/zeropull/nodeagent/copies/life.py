@@ -23,6 +23,7 @@ from zeropull.nodeagent.copies.preparing import ArrivedImage, ArrivedModels, Pre
 from zeropull.nodeagent.copies.retrying import RESTART, plan_retry
 from zeropull.nodeagent.copies.stage_times import begin_stage, end_stage, tell_in_stage
 from zeropull.nodeagent.failures import Failure, StageFailed, failing_as, failure_of, first_of
+from zeropull.nodeagent.images.arriving_volumes import Arrival
 from zeropull.nodeagent.records import CopyRecord
 from zeropull.resources.stages import Stage
 from zeropull.telemetry import get_logger
@@ -60,6 +61,7 @@ class CopyLife:
         self._healthy = AgeOf(record.last_healthy_s, services.clock, services.monotonic)
         self._replace = asyncio.Event()
         self._replace_reason = ""
+        self._before_start = Arrival()
 
     @property
     def copy_id(self) -> str:
@@ -128,7 +130,7 @@ class CopyLife:
             Stage.IMAGE,
             bytes_by_source={
                 "registry": 0 if arrived.shared else image.registry_bytes,
-                "volume": image.volume_metadata_bytes,
+                arrived.volume_source: image.volume_metadata_bytes,
                 "node": image.node_bytes,
             },
             layers_from_cache=image.layers_from_cache,
@@ -157,6 +159,7 @@ class CopyLife:
 
     async def _start(self, arrived: ArrivedImage, models: ArrivedModels) -> None:
         self._begin(Stage.START)
+        self._before_start = await self._services.preparation.arrival()
         launcher, image = self._services.launcher, arrived.image
         with failing_as(Stage.START):
             try:
@@ -218,10 +221,12 @@ class CopyLife:
             monotonic=self._services.monotonic,
         )
 
-    def _became_healthy(self) -> None:
+    async def _became_healthy(self) -> None:
         self._services.launcher.profiles.healthy(self.copy_id)
         now_s = self._services.clock()
-        self._end(Stage.HEALTH)
+        came = (await self._services.preparation.arrival()).since(self._before_start)
+        network = {"network_cache": came.data_bytes} if came.data_bytes else {}
+        self._end(Stage.HEALTH, bytes_by_source=network, detail=came.detail)
         self._healthy.begin()
         self._update(
             state=CopyState.HEALTHY,

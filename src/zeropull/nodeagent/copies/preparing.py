@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from zeropull.controlapi.messages import CopyAssignment, FailureKind, ImageAssignment
 from zeropull.nodeagent.failures import Failure, StageFailed, failing_as
+from zeropull.nodeagent.images.arriving_volumes import Arrival
 from zeropull.nodeagent.images.image_on_node import ImageOnNode
 from zeropull.nodeagent.images.node_images import NodeImages
 from zeropull.nodeagent.images.start_profiles import StartProfiles
@@ -21,10 +22,12 @@ PROGRESS_INTERVAL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ArrivedImage:
-    """`shared`: another copy's flight brought it, which tells of its bytes."""
+    """`shared`: another copy's flight brought it, which tells of its bytes. `volume_source`: what
+    the bytes of the image cache are called in a timeline."""
 
     image: ImageOnNode
     shared: bool
+    volume_source: str = "volume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,12 @@ class Preparation:
             teller.cancel()
             await asyncio.gather(teller, return_exceptions=True)
         self._profiles.warm_up(image)
-        return ArrivedImage(image, shared)
+        source = "network_cache" if self._images.arriving.is_in_use else "volume"
+        return ArrivedImage(image, shared, source)
+
+    async def arrival(self) -> Arrival:
+        """What has come of the image cache over the network so far."""
+        return await self._images.arriving.arrival()
 
     async def models(
         self, copy: CopyAssignment, claim: Callable[[str], None], timeout_s: float

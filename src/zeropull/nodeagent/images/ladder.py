@@ -34,6 +34,7 @@ from zeropull.errors import (
     ZeropullError,
 )
 from zeropull.nodeagent.failures import first_of
+from zeropull.nodeagent.images.arriving_volumes import ArrivingVolumes
 from zeropull.nodeagent.images.catalog import Catalog, FoundLayer
 from zeropull.nodeagent.images.documents import (
     ImageDocuments,
@@ -77,6 +78,7 @@ class Ladder:
         documents: ImageDocuments,
         layer_pull: LayerPull,
         plain_pull: PlainPull,
+        arriving: ArrivingVolumes,
         assignment: Callable[[], NodeAssignment | None],
         changed: asyncio.Condition,
         tell: Callable[[str, str], None],
@@ -88,6 +90,7 @@ class Ladder:
         self._documents = documents
         self._layer_pull = layer_pull
         self._plain_pull = plain_pull
+        self._arriving = arriving
         self._assignment = assignment
         self._changed = changed
         self._tell = tell
@@ -152,6 +155,7 @@ class Ladder:
 
     async def _make_available(self, image: ImageAssignment) -> ImageOnNode:
         await self._release(image.manifest_digest)
+        await self._arriving.bring(self._volumes(image))
         if image.wait_for_generation:
             image = await self._wait_for_generation(image)
         resolved = await self._documents.resolve(image, self._volumes(image))
@@ -215,6 +219,7 @@ class Ladder:
             async with asyncio.timeout(GENERATION_WAIT_S), self._changed:
                 while True:
                     newest = self._newest(image)
+                    await self._arriving.bring(self._volumes(newest))
                     here = await self._documents.resolve(newest, self._volumes(newest))
                     if not newest.wait_for_generation or here is not None:
                         return newest

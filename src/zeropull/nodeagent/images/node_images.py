@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 
 from zeropull.containerd.client import ContainerdClient
 from zeropull.controlapi.messages import ImageAssignment, NodeAssignment
 from zeropull.errors import NotFound, Unavailable
 from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.failures import Failure, failure_of
+from zeropull.nodeagent.images.arriving_volumes import ArrivingVolumes
 from zeropull.nodeagent.images.catalog import Catalog
 from zeropull.nodeagent.images.documents import ImageDocuments
 from zeropull.nodeagent.images.image_on_node import ImageOnNode
@@ -58,6 +60,8 @@ class NodeImages:
         self._catalog = catalog
         self._assignment = assignment
         tell = self.progress.__setitem__
+        receiver = Path(config.receiver_socket) if config.receiver_socket else None
+        self.arriving = ArrivingVolumes(receiver)
         self._layer_pull = LayerPull(config, catalog, disk, link, tell)
         self._plain_pull = PlainPull(config, client, disk, link, tell)
         self._ladder = Ladder(
@@ -66,6 +70,7 @@ class NodeImages:
             self.documents,
             self._layer_pull,
             self._plain_pull,
+            self.arriving,
             assignment,
             changed,
             tell,

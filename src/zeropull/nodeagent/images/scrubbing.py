@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zeropull.delivery.arriving import is_arriving
 from zeropull.errors import IntegrityError, NotFound
 from zeropull.layers.layout import (
     DATA_FILE,
@@ -147,6 +148,8 @@ class Scrubber:
         return [path for path in found if path is not None]
 
     async def _scrub(self, path: Path, quiet: QuietWait, *, paced: bool = False) -> None:
+        if is_arriving(path.resolve()):
+            return  # each block is verified before anybody reads it
         chain_id = f"sha256:{path.name}"
         began_s = self._clock()
         try:

@@ -27,6 +27,10 @@ async def refusing() -> AsyncIterator[int]:
     await server.wait_closed()
 
 
+async def nothing() -> None:
+    """Nobody is to be told."""
+
+
 def watch(port: int, monotonic: object, timeout_s: float) -> HealthWatch:
     return HealthWatch(
         "127.0.0.1",
@@ -34,7 +38,7 @@ def watch(port: int, monotonic: object, timeout_s: float) -> HealthWatch:
         healthy=False,
         started_before_s=0.0,
         window_began_before_s=0.0,
-        became_healthy=lambda: None,
+        became_healthy=nothing,
         port=port,
         monotonic=monotonic,  # type: ignore[arg-type]
     )
