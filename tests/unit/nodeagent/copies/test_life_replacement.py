@@ -12,6 +12,7 @@ from zeropull.controlapi.messages import CopyAssignment, CopyState, FailureKind
 from zeropull.nodeagent.copies.launching import Launcher
 from zeropull.nodeagent.copies.life import CopyLife, CopyServices
 from zeropull.nodeagent.copies.preparing import ArrivedImage, ArrivedModels, Preparation
+from zeropull.nodeagent.images.arriving_volumes import Arrival
 from zeropull.nodeagent.images.image_on_node import ImageOnNode
 from zeropull.nodeagent.records import CopyRecord
 
@@ -37,6 +38,9 @@ class NodeInMemory:
 
     async def models(self, *_: Any) -> ArrivedModels:
         return ArrivedModels((), 0, "")
+
+    async def arrival(self) -> Arrival:
+        return Arrival()
 
     async def start(self, *_: Any) -> str:
         self.starts += 1
