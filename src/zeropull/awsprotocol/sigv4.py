@@ -38,6 +38,7 @@ _SIGNATURE_LENGTH = 64  # hex digits
 _PLAIN_PATH = re.compile(
     rb"/(?:[A-Za-z0-9_~-][A-Za-z0-9_.~-]*/)*(?:[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)?"
 )
+_CREDENTIAL = re.compile(rb"Credential=([^/,&]+)/")
 _SPACES = re.compile(rb"[ \t]+")
 
 
@@ -199,6 +200,49 @@ def verify_head(
     if remember is not None:
         claims.keep(remember, claim)
     return key, head
+
+
+def check_head(
+    query: bytes,
+    headers: Sequence[tuple[bytes, bytes]],
+    keys: Mapping[str, K],
+    *,
+    region: str | None,
+    service: str,
+    now_s: float,
+    allowed_skew_s: float = ALLOWED_SKEW_S,
+) -> None:
+    """Refuse a request that no body could make right: nobody need wait for the body, or keep it.
+
+    Arguments as for `verify_head`. What passes has yet to be verified.
+
+    Raises:
+        SignatureError: as `verify_head` would raise it.
+    """
+    values = _joined(headers)
+    authorization = values.get(b"authorization")
+    if authorization is not None:
+        date = values.get(b"x-amz-date") or values.get(b"date", b"")
+        claim = claim_of_header(authorization, date, region=region, service=service)
+    elif b"X-Amz-Algorithm=" in query:
+        claim = claim_of_query(query, region=region, service=service)
+    else:
+        raise SignatureError(
+            "MissingAuthenticationTokenException", "Missing Authentication Token", 403
+        )
+    _key_of(claim, keys, now_s, allowed_skew_s)
+    _canonical_headers(claim, values)
+
+
+def claimed_key_id(query: bytes, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    """The access key ID that a request of any service names; None when it names none."""
+    for name, value in headers:
+        if name.lower() == b"authorization":
+            found = _CREDENTIAL.search(value)
+            break
+    else:
+        found = _CREDENTIAL.search(unquote_to_bytes(query))
+    return found[1].decode("latin-1") if found else None
 
 
 def _key_of(claim: Claim, keys: Mapping[str, K], now_s: float, allowed_skew_s: float) -> K:

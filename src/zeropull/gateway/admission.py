@@ -31,6 +31,24 @@ def admit(
     return _group(state, request, head, account)
 
 
+def refuse_by_head(state: GatewayState, request: Request) -> Refusal | None:
+    """Why no body could make this request right, so that none need come; None = one could."""
+    if not state.signed:
+        return None
+    try:
+        sigv4.check_head(
+            request.query,
+            request.headers,
+            state.table.keys,
+            region=state.table.region,
+            service="sagemaker",
+            now_s=state.clock(),
+        )
+    except SignatureError as error:
+        return Refusal(error.status, error.code, str(error))
+    return None
+
+
 def admit_signed(
     state: GatewayState, known: KnownHead, signed: SignedHead, signature: bytes, body_sha256: str
 ) -> tuple[Group, bool]:

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Protocol, cast
 
 from zeropull.gateway import refusals
+from zeropull.gateway.clients import address_of
 from zeropull.gateway.refusals import Refusal
 from zeropull.gateway.request import Handler, Request
 from zeropull.gateway.request_reader import FAILED, RequestReader
@@ -25,6 +26,7 @@ SILENCE_S = 60.0  # so is one that stays silent in the middle of a request
 # Nor may a client keep a connection by sending a byte now and then.
 HEAD_S = 30.0  # a request's head arrives within this
 REQUEST_S = 600.0  # and the whole request within this: 25 MB take 400 s at 0.5 Mbit/s
+MIN_BYTES_PER_S, RATE_AFTER_S = 1024, 30.0  # a request that comes slower than that is cut off
 LINGER_BYTES = 64 << 20  # of a refused body are read and dropped, so that the refusal arrives
 LINGER_S = 5.0
 
@@ -61,6 +63,7 @@ class ClientConnection(asyncio.Protocol):
         "_state",
         "_throttled",
         "active_s",
+        "address",
         "closed",
         "closing",
         "current",
@@ -73,6 +76,7 @@ class ClientConnection(asyncio.Protocol):
         self._state = state
         self._handlers = handlers
         self.transport: asyncio.Transport
+        self.address = ""  # of the client; see `zeropull.gateway.clients.address_of`
         self.current: Request | None = None
         self.handler: Handler | None = None
         self.closed = False
@@ -92,6 +96,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's derive from no such class
+        self.address = address_of(transport.get_extra_info("peername"))
         if not self._state.clients.enter(self):
             # No answer: whoever opens that many would be given as many buffers.
             self.transport.abort()
@@ -233,10 +238,20 @@ class ClientConnection(asyncio.Protocol):
         reader = self._reader
         if not reader.bytes_read:
             return False
-        return now_s - reader.began_s > (REQUEST_S if reader.has_head else HEAD_S)
+        age_s = now_s - reader.began_s
+        if not reader.has_head:
+            return age_s > HEAD_S
+        return age_s > REQUEST_S or (
+            age_s > RATE_AFTER_S and reader.bytes_read < MIN_BYTES_PER_S * age_s
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer on it."""
+        return self.current is None and not self._ready
 
     def close_if_idle(self) -> None:
-        if self.current is None and not self._ready:
+        if self.is_idle:
             self.transport.close()
 
     # Requests in order

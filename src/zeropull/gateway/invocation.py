@@ -11,7 +11,7 @@ import hashlib
 from enum import Enum
 
 from zeropull.gateway import refusals
-from zeropull.gateway.admission import admit, admit_signed, is_settled
+from zeropull.gateway.admission import admit, admit_signed, is_settled, refuse_by_head
 from zeropull.gateway.body import RequestBody
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.forwarding import Forwarding
@@ -74,17 +74,19 @@ class Invocation:
         self.queued_s = 0.0
         self.waited_s = 0.0
         self.streamed = False
-        self.body = RequestBody(state.bodies)
+        self.body = RequestBody(state.bodies, client.address)
 
     # The client's connection calls these.
 
     def start(self) -> None:
         request = self.request
         self._head = head = InvocationHead(request.headers)
-        refusal = self._state.bodies.refusal(0, head.length_bytes)
+        refusal = refuse_by_head(self._state, request) or self.body.refusal(head.length_bytes)
         if refusal is not None:
             self._refuse(refusal)
-        elif head.expects_continue and not request.complete:
+            return
+        self.body.watch(self._refuse)
+        if head.expects_continue and not request.complete:
             self._client.continue_body()
 
     def start_whole(self, known: KnownHead, data: bytes, signature: bytes) -> None:
@@ -123,6 +125,7 @@ class Invocation:
     def on_complete(self) -> None:
         if self.stage is not READING:
             return
+        self.body.finish()
         try:
             group, self.streamed = self._admit()
         except Refusal as refusal:
@@ -141,6 +144,7 @@ class Invocation:
         if self.stage is WAITING:
             self._leave_queue()
         self.stage = ENDED
+        self.body.finish()
         self.body.release()
         self._state.counters.count_cancelled(self.group)
 
@@ -246,6 +250,7 @@ class Invocation:
         if self.stage is WAITING:
             self._leave_queue()
         self.stage = ENDED
+        self.body.finish()
         self.body.release()
         self._state.counters.count_refusal(self.group, refusal)
         self._client.refuse(self.request, refusal, self.cold_start_line())

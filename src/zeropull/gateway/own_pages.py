@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterable, Iterator
 
 import aiohttp
 
 from zeropull.gateway import refusals
+from zeropull.gateway.clients import is_on_this_machine
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.request import Request
 from zeropull.gateway.routing import Group
@@ -37,6 +39,10 @@ class OwnPage:
 
     def on_complete(self) -> None:
         if self._request.path == METRICS:
+            if not self._may_read_metrics():
+                self._client.refuse(self._request, refusals.metrics_not_allowed())
+                self._client.finished()
+                return
             self._state.tasks.create_task(self._collect())
         else:
             version = self._state.table.version
@@ -47,6 +53,17 @@ class OwnPage:
 
     def on_client_writable(self, writable: bool) -> None:
         """A page is small."""
+
+    def _may_read_metrics(self) -> bool:
+        """They tell names and loads of all accounts: a client on this machine may read them, and
+        one that has the token."""
+        if is_on_this_machine(self._client.address):
+            return True
+        token = self._state.settings.metrics_token
+        shown = dict((name.lower(), value) for name, value in self._request.headers)
+        expected = f"Bearer {token}".encode()
+        given = shown.get(b"authorization", b"")
+        return bool(token) and hmac.compare_digest(expected, given)
 
     async def _collect(self) -> None:
         """The gateway's metrics, and the control plane's behind them when it answers."""
@@ -102,6 +119,8 @@ def metrics_lines(state: GatewayState) -> Iterator[str]:
     yield _sample("client_connections", {}, len(state.clients.open))
     yield from _family("refused_connections_total", "counter", "Connections beyond the limit.")
     yield _sample("refused_connections_total", {}, state.clients.refused)
+    yield from _family("evicted_connections_total", "counter", "Idle ones that made room.")
+    yield _sample("evicted_connections_total", {}, state.clients.evicted)
     yield from _family("request_body_bytes", "gauge", "Request bodies in memory.")
     yield _sample("request_body_bytes", {}, state.bodies.used_bytes)
     yield from _family("cancelled_requests_total", "counter", "Clients that went away early.")

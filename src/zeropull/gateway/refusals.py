@@ -107,6 +107,15 @@ def service_unavailable(message: str) -> Refusal:
     return Refusal(503, "ServiceUnavailable", message)
 
 
+def metrics_not_allowed() -> Refusal:
+    return Refusal(
+        403,
+        "AccessDeniedException",
+        "Only clients on the server's machine may read /metrics, and those that show the bearer "
+        "token of the setting gateway.metrics_token.",
+    )
+
+
 def bodies_fill_memory() -> Refusal:
     return service_unavailable("Too many request bodies are in memory.")
 

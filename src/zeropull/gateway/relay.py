@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 
+from zeropull.awsprotocol.sigv4 import claimed_key_id
 from zeropull.gateway import refusals
+from zeropull.gateway.body import RequestBody
 from zeropull.gateway.connection import ClientConnection
 from zeropull.gateway.known_answer import KnownAnswerHead
+from zeropull.gateway.refusals import Refusal
 from zeropull.gateway.request import Request
 from zeropull.gateway.state import GatewayState
 from zeropull.gateway.upstream import UpstreamConnection
 
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 MAX_EARLY_BYTES = 256 * 1024  # of a body may come before the connection stands; then reading stops
 # Status lines of final answers; an interim one (100 to 199) is no answer yet.
 _FINAL = tuple(b"HTTP/1.1 %d" % hundreds for hundreds in range(2, 6))
@@ -26,6 +30,8 @@ class Relay:
 
     __slots__ = (
         "_answered",
+        "_bodiless",
+        "_body",
         "_chunked",
         "_client",
         "_done",
@@ -44,6 +50,8 @@ class Relay:
         self._upstream: UpstreamConnection | None = None
         self._early: list[bytes] = []
         self._early_bytes = 0
+        self._body = RequestBody(state.relayed_bodies, client.address)  # counted, never kept
+        self._bodiless = False
         self._chunked = False
         self._throttled = False
         self._answered = False
@@ -51,12 +59,21 @@ class Relay:
 
     def start(self) -> None:
         request = self._request
+        refusal = self._body.refusal(request.length_bytes)
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        self._bodiless = not self._may_be_admitted()
         lines = [b"%b %b HTTP/%b\r\n" % (request.method, request.target, self._version)]
         for name, value in request.headers:
+            lower = name.lower()
+            if lower in _FRAMING:
+                if self._bodiless:
+                    continue
+                self._chunked |= lower == b"transfer-encoding"
             lines.append(b"%b: %b\r\n" % (name, value))
-            if name.lower() == b"transfer-encoding":
-                self._chunked = True
-        lines.append(b"\r\n")
+        lines.append(b"Content-Length: 0\r\n\r\n" if self._bodiless else b"\r\n")
+        self._body.watch(self._refuse)
         self._pass_on(b"".join(lines))
         idle = self._state.pools.take_relay()
         if idle is not None:
@@ -65,11 +82,28 @@ class Relay:
             self._state.pools.connect_relay(self)
 
     def on_chunk(self, data: bytes) -> None:
+        if self._bodiless or self._done:
+            return
+        try:
+            self._body.count(len(data))
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
         self._pass_on(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def on_complete(self) -> None:
+        self._body.finish()
         if self._chunked:
             self._pass_on(b"0\r\n\r\n")
+
+    def _may_be_admitted(self) -> bool:
+        """False: it is refused whatever its body says. The control plane, which words the refusal
+        as the protocol of the call wants it, need not have the body."""
+        state, request = self._state, self._request
+        if not state.signed or not state.table.version:
+            return True
+        key_id = claimed_key_id(request.query, request.headers)
+        return key_id is not None and key_id in state.table.keys
 
     def connected(self, upstream: UpstreamConnection) -> bool:
         if self._done:
@@ -82,7 +116,7 @@ class Relay:
             self._fail()
 
     def on_client_gone(self) -> None:
-        self._done = True
+        self._end()
         self._drop_upstream()
 
     def on_client_writable(self, writable: bool) -> None:
@@ -148,7 +182,7 @@ class Relay:
     def on_response_complete(self, reusable: bool) -> None:
         upstream, self._upstream = self._upstream, None
         assert upstream is not None
-        self._done = True
+        self._end()
         if reusable and self._request.complete:
             self._state.pools.keep_relay(upstream, self._state.now_s)
         else:
@@ -158,7 +192,7 @@ class Relay:
     def on_upstream_lost(self, malformed: bool) -> None:
         self._upstream = None
         if self._answered:
-            self._done = True
+            self._end()
             self._client.transport.abort()
         else:
             self._fail()
@@ -167,21 +201,34 @@ class Relay:
         self._throttle(False)
 
     def _fail(self) -> None:
-        self._done = True
+        self._refuse(refusals.service_unavailable(CONTROL_PLANE_DOWN))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer as the API's JSON protocols do; clients of the others go by the status."""
+        self._end()
+        self._drop_upstream()
+        if self._answered:
+            self._client.transport.abort()
+            return
         self._early = []
         self._throttle(False)
-        body = {"__type": "ServiceUnavailable", "message": CONTROL_PLANE_DOWN}
+        body = {"__type": refusal.code, "message": str(refusal)}
         self._client.write(
             refusals.response(
-                503,
+                refusal.status,
                 json.dumps(body).encode(),
                 request_id=self._state.next_request_id(),
                 content_type=b"application/x-amz-json-1.1",
-                headers=refusals.error_headers("ServiceUnavailable"),
+                headers=refusals.error_headers(refusal.code),
                 close=self._client.announce_close(self._request) or not self._request.complete,
             )
         )
         self._client.finished()
+
+    def _end(self) -> None:
+        self._done = True
+        self._body.finish()
+        self._body.release()
 
     def _drop_upstream(self) -> None:
         upstream, self._upstream = self._upstream, None

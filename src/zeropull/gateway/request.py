@@ -54,3 +54,11 @@ class Request:
         self.chunks: list[bytes] = []
         self.received_s = 0.0
         self.signed: SignedHead | None = None  # once its signature was found to be right
+
+    @property
+    def length_bytes(self) -> int:
+        """Of the body, as the head says; 0 when it does not say."""
+        for name, value in self.headers:
+            if name.lower() == b"content-length":
+                return int(value)
+        return 0

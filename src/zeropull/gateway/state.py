@@ -21,6 +21,8 @@ from zeropull.gateway.signed_request import SignedRequests
 from zeropull.gateway.whole_request import KnownRequests, WholeRequests
 from zeropull.resources.settings import GatewaySettings
 
+MAX_RELAYED_BODY_BYTES = 4 << 20  # the API takes no larger ones
+
 
 class GatewayState:
     """Settings, clocks, routes, connections, deadlines and counters of one gateway."""
@@ -42,6 +44,7 @@ class GatewayState:
         "now_s",
         "pools",
         "readings",
+        "relayed_bodies",
         "settings",
         "signed",
         "stopping",
@@ -81,7 +84,16 @@ class GatewayState:
         )
         self.deadlines = Deadlines(settings)
         self.counters = Counters()
-        self.bodies = BodyMemory(settings)
+        self.bodies = BodyMemory(
+            max_body_bytes=settings.max_body_bytes,
+            max_bytes=settings.max_buffered_bytes,
+            monotonic=monotonic,
+        )
+        self.relayed_bodies = BodyMemory(
+            max_body_bytes=MAX_RELAYED_BODY_BYTES,
+            max_bytes=settings.max_relayed_bytes,
+            monotonic=monotonic,
+        )
         self.clients = Clients(settings)
         # Called when a request is held where no copy is: it cannot wait for the next report.
         self.first_held: Callable[[], None] = lambda: None

@@ -154,7 +154,13 @@ class GatewaySettings:
     upstream_idle_s: float = 1.5  # idle connections go before any container closes them (2-5 s)
     max_body_bytes: int = 25 * 1024 * 1024  # SageMaker's limit; more is refused with 413
     max_buffered_bytes: int = 1 << 30  # request bodies in memory, all together; then 503
-    max_connections: int = 10_000  # of clients, open at the same time; more are closed at once
+    # Bodies of calls of the API that the control plane has not answered yet; then 503.
+    max_relayed_bytes: int = 64 * 1024 * 1024
+    # Of clients, open at the same time. Beyond it, the client with the most of them loses one that
+    # is idle, or the new one is closed.
+    max_connections: int = 10_000
+    # Whoever shows it as a bearer token may read /metrics; "" = only clients on this machine may.
+    metrics_token: str = ""
     stop_grace_s: float = 30.0  # requests in flight may finish this long when it stops
     drain_timeout_s: float = 600.0  # the same beside its successor: the longest stream, and a rest
     verify_signatures: bool = True  # false: anyone may invoke anything (private networks, tests)

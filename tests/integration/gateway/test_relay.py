@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from .harness import Client, Writer, container, copy, gateway, routes
+from .harness import KEY, Client, Writer, container, copy, gateway, routes, until
 
 
 @contextlib.asynccontextmanager
@@ -69,7 +69,7 @@ async def test_heads_are_kept_byte_for_byte_both_ways(tmp_path: Path) -> None:
 
 
 async def test_large_and_chunked_bodies_are_streamed_through(tmp_path: Path) -> None:
-    body = bytes(range(256)) * 150_000
+    body = bytes(range(256)) * 15_000
     async with aiohttp_api(tmp_path / "s") as api, gateway(api_socket=api) as served:
         client = await Client.open(served)
         client.writer.write(b"POST /service/x?q=1 HTTP/1.1\r\nHost: h\r\n")
@@ -129,3 +129,67 @@ async def test_metrics_name_every_copy_and_hold_the_control_planes_too(tmp_path:
         assert "control_plane_metric 1" in page
         client.writer.write(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
         assert json.loads((await client.receive()).body) == {"status": "ok", "routes_version": 1}
+
+
+async def test_a_body_is_not_taken_when_no_key_can_have_signed_the_call(tmp_path: Path) -> None:
+    """The control plane words the refusal, for which it needs the head only."""
+    async with (
+        aiohttp_api(tmp_path / "s") as api,
+        gateway(routes(), api_socket=api, verify_signatures=True) as served,
+    ):
+        for key_id, passed in (("NOBODY", b""), (KEY.access_key_id, b"x" * 1000), ("", b"")):
+            client = await Client.open(served)
+            signed = f"AWS4-HMAC-SHA256 Credential={key_id}/20261130/us/x/aws4_request"
+            line = f"Authorization: {signed}\r\n" if key_id else ""
+            client.writer.write(
+                f"POST / HTTP/1.1\r\nHost: h\r\n{line}Content-Length: 1000\r\n\r\n".encode()
+                + b"x" * 1000
+            )
+            assert (await client.receive()).body == passed
+            client.close()
+        assert served.state.relayed_bodies.used_bytes == 0
+
+
+async def test_relayed_bodies_are_bounded_each_and_all_together(tmp_path: Path) -> None:
+    async with (
+        aiohttp_api(tmp_path / "s") as api,
+        gateway(api_socket=api, max_relayed_bytes=1500) as served,
+    ):
+        client = await Client.open(served)
+        client.writer.write(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5000000\r\n\r\nx")
+        refused = await client.receive()
+        assert refused.status == 413
+        assert json.loads(refused.body)["__type"] == "RequestEntityTooLargeException"
+        first, second = await Client.open(served), await Client.open(served)
+        for one in (first, second):
+            one.writer.write(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n")
+        first.writer.write(b"x" * 900)
+        await until(lambda: served.state.relayed_bodies.used_bytes == 900)
+        second.writer.write(b"x" * 900)
+        assert (await second.receive()).status == 503
+        first.writer.write(b"x" * 100)
+        assert (await first.receive()).body == b"x" * 1000
+        assert served.state.relayed_bodies.used_bytes == 0
+
+
+async def test_metrics_are_for_this_machine_and_for_whoever_has_the_token(tmp_path: Path) -> None:
+    async with (
+        aiohttp_api(tmp_path / "s") as api,
+        gateway(api_socket=api, metrics_token="secret") as served,
+    ):
+        client = await Client.open(served)
+        lines = ("", "Authorization: Bearer wrong\r\n", "Authorization: Bearer secret\r\n")
+        for address, statuses in (
+            ("127.0.0.1", [200, 200, 200]),
+            ("198.18.0.9", [403, 403, 200]),  # as a client from elsewhere
+        ):
+            await until(lambda: served.state.clients.open)
+            (connection,) = served.state.clients.open
+            connection.address = address
+            found = []
+            for line in lines:
+                client.writer.write(f"GET /metrics HTTP/1.1\r\nHost: h\r\n{line}\r\n".encode())
+                found.append((await client.receive()).status)
+            assert found == statuses
+        connection.address = "127.0.0.1"
+        client.close()

@@ -73,6 +73,10 @@ class Transport:
     def abort(self) -> None:
         self.said.append("aborted")
 
+    def get_extra_info(self, name: str) -> tuple[str, int]:
+        assert name == "peername"
+        return "127.0.0.1", 1
+
     def can_write_eof(self) -> bool:
         return False
 
