@@ -7,13 +7,12 @@ gone. What is wrong with the stream is its only message.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 
 from zeropull.childprocess import OtherProcessGone, ParentProcess, SlotReader
 from zeropull.inflating.readers import Source, damage, open_reader
+from zeropull.linux.processes import ahead_of_others
 
-_NICE = -5  # ahead of what waits for it
 _MESSAGE_BYTES = 1000
 
 
@@ -40,8 +39,7 @@ class _CompressedInput(Source):
 
 def main() -> int:
     parent = ParentProcess(sys.argv)
-    with contextlib.suppress(OSError):  # not root
-        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+    ahead_of_others()
     source = _CompressedInput(parent.input)
     try:
         reader = open_reader(bytes.fromhex(parent.arguments[0]), source)

@@ -12,8 +12,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +22,11 @@ from zeropull.erofs.tar_layer import LayerLimits
 from zeropull.errors import DiskFull, ZeropullError
 from zeropull.layers.data_file import disk_error
 from zeropull.layers.layout import (
-    LAYER_FILE,
     TEMPORARY_PREFIX,
-    layer_directory,
 )
-from zeropull.layers.maker_pool import Maker, MakerPool, PooledMaker
+from zeropull.layers.maker_pool import Maker, MakerPool
 from zeropull.layers.making import LayerJob, MadeLayer
+from zeropull.layers.publishing import LayerPublisher, WaitingLayer
 from zeropull.layers.thread_switching import switch_threads_often
 from zeropull.linux.files import sync_folder
 from zeropull.oci.digests import hex_of
@@ -74,7 +72,7 @@ class _Pull:
 
     image: ResolvedImage
     chain_ids: list[str]  # of the image, which computes them anew each time
-    missing: frozenset[int]
+    missing: Sequence[int]
     layer_store: Path
     limits: LayerLimits
     open_blob: OpenBlob
@@ -86,6 +84,21 @@ class _Pull:
     temporary: list[Path] = field(default_factory=list)
     running: set[asyncio.Future[Any]] = field(default_factory=set)
 
+    @property
+    def expected_bytes(self) -> int:
+        """Compressed, of all layers that are pulled."""
+        return sum(self.image.layers[index].size for index in self.missing)
+
+    @property
+    def progress(self) -> PullProgress:
+        return PullProgress(
+            self.layers_done,
+            len(self.missing),
+            self.registry_bytes,
+            self.expected_bytes,
+            self.data_bytes,
+        )
+
     async def in_thread(self, work: Callable[[], _T]) -> _T:
         """A thread is waited for by `_settle` if not here."""
         future = asyncio.get_running_loop().run_in_executor(None, work)
@@ -93,6 +106,10 @@ class _Pull:
         result = await asyncio.shield(future)
         self.running.discard(future)
         return result
+
+    def count_published(self, layer: MadeLayer) -> None:
+        self.layers_done += 1
+        self.data_bytes += layer.data_bytes
 
     def count_registry(self, received: int) -> None:
         with self.lock:
@@ -145,112 +162,76 @@ async def pull_layers(
     layer_store = layer_store.absolute()  # other processes have other working directories
     layer_store.mkdir(parents=True, exist_ok=True)
     _check_room(image, missing, layer_store)
-    total = sum(image.layers[index].size for index in missing)
+    pull = _Pull(image, image.chain_ids, missing, layer_store, limits or LayerLimits(), open_blob)
     if in_processes is None:
-        in_processes = total >= PROCESSES_WORTH_BYTES
-    pull = _Pull(
-        image, image.chain_ids, frozenset(missing), layer_store, limits or LayerLimits(), open_blob
+        in_processes = pull.expected_bytes >= PROCESSES_WORTH_BYTES
+    makers = MakerPool(in_processes)
+    switch_threads_often()
+    try:
+        makers.start(min(len(missing), LAYERS_AT_ONCE_MAX, os.cpu_count() or 1), pull.stop)
+        await _pull_all(pull, makers, sources, parents_available, progress)
+    except* ZeropullError as errors:
+        raise _first(errors) from None
+    finally:
+        await _leave_nothing(pull, makers)
+    progress(pull.progress)
+    return PullResult(
+        pull.registry_bytes, pull.data_bytes, tuple(pull.chain_ids[index] for index in missing)
     )
-    publishing = _Publishing(pull, missing, parents_available)
+
+
+async def _pull_all(
+    pull: _Pull,
+    makers: MakerPool,
+    sources: list[BlobSource],
+    parents_available: Callable[[str], Path | None],
+    progress: Callable[[PullProgress], None],
+) -> None:
+    publisher = LayerPublisher(
+        pull.chain_ids,
+        pull.missing,
+        pull.layer_store,
+        parents_available,
+        pull.in_thread,
+        pull.count_published,
+    )
 
     async def one_layer(index: int, source: BlobSource) -> None:
         job = pull.job(index)
         async with makers.idle() as maker:
             async with maker.lock:
                 made = await pull.in_thread(lambda: _make(pull, maker.maker, job, source))
-            await publishing.add(index, _WaitingLayer(job, maker, made))
-
-    def report() -> None:
-        progress(
-            PullProgress(
-                pull.layers_done, len(missing), pull.registry_bytes, total, pull.data_bytes
-            )
-        )
+            await publisher.add(index, WaitingLayer(job, maker, made))
 
     async def report_all() -> None:
         while True:
-            report()
+            progress(pull.progress)
             await asyncio.sleep(PROGRESS_INTERVAL_S)
 
+    layers = pull.image.layers
     in_order = sorted(
-        zip(missing, sources, strict=True),
-        key=lambda pair: (-_head_start(image.layers[pair[0]].size, total), pair[0]),
+        zip(pull.missing, sources, strict=True),
+        key=lambda pair: (-_head_start(layers[pair[0]].size, pull.expected_bytes), pair[0]),
     )
-    makers = MakerPool(in_processes)
-    switch_threads_often()
+    async with asyncio.TaskGroup() as group:
+        reporter = group.create_task(report_all())
+        for layer in [group.create_task(one_layer(*pair)) for pair in in_order]:
+            await layer
+        # A layer whose name a crash takes back is pulled again: once for all is enough.
+        await pull.in_thread(lambda: sync_folder(pull.layer_store))
+        reporter.cancel()
+
+
+async def _leave_nothing(pull: _Pull, makers: MakerPool) -> None:
+    """End threads and processes, and remove what is not published."""
+    pull.stop.set()
+    makers.kill()
     try:
-        makers.start(min(len(missing), LAYERS_AT_ONCE_MAX, os.cpu_count() or 1), pull.stop)
-        async with asyncio.TaskGroup() as group:
-            reporter = group.create_task(report_all())
-            layers = [group.create_task(one_layer(*pair)) for pair in in_order]
-            for layer in layers:
-                await layer
-            # A layer whose name a crash takes back is pulled again: once for all is enough.
-            await pull.in_thread(lambda: sync_folder(layer_store))
-            reporter.cancel()
-    except* ZeropullError as errors:
-        raise _first(errors) from None
+        await _settle(pull.running)
     finally:
-        pull.stop.set()
-        makers.kill()
-        try:
-            await _settle(pull.running)
-        finally:
-            makers.close()
-            for directory in pull.temporary:
-                shutil.rmtree(directory, ignore_errors=True)
-    report()
-    return PullResult(
-        pull.registry_bytes, pull.data_bytes, tuple(pull.chain_ids[index] for index in missing)
-    )
-
-
-@dataclass(slots=True)
-class _WaitingLayer:
-    """A layer that is made and not published. `maker` has it in memory until it is finished."""
-
-    job: LayerJob
-    maker: PooledMaker
-    made: MadeLayer
-
-
-class _Publishing:
-    """Finishes and publishes the layers that are made, in the image's order."""
-
-    def __init__(
-        self, pull: _Pull, missing: list[int], parents_available: Callable[[str], Path | None]
-    ) -> None:
-        self._pull = pull
-        self._waiting = deque(missing)
-        self._parents_available = parents_available
-        self._made: dict[int, _WaitingLayer] = {}
-        self._lock = asyncio.Lock()
-
-    async def add(self, index: int, layer: _WaitingLayer) -> None:
-        """Publish as many as can be. The layer's maker makes no other one meanwhile: what it has
-        in memory goes first."""
-        self._made[index] = layer
-        if self._lock.locked():
-            return  # the caller that publishes now finds this layer, too
-        async with self._lock:
-            while self._waiting and (layer_now := self._made.get(self._waiting[0])) is not None:
-                if not layer_now.made.is_finished:
-                    if layer_now.maker.lock.locked():
-                        return  # it makes another layer, whose caller goes on here
-                    await self._finish(self._waiting[0], layer_now)
-                await self._publish(layer_now)
-                del self._made[self._waiting.popleft()]
-
-    async def _finish(self, index: int, layer: _WaitingLayer) -> None:
-        lowers = _directories_below(self._pull, index, self._parents_available)
-        maker, directory = layer.maker.maker, layer.job.directory
-        async with layer.maker.lock:
-            layer.made = await self._pull.in_thread(lambda: maker.finish(directory, lowers))
-
-    async def _publish(self, layer: _WaitingLayer) -> None:
-        await self._pull.in_thread(lambda: _publish(self._pull, layer.job))
-        self._pull.layers_done += 1
-        self._pull.data_bytes += layer.made.data_bytes
+        makers.close()
+        for directory in pull.temporary:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _head_start(size: int, total: int) -> int:
@@ -278,38 +259,6 @@ def _make(pull: _Pull, maker: Maker, job: LayerJob, source: BlobSource) -> MadeL
         raise disk_error(error, directory) from error
     with pull.open_blob(source, pull.stop, pull.count_registry) as blob:
         return maker.make(job, blob)
-
-
-def _publish(pull: _Pull, job: LayerJob) -> None:
-    directory = Path(job.directory)
-    try:
-        publish_layer(directory, layer_directory(pull.layer_store, job.chain_id))
-    except OSError as error:
-        raise disk_error(error, directory) from error
-
-
-def publish_layer(directory: Path, target: Path) -> None:
-    """Rename into place; a layer that is there already (equal by its name) stays."""
-    try:
-        directory.rename(target)
-    except OSError:
-        if not (target / LAYER_FILE).is_file():
-            raise
-        shutil.rmtree(directory)
-
-
-def _directories_below(
-    pull: _Pull, index: int, parents_available: Callable[[str], Path | None]
-) -> list[str]:
-    """The directories of the layers below, the uppermost first. A layer that has gone stands where
-    it would be published: the maker looks there, and says that it went away."""
-    directories = []
-    for lower in reversed(range(index)):
-        chain_id = pull.chain_ids[lower]
-        here = layer_directory(pull.layer_store, chain_id)
-        known = None if lower in pull.missing else parents_available(chain_id)
-        directories.append(str((known or here).absolute()))
-    return directories
 
 
 def _check_room(image: ResolvedImage, missing: list[int], layer_store: Path) -> None:
