@@ -7,6 +7,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from zeropull.errors import ImageError, IntegrityError, Unavailable, UnreadableImage
 from zeropull.inflating.readers import (
@@ -23,27 +24,51 @@ _BUFFERS = 12
 
 
 class HashedBlob:
-    """A blob's buffers, hashed and counted as they come."""
+    """A blob's buffers, hashed and counted as they come.
+
+    A thread of its own hashes each while its reader inflates it, until `close`; later ones are
+    hashed at once.
+    """
 
     def __init__(self, buffers: Iterator[memoryview | bytes]) -> None:
         self.size = 0
-        self._buffers = buffers
+        self._buffers = iter(buffers)
         self._hash = hashlib.sha256()
+        self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1, "layer-blob-hash")
+        self._hashing: Future[None] | None = None
 
     @property
     def digest(self) -> str:
+        self._wait()
         return "sha256:" + self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[memoryview]:
         """Each view stands until the next one is asked for."""
-        for part in self._buffers:
-            self._hash.update(part)
+        while True:
+            self._wait()  # the buffer is another one's content as soon as the next is asked for
+            part = next(self._buffers, None)
+            if part is None:
+                return
             self.size += len(part)
+            if self._thread is None:
+                self._hash.update(part)
+            else:
+                self._hashing = self._thread.submit(self._hash.update, part)
             yield memoryview(part)
 
     def drain(self) -> None:
         for _ in self:
             pass
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+
+    def _wait(self) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
 
 
 class _BlobReader(Source):
@@ -92,6 +117,7 @@ class TarStream:
         self._ended = True
         self._free.put(None)
         self._thread.join()
+        self._blob.close()
 
     @property
     def blob_digest(self) -> str:
