@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from http.client import HTTPResponse
 from urllib.parse import urlsplit
 
 from zeropull.errors import AccessDenied, IntegrityError, NotFound, Unavailable, ZeropullError
 from zeropull.registry.addresses import origin_of
 from zeropull.registry.auth import Authorizer
-from zeropull.registry.connecting import Connection, Route, connect, translated
+from zeropull.registry.connecting import Connection, RateFloor, Route, connect, translated
 from zeropull.registry.http import BUSY, REDIRECTS, redirect_target, retry_after, send
 from zeropull.registry.source import BlobSource
 
@@ -24,15 +22,6 @@ _MAX_STEPS = 8  # redirects and fresh tokens within one try
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # What proxies answer to a Range that they do not know (harbor#16802); 416 may also be true.
 _NO_RANGES = frozenset({400, 405, 406, 416, 501})
-
-
-@dataclass(frozen=True, slots=True)
-class RateFloor:
-    """A connection that brings fewer bytes per second, over `window_s` of waiting for them, is
-    given up. Links that are shared by sixteen of them stay above it."""
-
-    bytes_per_s: float = 1024.0
-    window_s: float = 30.0
 
 
 class BlobConnection:
@@ -63,8 +52,6 @@ class BlobConnection:
         self._remaining = 0  # bytes that it still has
         self._location: str | None = None  # where the registry's redirect led
         self._asks_ranges = True
-        self._waited_s = 0.0
-        self._waited_bytes = 0
 
     def receive(self, view: memoryview, offset: int) -> int:
         """Put bytes from `offset` on into `view`, as many as there are; returns how many.
@@ -87,7 +74,6 @@ class BlobConnection:
     def close(self) -> None:
         """Let the connection go; a receive that waits in another thread returns."""
         connection, self._connection, self._response = self._connection, None, None
-        self._waited_s = self._waited_bytes = 0
         if connection is not None:
             if connection.sock is not None:
                 with contextlib.suppress(OSError):
@@ -96,26 +82,12 @@ class BlobConnection:
 
     def _read(self, response: HTTPResponse, view: memoryview) -> int:
         piece = view[: min(_RECEIVE_BYTES, self._remaining)]
-        began_s = time.monotonic()
         with translated(self._location or self._source.url):
             count = response.readinto(piece)
         self._position += count
         self._remaining -= count
         self._on_bytes(count)
-        self._check_rate(count, time.monotonic() - began_s)
         return count
-
-    def _check_rate(self, count: int, waited_s: float) -> None:
-        self._waited_s += waited_s
-        self._waited_bytes += count
-        if self._waited_s < self._floor.window_s:
-            return
-        if self._waited_bytes < self._floor.bytes_per_s * self._waited_s:
-            raise Unavailable(
-                f"{self._source.host} sent {self._waited_bytes:,} bytes of {self._source.digest} "
-                f"in {self._waited_s:.0f} s: too slow"
-            )
-        self._waited_s = self._waited_bytes = 0
 
     def _open(self, offset: int, length: int) -> HTTPResponse:
         """A response whose next byte is the one at `offset`."""
@@ -165,6 +137,7 @@ class BlobConnection:
             self.close()  # a response that was not read to its end blocks its connection
         if self._connection is None or self._connection.sock is None:
             self._connection = connect(url, self._route)
+            self._connection.floor = self._floor
             self._origin = origin_of(url)
         return send(self._connection, "GET", url, headers)
 

@@ -46,9 +46,18 @@ class Route:
         return cls(split_host(host), access, Reach.of(host, access))
 
 
+@dataclass(frozen=True, slots=True)
+class RateFloor:
+    """A connection that brings fewer bytes per second, over `window_s` of waiting for them, is
+    given up. Links that are shared by sixteen of them stay above it."""
+
+    bytes_per_s: float = 1024.0
+    window_s: float = 30.0
+
+
 class Connection(HTTPConnection):
     """An open connection; it never opens itself again. `deadline_s`, of the monotonic clock, ends
-    every read that is under way or follows."""
+    every read that is under way or follows; `floor` ends reads that are too slow."""
 
     auto_open = 0
 
@@ -57,6 +66,7 @@ class Connection(HTTPConnection):
         self.default_port = 443 if scheme == "https" else 80
         self.sock = sock
         self.deadline_s = float("inf")
+        self.floor: RateFloor | None = None
         self.absolute_form = False  # a proxy for plain HTTP is told the whole URL
         self.response_class = functools.partial(_TimedResponse, self)  # type: ignore[assignment]
 
@@ -265,18 +275,36 @@ class _TimedReads(io.RawIOBase):
         self._sock = sock
         self._raw = raw
         self._whole = 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_WAITALL
+        self._waited_s = 0.0
+        self._waited_bytes = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if time.monotonic() > self._connection.deadline_s:
+        began_s = time.monotonic()
+        if began_s > self._connection.deadline_s:
             raise TimeoutError("the answer took too long")
         whole = self._whole if len(buffer) > _READ_BYTES else 0
         try:
-            return self._sock.recv_into(buffer, 0, whole)
+            count = self._sock.recv_into(buffer, 0, whole)
         except BlockingIOError:
             raise TimeoutError("the read timed out") from None
+        if count and self._connection.floor is not None:
+            self._check_rate(self._connection.floor, count, time.monotonic() - began_s)
+        return count
+
+    def _check_rate(self, floor: RateFloor, count: int, waited_s: float) -> None:
+        self._waited_s += waited_s
+        self._waited_bytes += count
+        if self._waited_s < floor.window_s:
+            return
+        if self._waited_bytes < floor.bytes_per_s * self._waited_s:
+            raise Unavailable(
+                f"{self._connection.host}:{self._connection.port} sent {self._waited_bytes:,} "
+                f"bytes in {self._waited_s:.0f} s: too slow"
+            )
+        self._waited_s = self._waited_bytes = 0
 
     def close(self) -> None:
         self._raw.close()

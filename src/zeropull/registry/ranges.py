@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from zeropull.errors import AccessDenied, IntegrityError, NotFound, Unavailable
 from zeropull.registry.auth import Authorizer
-from zeropull.registry.blob_connection import BlobConnection, RateFloor
+from zeropull.registry.blob_connection import BlobConnection
+from zeropull.registry.connecting import RateFloor
 from zeropull.registry.source import BlobSource
 
-# Waits before the next try; a try that brought bytes starts the row again.
+# Waits before the next try; a try that brought bytes, and not too slowly, starts the row again.
 _RETRY_DELAYS_S = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 _MAX_RETRY_AFTER_S = 60.0
 # However many tries bring something: one buffer is full within this, or given up.
@@ -46,17 +47,20 @@ class RangeReader:
         """Fill `view` with the blob's bytes from `offset` on, resuming where it broke off.
 
         Raises:
-            Unavailable: the last of several tries without a single byte failed, or stopped.
+            Unavailable: the last of several tries that brought nothing, or too slowly; or stopped.
             NotFound, AccessDenied, IntegrityError: at once, when no other source is left.
         """
-        done = failures = 0
+        done = failures = began_at = 0
+        began_s = time.monotonic()
         deadline_s = time.monotonic() + _FILL_S + len(view) / _FILL_BYTES_PER_S
         while done < len(view):
             try:
                 done += self._blob.receive(view[done:], offset + done)
-                failures = 0
             except Unavailable as error:
                 self._blob.close()
+                took_s = time.monotonic() - began_s
+                if done > began_at and done - began_at >= self._floor.bytes_per_s * took_s:
+                    failures = 0
                 if failures >= len(_RETRY_DELAYS_S) or time.monotonic() > deadline_s:
                     if not self._go_elsewhere():
                         raise
@@ -66,6 +70,7 @@ class RangeReader:
                 if self._pause(max(_RETRY_DELAYS_S[failures], later_s)):
                     raise
                 failures += 1
+                began_at, began_s = done, time.monotonic()
             except (NotFound, AccessDenied, IntegrityError):
                 self._blob.close()
                 if not self._go_elsewhere():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -12,10 +13,11 @@ import pytest
 
 from tests.fixtures.images_over_http import Answering, ImageServer, RegistryHandler, image_server
 from zeropull.errors import AccessDenied, NotFound, Unavailable
-from zeropull.registry import RegistryClient, open_blob
+from zeropull.registry import BlobSource, RegistryClient, open_blob
 from zeropull.registry.auth import Authorizer
-from zeropull.registry.connecting import Route
+from zeropull.registry.connecting import RateFloor, Route
 from zeropull.registry.http import request
+from zeropull.registry.ranges import RangeReader
 from zeropull.resources.sources import RegistryAccess, RegistryMirror
 
 PASSWORD = RegistryAccess("r", username="u", password="p")
@@ -278,3 +280,41 @@ def test_a_head_that_drips_ends_after_its_time(part: str) -> None:
                 timeout_s=0.3,
             )
         assert time.monotonic() - began_s < 20
+
+
+def test_a_blob_that_drips_is_given_up() -> None:
+    def answer(handler: RegistryHandler) -> bool:
+        handler.close_connection = True
+        first, _, last = handler.headers["Range"].removeprefix("bytes=").partition("-")
+        handler.wfile.write(
+            f"HTTP/1.1 206 OK\r\nContent-Range: bytes {first}-{last}/128512\r\n"
+            "Content-Length: 50000\r\n\r\n".encode()
+        )
+        with contextlib.suppress(OSError):
+            while True:
+                handler.wfile.write(b"X")
+                time.sleep(0.02)
+        return True
+
+    with image_server(answer) as server:
+        source = BlobSource(
+            url=f"http://{server.host}/v2/a/blobs/x",
+            host=server.host,
+            repository="a",
+            digest="sha256:" + "0" * 64,
+            size=128_512,
+            access=None,
+            authorization=None,
+            user_agent="test",
+        )
+        reader = RangeReader(
+            source,
+            lambda one: Authorizer(one.host, lambda: None, "test"),
+            pause=lambda seconds: False,
+            on_open=lambda has_ranges: None,
+            on_bytes=None,
+            floor=RateFloor(bytes_per_s=5000.0, window_s=0.2),
+        )
+        with pytest.raises(Unavailable, match="too slow"):
+            reader.fill(memoryview(bytearray(50_000)), 0)
+        assert 2 <= len(server.seen) <= 8
