@@ -87,4 +87,4 @@ class TarBytes:
 
 
 def _truncated() -> UnreadableImage:
-    return UnreadableImage("the layer's tar stream is truncated")
+    return UnreadableImage("the tar stream is truncated")

@@ -66,7 +66,7 @@ def parse_header(block: bytes) -> Header:
     if stored != unsigned and stored != unsigned - 256 * sum(
         byte > 127 for byte in block[:148] + block[156:]
     ):
-        raise UnreadableImage("the layer is not a tar stream: a header block has a wrong checksum")
+        raise UnreadableImage("this is not a tar stream: a header block has a wrong checksum")
     name = _text(block[:100])
     typeflag = block[156:157]
     prefix = _name_prefix(block)
@@ -134,9 +134,9 @@ def parse_pax(content: bytes) -> tuple[dict[bytes, bytes], list[tuple[bytes, byt
         record = content[space + 1 : end - 1]
         key, equals, value = record.partition(b"=")
         if length < 5 or end > len(content) or content[end - 1] != 0x0A or not equals or not key:
-            raise UnreadableImage("the layer has a malformed PAX extended header")
+            raise UnreadableImage("the tar has a malformed PAX extended header")
         if key in (b"path", b"linkpath") and b"\0" in value:
-            raise UnreadableImage(f"the layer has a PAX {key.decode()} with a zero byte in it")
+            raise UnreadableImage(f"the tar has a PAX {key.decode()} with a zero byte in it")
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             sparse.append((key, value))
         else:
@@ -218,7 +218,7 @@ def _number(field: bytes, what: str) -> int:
     if not text:
         return 0
     if not _OCTAL.fullmatch(text):  # int() also takes signs, underscores and "0o"
-        raise UnreadableImage(f"the layer has a tar header whose {what} is {field!r}")
+        raise UnreadableImage(f"the tar has a header whose {what} is {field!r}")
     return int(text, 8)
 
 

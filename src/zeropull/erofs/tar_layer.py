@@ -83,7 +83,7 @@ class LayerReader:
             if block == _ZERO_BLOCK:
                 second = self._bytes.block()
                 if second is not None and second != _ZERO_BLOCK:
-                    raise UnreadableImage("the layer's tar stream has a lone zero block inside")
+                    raise UnreadableImage("the tar stream has a lone zero block inside")
                 break
             if not self._member(block):
                 break
@@ -199,7 +199,7 @@ class LayerReader:
     def _special(self, header: Header) -> bytes:
         if not 0 <= header.size <= SPECIAL_MAX_BYTES:
             raise UnreadableImage(
-                f"the layer has an extended header of {header.size} bytes, "
+                f"the tar has an extended header of {header.size} bytes, "
                 f"at most {SPECIAL_MAX_BYTES} are read"
             )
         content = self._bytes.take(header.size)

@@ -19,7 +19,7 @@ from zeropull.stopping import check_stop
 OWNER_ONLY = 0o600
 EVERYBODY_READS = 0o644
 _OPENAT2 = 437  # the same number on every machine
-_RESOLVE_NO_XDEV, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 1, 4, 8
+_RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 1, 2, 4, 8
 _COLLAPSE_RANGE = 0x08
 _COPIED_BYTES = 4 << 20  # between two looks at the event
 _SYNCED_BYTES = 64 << 20  # so that no fsync at the end keeps a stop waiting for long
@@ -87,11 +87,12 @@ def copy_file(source: Path, target: Path, stop: threading.Event | None) -> None:
         os.fsync(writer.fileno())
 
 
-def open_beneath(folder: int, path: bytes | str, flags: int) -> int:
+def open_beneath(folder: int, path: bytes | str, flags: int, *, follow_links: bool = False) -> int:
     """Open `path` below the folder that the descriptor `folder` is of; returns a descriptor.
 
-    No part of the path may be a symbolic link, a mount point or lead out of the folder
-    (openat2(2), Linux 5.6).
+    No part of the path may lead out of the folder, be a symbolic link or a mount point
+    (openat2(2), Linux 5.6). With `follow_links`, links that stay below the folder are followed,
+    and file systems that are mounted there are entered; those of /proc never are.
 
     Raises:
         OSError: ELOOP for a link, EXDEV for a way out, and as open(2).
@@ -100,7 +101,8 @@ def open_beneath(folder: int, path: bytes | str, flags: int) -> int:
     encoded = os.fsencode(path)
     if b"\0" in encoded:
         raise ValueError(f"embedded NUL in {path!r}")
-    resolve = _RESOLVE_NO_XDEV | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
+    strict = _RESOLVE_NO_MAGICLINKS if follow_links else _RESOLVE_NO_XDEV | _RESOLVE_NO_SYMLINKS
+    resolve = _RESOLVE_BENEATH | strict
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     name = ctypes.c_char_p(encoded)
     return libc.syscall(_OPENAT2, folder, name, how, ctypes.c_size_t(len(how)), about=path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import zlib
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from tests.integration.imagecache.test_exactness_of_more import (
 )
 from tests.integration.imagecache.test_exactness_of_more import containerd as containerd
 from tests.integration.imagecache.test_layer_exactness import workdir as workdir
+from zeropull.erofs.tar_layer import LAYER_BYTES
+from zeropull.layers.tar_stream import TarStream
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"),
@@ -87,3 +91,12 @@ def test_a_long_distance_zstd_layer_equals_what_containerd_unpacks(
     assert zstandard.get_frame_parameters(blobs[0]).window_size == 256 << 20
     tree = assert_equal_to_containerd(containerd, image, blobs, workdir, use_loop=False)
     assert list(tree) == [b"f"]
+
+
+def test_a_log_full_of_zeros_is_no_bomb() -> None:
+    """As useradd leaves it for a large user ID: gzip makes a thousandth of it."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    zeros = bytes(1 << 20)
+    blob = b"".join(packer.compress(zeros) for _ in range(1100)) + packer.flush()
+    with TarStream(iter([blob]), threading.Event(), LAYER_BYTES) as stream:
+        assert sum(len(view) for view in stream) == 1100 << 20
