@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from zeropull.awsprotocol.faults import VALIDATION, ApiFault
+from zeropull.errors import InvalidInput
 
 T = TypeVar("T")
 SortKey = tuple[str | float, str]
@@ -31,7 +32,11 @@ def page(
 
     Raises:
         ApiFault: the token is not one of ours, or belongs to other filters.
+        InvalidInput: the size of a page is not above 0; not every model has that bound.
     """
+    size = int(members.get("MaxResults", default_size))
+    if size < 1:
+        raise InvalidInput(f"MaxResults {size} is below 1.")
     ordered = sorted(items, key=sort_key, reverse=descending)
     filters = {name: value for name, value in members.items() if name not in _PAGING}
     digest = hashlib.sha256(json.dumps(filters, sort_keys=True).encode()).hexdigest()[:16]
@@ -46,7 +51,6 @@ def page(
             ]
         except TypeError as error:
             raise _invalid_token(token_fault) from error
-    size = int(members.get("MaxResults", default_size))
     chosen = ordered[:size]
     if len(ordered) <= size:
         return chosen, None

@@ -87,7 +87,10 @@ class MetricOperations:
         }
         total = sum(len(series) for series in clipped.values())
         offset = _offset(members.get("NextToken"), total)
-        end = offset + int(members.get("MaxDatapoints", PAGE_OF_DATAPOINTS))
+        size = int(members.get("MaxDatapoints", PAGE_OF_DATAPOINTS))
+        if size < 1:
+            raise InvalidInput(f"The value {size} for parameter MaxDatapoints is below 1.")
+        end = offset + size
         more = end < total
         descending = members.get("ScanBy", "TimestampDescending") != "TimestampAscending"
         labels = _labels(shown)
