@@ -16,6 +16,7 @@ from zeropull.api.cloudwatch import cloudwatch_table
 from zeropull.api.operations import OperationTable, documented_members
 from zeropull.api.sagemaker import sagemaker_table
 from zeropull.awsprotocol.members import MemberClass
+from zeropull.gateway.runtime_members import MEMBERS
 from zeropull.metricstore.store import MetricStore
 from zeropull.resources import settings as settings_module
 from zeropull.resources.settings import Settings
@@ -63,9 +64,8 @@ def api_page() -> str:
         "bounded for each account: more than 100 requests a second are answered with Throttling,",
         "and each 16 KiB of a body count as one request more.",
         "",
-        "The gateway serves InvokeEndpoint and InvokeEndpointWithResponseStream.",
-        "",
     ]
+    lines += runtime_lines()
     for table in tables():
         lines += [f"## {table.service}", ""]
         for operation in table.operations:
@@ -80,6 +80,34 @@ def api_page() -> str:
                     lines.append(f"| `{row.path}` | {row.member_class.value} | {row.why} |")
                 lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def runtime_lines() -> list[str]:
+    """The runtime's operations, which the gateway serves."""
+    lines = [
+        "## sagemaker-runtime",
+        "",
+        "The gateway serves **InvokeEndpoint** and **InvokeEndpointWithResponseStream**, and",
+        "checks values as the service model says. InvokeEndpointAsync is not served.",
+        "",
+        "| member | | header |",
+        "|---|---|---|",
+    ]
+    for member in MEMBERS:
+        kind = MemberClass.SUPPORTED.value
+        if member.without_effect:
+            kind = f"{MemberClass.ACCEPTED.value}: {member.without_effect}"
+        elif member.refusal:
+            kind = f"{MemberClass.REFUSED.value}: {member.refusal.format(endpoint='NAME')}"
+        lines.append(f"| `{member.name}` | {kind} | `{member.header.decode()}` |")
+    return [
+        *lines,
+        "",
+        "A request with the `SessionId` that a container has begun goes to that container's copy,",
+        "also when it has no free slot. When the copy has gone, or the gateway was replaced, the",
+        "session is not known any more: another copy gets the request, and says so itself.",
+        "",
+    ]
 
 
 def configuration_page() -> str:

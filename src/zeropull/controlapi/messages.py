@@ -259,6 +259,7 @@ class EndpointRoute:
     components: tuple[str, ...] = ()  # names of all its inference components
     hold_from_zero: bool = False  # `fast` mode: hold requests while the first copy starts
     held_components: tuple[str, ...] = ()  # the same for some of its components only
+    components_at_zero: tuple[str, ...] = ()  # of which no copy is wanted
 
 
 @dataclass(frozen=True, slots=True)

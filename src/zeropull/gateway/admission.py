@@ -11,6 +11,7 @@ from zeropull.gateway.invocation_head import InvocationHead, parse_path
 from zeropull.gateway.refusals import Refusal
 from zeropull.gateway.request import Request
 from zeropull.gateway.routing import Group
+from zeropull.gateway.runtime_members import STREAM_SESSION
 from zeropull.gateway.state import GatewayState
 from zeropull.gateway.whole_request import KnownHead
 
@@ -73,6 +74,11 @@ def _group(
     state: GatewayState, request: Request, head: InvocationHead, account: str | None
 ) -> tuple[Group, bool]:
     name, streamed = parse_path(request.path, request.method)
+    head.refuse_unfit(name)
+    if streamed and head.session_id is not None:
+        problem = STREAM_SESSION.problem(head.session_id)
+        if problem is not None:
+            raise problem
     endpoint = state.table.find(name, account)
     if endpoint is None:
         raise refusals.endpoint_not_found(name, account or state.account)

@@ -160,10 +160,22 @@ class Forwarding:
     # The upstream connection calls these.
 
     def on_response_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._begin_answer(status, AnswerLines(headers))
+        if status == 204:  # has no body, whatever length it names (RFC 9110, section 15.3.5)
+            headers = [pair for pair in headers if pair[0] != b"content-length"]
+        lines = AnswerLines(headers)
+        if lines.session_id or lines.closed_session_id:
+            self._note_session(lines)
+        self._begin_answer(status, lines)
 
     def on_known_head(self, head: KnownAnswerHead) -> None:
         self._begin_answer(200, head.lines)
+
+    def _note_session(self, lines: AnswerLines) -> None:
+        assert self._target is not None
+        if lines.session_id:
+            self._group.sessions.open(lines.session_id, self._target.copy_id)
+        if lines.closed_session_id:
+            self._group.sessions.close(lines.closed_session_id)
 
     def _begin_answer(self, status: int, lines: AnswerLines) -> None:
         http10 = self._admitted.request.http10

@@ -160,7 +160,10 @@ class Invocation:
     def _take_slot(self, group: Group) -> None:
         self.group = group
         now_s = self._state.monotonic()
-        target = None if group.waiting else group.choose(now_s)
+        session_id = self._head.session_id
+        target = group.of_session(session_id) if session_id is not None else None
+        if target is None:
+            target = None if group.waiting else group.choose(now_s)
         if target is not None:
             self.begin(target, now_s)
         else:
@@ -183,6 +186,8 @@ class Invocation:
                 group.meter.refuse_no_capacity(state.clock())
                 self._refuse(
                     refusals.component_without_copies()
+                    if group.is_at_zero
+                    else refusals.no_healthy_component(group.component, group.endpoint)
                     if group.component
                     else refusals.no_healthy_copy(group.variant, group.endpoint)
                 )

@@ -9,26 +9,35 @@ from zeropull.gateway.refusals import MAX_ORIGINAL_MESSAGE
 HELD_BYTES = 64 * 1024  # a failure up to here still becomes a ModelError
 
 _EVENTS_LINE = b"Content-Type: %b\r\n" % EVENT_STREAM.encode()
+_SESSION = b"x-amzn-sagemaker-session-id"
+_NEW_SESSION = b"x-amzn-sagemaker-new-session-id"
+_CLOSED_SESSION = b"x-amzn-sagemaker-closed-session-id"
 # What of the container's headers reaches the caller, and under which name.
 _HEADERS = {
     b"x-amzn-sagemaker-custom-attributes": b"X-Amzn-SageMaker-Custom-Attributes",
-    b"x-amzn-sagemaker-session-id": b"X-Amzn-SageMaker-New-Session-Id",
-    b"x-amzn-sagemaker-new-session-id": b"X-Amzn-SageMaker-New-Session-Id",
-    b"x-amzn-sagemaker-closed-session-id": b"X-Amzn-SageMaker-Closed-Session-Id",
+    _SESSION: b"X-Amzn-SageMaker-New-Session-Id",
+    _NEW_SESSION: b"X-Amzn-SageMaker-New-Session-Id",
+    _CLOSED_SESSION: b"X-Amzn-SageMaker-Closed-Session-Id",
 }
 
 
 class AnswerLines:
     """What of a container's headers the caller gets: as an answer's own, or with events in it.
 
-    `length` is b"" where the head does not tell the length of the body.
+    `length` is b"" where the head does not tell the length of the body. `session_id` and
+    `closed_session_id` are those that the container has begun and ended with this answer, or b"".
     """
 
-    __slots__ = ("as_events", "as_it_is", "length")
+    __slots__ = ("as_events", "as_it_is", "closed_session_id", "length", "session_id")
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         named, lines = dict(headers), b""
+        self.session_id = self.closed_session_id = b""
         if not _HEADERS.keys().isdisjoint(named):
+            # What follows the ID is when it expires.
+            begun = named.get(_NEW_SESSION) or named.get(_SESSION, b"")
+            self.session_id = begun.partition(b";")[0].strip()
+            self.closed_session_id = named.get(_CLOSED_SESSION, b"").strip()
             for name, value in headers:
                 if name in _HEADERS:
                     lines += b"%b: %b\r\n" % (_HEADERS[name], value)

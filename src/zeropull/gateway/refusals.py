@@ -124,6 +124,13 @@ def no_healthy_copy(variant: str, endpoint: str) -> Refusal:
     return service_unavailable(f"Variant {variant} of endpoint {endpoint} has no healthy copy.")
 
 
+def no_healthy_component(component: str, endpoint: str) -> Refusal:
+    """Copies are wanted, and none serves: no ValidationError, which no SDK sends again."""
+    return service_unavailable(
+        f"Inference Component {component} of endpoint {endpoint} has no healthy copy."
+    )
+
+
 def queue_full(name: str, limit: int) -> Refusal:
     return service_unavailable(
         f"{limit} requests already wait for a slot of {name}, which is its limit."

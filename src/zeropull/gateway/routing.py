@@ -17,6 +17,7 @@ from zeropull.gateway import refusals
 from zeropull.gateway.concurrency import ConcurrencyMeter, MeterLabels
 from zeropull.gateway.latency import LatencyHistogram
 from zeropull.gateway.results import Result
+from zeropull.gateway.sessions import Sessions
 from zeropull.gateway.upstream import UpstreamConnection
 
 SERVING = frozenset({"InService", "Updating", "SystemUpdating", "RollingBack"}) | {
@@ -124,6 +125,7 @@ class Group:
         "container",
         "endpoint",
         "hold",
+        "is_at_zero",
         "is_only",
         "latency",
         "least_outstanding",
@@ -131,6 +133,7 @@ class Group:
         "name",
         "queue_limit",
         "results",
+        "sessions",
         "targets",
         "variant",
         "variant_header",
@@ -146,11 +149,13 @@ class Group:
         self.targets: list[Target] = []  # in rotation: neither draining nor gone
         self.waiting: OrderedDict[Waiter, None] = OrderedDict()  # oldest first
         self.results: Counter[Result] = Counter()
+        self.sessions = Sessions()
         self.latency = LatencyHistogram()
         self.meter: ConcurrencyMeter
         self.update(endpoint, variant)
 
     def update(self, endpoint: EndpointRoute, variant: VariantRoute) -> None:
+        self.is_at_zero = self.component in endpoint.components_at_zero
         self.hold = endpoint.hold_from_zero or self.component in endpoint.held_components
         self.least_outstanding = variant.strategy != "RANDOM"
         self.is_only = len(endpoint.variants) == 1  # there is no other variant to choose
@@ -182,6 +187,12 @@ class Group:
             least = min(target.meter.in_flight for target in candidates)
             candidates = [target for target in candidates if target.meter.in_flight == least]
         return candidates[int(random.random() * len(candidates))]  # noqa: S311 - no secret
+
+    def of_session(self, session_id: str) -> Target | None:
+        """The copy that holds the session's state, also when it has no free slot: no other one can
+        answer. None when it is gone, or not known, which another gateway's session may be."""
+        copy_id = self.sessions.copy_of(session_id)
+        return next((target for target in self.targets if target.copy_id == copy_id), None)
 
     def serve_waiting(self, now_s: float) -> None:
         """The oldest waiting requests take what is free."""

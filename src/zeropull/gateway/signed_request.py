@@ -119,7 +119,9 @@ class SignedRequests:
         heads = self._known.setdefault(layout, {})
         if len(heads) >= MAX_REMEMBERED:
             heads.clear()
-        heads[layout.around(data)] = KnownSignedHead(request, signed, layout)
+        known = KnownSignedHead(request, signed, layout)
+        if known.head.is_plain:
+            heads[layout.around(data)] = known
 
     def forget(self) -> None:
         self._known.clear()

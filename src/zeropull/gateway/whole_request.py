@@ -92,7 +92,9 @@ class WholeRequests:
             return
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
-        self._known[head] = KnownWholeHead(head, request, len(data) - len(head))
+        known = KnownWholeHead(head, request, len(data) - len(head))
+        if known.head.is_plain:
+            self._known[head] = known
 
     def forget(self) -> None:
         self._known.clear()

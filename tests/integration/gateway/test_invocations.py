@@ -17,7 +17,18 @@ from zeropull.awsprotocol.event_stream import EventDecoder
 from zeropull.controlapi.messages import AccessKey, EndpointRoute, Routes, VariantRoute
 from zeropull.gateway.signed_request import SignedRequests
 
-from .harness import KEY, Client, Received, Writer, answer, container, copy, gateway, routes
+from .harness import (
+    KEY,
+    Behaviour,
+    Client,
+    Received,
+    Writer,
+    answer,
+    container,
+    copy,
+    gateway,
+    routes,
+)
 
 
 def runtime(
@@ -377,3 +388,79 @@ async def test_bytes_behind_an_answer_never_become_the_next_requests_answer() ->
         assert (await client.call(b"first")).body == b"a"
         for number in range(5):
             assert (await client.call(str(number).encode())).body == str(number).encode()
+
+
+@pytest.mark.parametrize("operation", ["invocations", "invocations-response-stream"])
+async def test_an_answer_without_a_body_ends_whatever_length_it_names(operation: str) -> None:
+    async def behave(request: Received, writer: Writer) -> None:
+        writer.write(b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nextra")
+        await writer.drain()
+
+    async with container(behave) as model, gateway(routes(copy("1", model.port))) as served:
+        client = await Client.open(served)
+        for _ in range(2):
+            async with asyncio.timeout(5):
+                found = await client.call(b"x", operation=operation)
+            assert (found.status, found.body) == (200, b"")
+        client.close()
+
+
+async def test_a_session_goes_to_the_copy_that_began_it_and_ends_with_it() -> None:
+    def behaviour(name: bytes) -> Behaviour:
+        async def behave(request: Received, writer: Writer) -> None:
+            session = request.headers.get("x-amzn-sagemaker-session-id", "").encode()
+            line = b""
+            if session == b"NEW_SESSION":
+                line = b"X-Amzn-SageMaker-Session-Id: s-%b; Expires=2030-01-01T00:00:00Z\r\n" % name
+            elif request.body == b"close":
+                line = b"X-Amzn-SageMaker-Closed-Session-Id: %b\r\n" % session
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%b\r\n%b" % (len(name), line, name)
+            )
+            await writer.drain()
+
+        return behave
+
+    async with (
+        container(behaviour(b"1")) as one,
+        container(behaviour(b"2")) as two,
+        gateway(routes(copy("1", one.port), copy("2", two.port), strategy="RANDOM")) as served,
+    ):
+        client = await Client.open(served)
+        begun = await client.call(b"x", headers="X-Amzn-SageMaker-Session-Id: NEW_SESSION\r\n")
+        new_session = begun.headers["x-amzn-sagemaker-new-session-id"]
+        session = new_session.partition(";")[0]
+        assert session == f"s-{begun.body.decode()}"
+        line = f"X-Amzn-SageMaker-Session-Id: {session}\r\n"
+        for _ in range(20):
+            assert (await client.call(b"x", headers=line)).body == begun.body
+        streamed = await client.call(b"x", headers=line, operation="invocations-response-stream")
+        assert begun.body in streamed.body
+        closed = await client.call(b"close", headers=line)
+        assert closed.headers["x-amzn-sagemaker-closed-session-id"] == session
+        group = next(iter(served.state.table.groups.values()))
+        assert len(group.sessions) == 0
+        line = "X-Amzn-SageMaker-Session-Id: NEW_SESSION\r\n"
+        refused = await client.call(b"x", headers=line, operation="invocations-response-stream")
+        assert refused.status == 400
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("at_zero", "status"),
+    [((), 503), (("c",), 400)],
+    ids=["crashed", "at zero"],
+)
+async def test_a_component_without_a_copy_is_worth_another_try_only_when_one_is_wanted(
+    at_zero: tuple[str, ...], status: int
+) -> None:
+    served = routes()
+    (endpoint,) = served.endpoints
+    endpoint = replace(
+        endpoint, component_based=True, components=("c",), components_at_zero=at_zero
+    )
+    async with gateway(replace(served, endpoints=(endpoint,))) as running:
+        client = await Client.open(running)
+        found = await client.call(b"x", headers="X-Amzn-SageMaker-Inference-Component: c\r\n")
+        assert found.status == status
+        client.close()

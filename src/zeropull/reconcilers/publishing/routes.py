@@ -61,6 +61,9 @@ def component_endpoint_route(
         variants=tuple(_variant_route(v, targets, queue_limit, container) for v in variants),
         components=tuple(sorted(names)),
         held_components=tuple(sorted(held & names)),
+        components_at_zero=tuple(
+            sorted(c.name for c in view.components if c.name in names and not c.desired_copies)
+        ),
     )
 
 
