@@ -18,6 +18,7 @@ import msgspec
 
 from zeropull.errors import ConfigurationError
 from zeropull.resources.settings import RegistrySettings, Settings
+from zeropull.resources.sources import StoreAccess, check_store
 
 DEFAULT_CONFIG = Path("/etc/zeropull/zeropull.toml")
 ENVIRONMENT_PREFIX = "ZEROPULL_"
@@ -76,6 +77,8 @@ def _check_values(settings: Settings) -> None:
     _require(0 < share <= 0.9, "fleet.model_link_share", share, "more than 0, at most 0.9")
     for host, registry in settings.registries.items():
         _check_registry(f"registries.{host}", registry)
+    for name, bucket in settings.buckets.items():
+        check_store(name, StoreAccess(**dataclasses.asdict(bucket)))
     for table in ("fleet", "image_cache", "endpoints", "gateway", "metrics"):
         part = getattr(settings, table)
         for field in dataclasses.fields(part):

@@ -261,7 +261,9 @@ class ControlPlane:
         """Registries and model stores on this host's loopback are within the nodes' reach."""
         stored = self.store.select(InferenceComponent, endpoint_uid=endpoint.uid)
         components = [each.document for each in stored]
-        ports = loopback_ports(endpoint, self.settings.buckets, components)
+        ports = loopback_ports(
+            endpoint, self.settings.buckets, components, self.settings.registries
+        )
         for port in ports - self._allowed:
             await self.provider.allow_loopback_port(port)
             self._allowed.add(port)

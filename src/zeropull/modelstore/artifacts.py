@@ -19,6 +19,7 @@ from zeropull.inflating.in_thread import InflatingInThread
 from zeropull.inflating.process import WORTH_IT_BYTES, InflatingProcess
 from zeropull.inflating.readers import GZIP_HEAD
 from zeropull.modelstore.extracting import extract_tar_gz
+from zeropull.modelstore.integrity import FileCheck
 from zeropull.modelstore.naming import object_name, relative_names
 from zeropull.modelstore.protocol import ObjectFacts, ObjectSource
 from zeropull.modelstore.reading import (
@@ -34,6 +35,7 @@ from zeropull.resources.sources import ModelArtifact
 
 DEFAULT_CONNECTIONS = 8
 _RESERVE_BYTES = 64 << 20  # left free, so that logs and the store can still be written
+_DIGESTS_AT_ONCE = 4  # requests for what the store knows of its objects
 _PARTIAL = ".tmp-"
 
 
@@ -164,12 +166,14 @@ async def _fetch_files(
     source: ObjectSource, plan: ArtifactPlan, folder: Path, reading: Reading
 ) -> int:
     parts = []
+    checks = {}
     for facts, name in plan.objects:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
             file.truncate(facts.size)
         path.chmod(0o644)
+        checks[path] = FileCheck(path, facts)
         parts += [(facts, path, start, end) for start, end in parts_of(facts, in_order=False)]
     waiting = iter(parts)
 
@@ -184,10 +188,21 @@ async def _fetch_files(
                         at += len(chunk)
             finally:
                 os.close(descriptor)
+            checks[path].arrived(start, end)
+
+    asking = asyncio.Semaphore(_DIGESTS_AT_ONCE)
+
+    async def compare(check: FileCheck, facts: ObjectFacts) -> None:
+        async with asking:
+            expected = await source.digest(facts)
+        if expected is not None:
+            await check.run(expected)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(reading.connections, len(parts))):
             group.create_task(work())
+        for (facts, _), check in zip(plan.objects, checks.values(), strict=True):
+            group.create_task(compare(check, facts))
     return len(plan.objects)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from zeropull.errors import AccessDenied, ArtifactError, NotFound, Unavailable
 from zeropull.linux.files import open_beneath
-from zeropull.modelstore.protocol import ObjectFacts
+from zeropull.modelstore.protocol import Digest, ObjectFacts
 from zeropull.modelstore.s3 import changed
 
 _CHUNK_BYTES = 4 << 20
@@ -37,6 +37,9 @@ class DirectoryObjects:
 
     async def list_under(self, prefix: str) -> list[ObjectFacts]:
         return await asyncio.to_thread(self._list, prefix)
+
+    async def digest(self, facts: ObjectFacts) -> Digest | None:
+        return None
 
     async def stream(self, facts: ObjectFacts, start: int, end: int) -> AsyncIterator[bytes]:
         with self._opened(facts.key, _READ) as descriptor:

@@ -9,10 +9,10 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 
 from zeropull.errors import AccessDenied, ArtifactError, NotFound, Unavailable, ZeropullError
-from zeropull.modelstore.protocol import ObjectFacts
+from zeropull.modelstore.protocol import Digest, ObjectFacts
 from zeropull.modelstore.s3 import brief, changed
+from zeropull.modelstore.s3_requests import LOOPBACK, proxy_of
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})  # where plain HTTP is allowed
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_read=30)
 _IDENTITY = {"Accept-Encoding": "identity"}  # ranges and lengths count the object's own bytes
@@ -24,6 +24,7 @@ class HttpsObject:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._url = url
+        self._proxy = proxy_of(url)
         self._name = f"{parts.scheme}://{parts.hostname}{parts.path}"
         redirects = aiohttp.TraceConfig()
         redirects.on_request_redirect.append(self._check_redirect)
@@ -38,7 +39,7 @@ class HttpsObject:
         # A signed URL is signed for GET alone, so the first byte is asked for instead of HEAD.
         headers = _IDENTITY | {"Range": "bytes=0-0"}
         with self._translated():
-            async with self._session.get(self._url, headers=headers) as response:
+            async with self._session.get(self._url, headers=headers, proxy=self._proxy) as response:
                 self._check(response)
                 etag = response.headers.get("ETag")
                 if response.status == 206:
@@ -53,6 +54,9 @@ class HttpsObject:
     async def list_under(self, prefix: str) -> list[ObjectFacts]:
         raise ArtifactError(f"{self._name} is a single object: a prefix needs an s3:// URL")
 
+    async def digest(self, facts: ObjectFacts) -> Digest | None:
+        return None
+
     async def stream(self, facts: ObjectFacts, start: int, end: int) -> AsyncIterator[bytes]:
         headers = dict(_IDENTITY)
         if facts.has_ranges:
@@ -60,7 +64,7 @@ class HttpsObject:
         if facts.etag is not None and not facts.etag.startswith("W/"):
             headers["If-Match"] = facts.etag
         with self._translated():
-            async with self._session.get(self._url, headers=headers) as response:
+            async with self._session.get(self._url, headers=headers, proxy=self._proxy) as response:
                 self._check(response)
                 skip = start
                 if response.status == 206:

@@ -24,6 +24,14 @@ class ObjectFacts:
     has_ranges: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a store says of an object's bytes. `algorithm`: sha256, sha1, md5, crc32c or crc32."""
+
+    algorithm: str
+    value: bytes
+
+
 class ObjectSource(Protocol):
     """One bucket, one URL or one local directory.
 
@@ -36,6 +44,9 @@ class ObjectSource(Protocol):
 
     async def list_under(self, prefix: str) -> list[ObjectFacts]:
         """Every object whose key begins with `prefix`, sorted by key."""
+
+    async def digest(self, facts: ObjectFacts) -> Digest | None:
+        """What the store knows of the object's bytes, None when it knows nothing."""
 
     def stream(self, facts: ObjectFacts, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from `start` up to `end`, in pieces; it may break off with Unavailable."""

@@ -1,9 +1,10 @@
-"""Objects of one bucket of an S3-compatible store, through obstore."""
+"""Objects of one bucket of an S3-compatible store: asked about through `s3_requests`, and read
+through obstore wherever it can name them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,16 @@ import obstore
 from obstore import exceptions
 from obstore.store import S3Store
 
-from zeropull.errors import AccessDenied, ArtifactError, NotFound, Unavailable, ZeropullError
-from zeropull.modelstore.protocol import ObjectFacts
+from zeropull.errors import (
+    AccessDenied,
+    ArtifactError,
+    NotFound,
+    Unavailable,
+    ZeropullError,
+)
+from zeropull.modelstore.integrity import known_digest
+from zeropull.modelstore.protocol import Digest, ObjectFacts
+from zeropull.modelstore.s3_requests import S3Requests, archived
 from zeropull.resources.sources import StoreAccess
 
 if TYPE_CHECKING:
@@ -22,6 +31,8 @@ _CHUNK_BYTES = 1 << 20
 _DEFAULT_REGION = "us-east-1"
 # obstore's own retries are short: the download resumes at the byte where it broke off by itself.
 _MAX_RETRIES = 2
+# Classes that cannot be read until the object was restored.
+_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
 class S3Objects:
@@ -31,38 +42,63 @@ class S3Objects:
         self._bucket = bucket
         self._access = access or StoreAccess()
         self._endpoint = self._access.endpoint or "Amazon S3"
-        self._store = _open(bucket, self._access)
+        self._requests = S3Requests(bucket, self._access)
+        self._store: S3Store | None = None
 
     async def head(self, key: str) -> ObjectFacts:
-        with self._translated(key):
-            found = await obstore.head_async(self._store, key)
-        return ObjectFacts(key, int(found["size"]), found["e_tag"])
+        headers = await self._head(key)
+        length = headers.get("content-length", "")
+        if not length.isdigit():
+            raise Unavailable(f"{self._endpoint} does not say the size of {self._name(key)}")
+        return ObjectFacts(key, int(length), headers.get("etag"))
 
     async def list_under(self, prefix: str) -> list[ObjectFacts]:
-        listed: list[ObjectFacts] = []
-        with self._translated(prefix):
-            # obstore matches whole path segments, so the prefix is given without its last slash.
-            async for page in obstore.list(self._store, prefix.rstrip("/") or None):
-                listed += [ObjectFacts(one["path"], one["size"], one["e_tag"]) for one in page]
-        return sorted(listed, key=lambda facts: facts.key)
+        listed = await self._requests.listed(prefix)
+        for one in listed:
+            if one.storage_class in _ARCHIVES:
+                await self._head(one.key)  # it may have been restored
+        facts = [ObjectFacts(one.key, one.size, one.etag) for one in listed]
+        return sorted(facts, key=lambda each: each.key)
+
+    async def digest(self, facts: ObjectFacts) -> Digest | None:
+        headers = await self._head(facts.key)
+        if headers.get("etag") != facts.etag:
+            raise changed(self._name(facts.key))
+        return known_digest(headers, facts.etag, etag_is_md5=self._access.etag_is_md5)
 
     async def stream(self, facts: ObjectFacts, start: int, end: int) -> AsyncIterator[bytes]:
+        if not _is_plain(facts.key):
+            async for chunk in self._requests.read(facts.key, start, end, facts.etag):
+                yield chunk
+            return
         with self._translated(facts.key):
             options: obstore.GetOptions = {"range": (start, end)}
             if facts.etag is not None:
                 options["if_match"] = facts.etag
+            self._store = self._store or _open(self._bucket, self._access)
             result = await obstore.get_async(self._store, facts.key, options=options)
             if result.meta["size"] != facts.size:
-                raise changed(f"s3://{self._bucket}/{facts.key}")
+                raise changed(self._name(facts.key))
             async for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
                 yield chunk
 
     async def close(self) -> None:
-        pass
+        await self._requests.close()
+
+    async def _head(self, key: str) -> Mapping[str, str]:
+        headers = await self._requests.head(key)
+        storage_class = headers.get("x-amz-storage-class", "")
+        is_restored = 'ongoing-request="false"' in headers.get("x-amz-restore", "")
+        if headers.get("x-amz-archive-status") or (storage_class in _ARCHIVES and not is_restored):
+            raise archived(self._name(key), storage_class)
+        return headers
+
+    def _name(self, key: str) -> str:
+        return f"s3://{self._bucket}/{key}"
 
     @contextlib.contextmanager
     def _translated(self, key: str) -> Iterator[None]:
-        name = f"s3://{self._bucket}/{key}"
+        name = self._name(key)
         try:
             yield
         except ZeropullError:
@@ -72,14 +108,23 @@ class S3Objects:
                 f"{name} does not exist in {self._endpoint}: check the bucket and the key"
             ) from error
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+            if "InvalidObjectState" in str(error):
+                raise archived(name, "") from error
             raise AccessDenied(
                 f"{self._endpoint} refuses {name}: check the credentials configured for the bucket"
             ) from error
         except exceptions.PreconditionError as error:
             raise changed(name) from error
-        except (exceptions.BaseError, OSError) as error:
+        except (exceptions.BaseError, OSError, ValueError) as error:
             raise Unavailable(
                 f"{self._endpoint} does not answer for {name}: {brief(error)}"
+            ) from error
+        except BaseException as error:
+            # A panic of obstore is none of Python's exceptions.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise Unavailable(
+                f"reading {name} from {self._endpoint} broke off in obstore: {brief(error)}"
             ) from error
 
 
@@ -93,6 +138,11 @@ def changed(name: str) -> ArtifactError:
 def brief(error: BaseException) -> str:
     """The first line of a library's message: what follows are internals, at times secrets."""
     return str(error).partition("\n")[0][:300]
+
+
+def _is_plain(key: str) -> bool:
+    """Whether obstore asks for this very key, and not for a path that it has made of it."""
+    return not any(part in {"", ".", ".."} for part in key.split("/")) and key.isprintable()
 
 
 def _open(bucket: str, access: StoreAccess) -> S3Store:

@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 
 from zeropull.errors import ArtifactError
 from zeropull.modelstore.directory import DirectoryObjects
-from zeropull.modelstore.https import LOOPBACK, HttpsObject
+from zeropull.modelstore.https import HttpsObject
 from zeropull.modelstore.protocol import ObjectSource
 from zeropull.modelstore.s3 import S3Objects
+from zeropull.modelstore.s3_requests import LOOPBACK
 from zeropull.resources.sources import ModelArtifact
 
 

@@ -166,6 +166,7 @@ def _buckets(settings: Settings) -> dict[str, StoreAccess]:
             secret_access_key=b.secret_access_key,
             session_token=b.session_token,
             directory=b.directory,
+            etag_is_md5=b.etag_is_md5,
         )
         for name, b in settings.buckets.items()
     }

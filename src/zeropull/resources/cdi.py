@@ -23,7 +23,6 @@ _VERSIONS = ("0.3.", "0.4.", "0.5.", "0.6.", "0.7.", "0.8.", "1.")
 _HOOKS = (
     "prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop",
 )  # fmt: skip
-_NOT_APPLIED = ("intelRdt", "netDevices")
 
 Edits = dict[str, Any]
 StatFunction = Callable[[str], os.stat_result]
@@ -132,17 +131,6 @@ def apply_cdi(
     for spec, edits in chosen:
         _apply(result, edits, spec.origin, stat_file)
     return result
-
-
-def ignored_edits(specs: Sequence[CdiSpec], names: Sequence[str]) -> list[str]:
-    """What `apply_cdi` leaves out for these devices, as sentences for the log."""
-    return [
-        f"{name}: {key} of {spec.origin} is not applied"
-        for name in names
-        for spec, edits in [_find(specs, name)]
-        for key in _NOT_APPLIED
-        if key in edits or key in spec.edits
-    ]
 
 
 def _find(specs: Sequence[CdiSpec], name: str) -> tuple[CdiSpec, Edits]:

@@ -106,6 +106,7 @@ class BucketSettings:
     secret_access_key: str | None = None
     session_token: str | None = None
     directory: str | None = None
+    etag_is_md5: bool = True  # false: a store whose ETags of one-part objects are something else
 
 
 @dataclass(frozen=True, slots=True)

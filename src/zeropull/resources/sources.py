@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from zeropull.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,30 @@ class StoreAccess:
     secret_access_key: str | None = None
     session_token: str | None = None
     directory: str | None = None
+    etag_is_md5: bool = True  # of objects that were stored in one part; False: it is not compared
+
+
+def check_store(bucket: str, access: StoreAccess) -> None:
+    """Raises ConfigurationError for settings that no store could be asked with."""
+    endpoint = access.endpoint
+    if endpoint is not None:
+        try:
+            parts = urlsplit(endpoint)
+            is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_url = False
+        if not is_url or "?" in endpoint or endpoint != endpoint.strip():
+            raise ConfigurationError(
+                f"buckets.{bucket}.endpoint = {endpoint!r}: expected a URL like "
+                "http://127.0.0.1:9000"
+            )
+    for name in ("region", "access_key_id", "secret_access_key", "session_token"):
+        value = getattr(access, name)
+        if value is not None and not (value.isprintable() and value == value.strip()):
+            raise ConfigurationError(
+                f"buckets.{bucket}.{name} has a line end, or a space at its beginning or end: copy "
+                "it again"
+            )
 
 
 @dataclass(frozen=True, slots=True)

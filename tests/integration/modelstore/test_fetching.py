@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import threading
@@ -42,13 +43,13 @@ def store() -> Iterator[Store]:
 
 
 def access(store: Store, **changes: str) -> StoreAccess:
-    facts = {
-        "endpoint": store.endpoint,
-        "region": store.region,
-        "access_key_id": store.access_key_id,
-        "secret_access_key": store.secret_access_key,
-    }
-    return StoreAccess(**(facts | changes))
+    facts = StoreAccess(
+        endpoint=store.endpoint,
+        region=store.region,
+        access_key_id=store.access_key_id,
+        secret_access_key=store.secret_access_key,
+    )
+    return dataclasses.replace(facts, **changes)  # type: ignore[arg-type]  # only texts
 
 
 def artifact(store: Store, key: str, **options: str) -> ModelArtifact:

@@ -100,3 +100,13 @@ def test_a_registry_may_have_mirrors_and_certificates(tmp_path: Path) -> None:
         'ca_file = "/etc/hosts"\ncert_file = "/etc/hosts"\nkey_file = "/etc/hosts"\n'
     )
     assert len(settings_of(tmp_path, toml).registries["docker.io"].mirrors) == 2
+
+
+@pytest.mark.parametrize(
+    "members", ['endpoint = "127.0.0.1:9000"', 'access_key_id = "key\\n"', 'session_token = " t"']
+)
+def test_a_bucket_that_cannot_be_asked_is_refused_at_the_start(
+    tmp_path: Path, members: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=rf"buckets\.m\.{members.split()[0]}"):
+        settings_of(tmp_path, f"[buckets.m]\n{members}\n")

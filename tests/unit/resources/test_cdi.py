@@ -12,7 +12,6 @@ from zeropull.errors import ConfigurationError, NotFound
 from zeropull.resources.cdi import (
     apply_cdi,
     device_names,
-    ignored_edits,
     parse_spec,
     read_specs,
     scan_specs,
@@ -79,11 +78,6 @@ def test_edits_of_a_device_and_of_its_specification_are_applied_once() -> None:
         {"allow": True, "type": "c", "major": 1, "minor": 5, "access": "rw"},
     ]
     assert before["process"]["env"] == ["COMMON=0", "PATH=/bin"]
-
-
-def test_what_is_left_out_is_said() -> None:
-    (note,) = ignored_edits([parse_spec(YAML, "gpu.yaml")], ["nvidia.com/gpu=0"])
-    assert "intelRdt" in note
 
 
 def test_an_unknown_device_names_the_known_ones() -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from zeropull.errors import InvalidInput
 from zeropull.oci.references import parse_reference
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Endpoint
-from zeropull.resources.settings import BucketSettings
+from zeropull.resources.settings import BucketSettings, RegistrySettings
 
 
 def loopback_ports(
     endpoint: Endpoint,
     buckets: Mapping[str, BucketSettings],
     components: Iterable[InferenceComponent] = (),
+    registries: Mapping[str, RegistrySettings] = MappingProxyType({}),
 ) -> frozenset[int]:
-    """TCP ports of registries and model stores that are on 127.0.0.1 or localhost."""
+    """TCP ports of registries, their mirrors and model stores on 127.0.0.1 or localhost."""
     containers = [
         container
         for deployment in (endpoint.current, endpoint.pending)
@@ -28,7 +30,7 @@ def loopback_ports(
     containers += [v.spec.container for c in components for v in c.versions]
     found: set[int | None] = set()
     for container in containers:
-        found.add(_registry_port(container.image))
+        found |= _registry_ports(container.image, registries)
         for source in container.sources:
             scheme, _, rest = source.url.partition("://")
             bucket = buckets.get(rest.partition("/")[0])
@@ -39,12 +41,14 @@ def loopback_ports(
     return frozenset(port for port in found if port)
 
 
-def _registry_port(image: str) -> int | None:
+def _registry_ports(image: str, registries: Mapping[str, RegistrySettings]) -> set[int | None]:
     try:
         registry = parse_reference(image).registry
     except InvalidInput:
-        return None
-    return _url_port(f"//{registry}", default=80)
+        return set()
+    settings = registries.get(registry)
+    mirrors = settings.mirrors if settings is not None else ()
+    return {_url_port(f"//{registry}", default=80), *(_url_port(url) for url in mirrors)}
 
 
 def _url_port(text: str, default: int | None = None) -> int | None:
