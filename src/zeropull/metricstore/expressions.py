@@ -2,9 +2,17 @@
 
 `+ - * / ^`, comparisons, AND and OR, parentheses, numbers, ids of other queries, `[a, b]`, and the
 functions SUM, AVG, MIN, MAX, ABS, CEIL, FLOOR, FILL, IF and METRICS.
-Source: Amazon CloudWatch user guide, "Using math expressions with CloudWatch metrics": a function
-of one series gives a number, the same function of several gives a series; operators between
-series act on the timestamps that both have; comparisons give 1 or 0; x / 0 has no datapoint.
+Source: Amazon CloudWatch user guide, "Using math expressions with CloudWatch metrics"
+(https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/using-metric-math.html):
+- A function of one series gives a number, the same function of several gives a series.
+- Comparisons give 1 or 0. x / 0 has no datapoint.
+- Missing values ("Basic arithmetic functions", "Comparison and logical operators", AVG): where only
+  one of two series has a value, the other one counts as 0; so does a series without a value in the
+  AVG of several. Where none has a value, there is no datapoint. SUM, MIN and MAX of several take
+  the values that are there.
+- IF ("Using IF expressions"): where the condition holds and the series that is chosen has no value,
+  the value is 0; where it does not hold, there is none.
+
 METRICS() is every metric of the request, not its expressions; METRICS("a") those with a in the id.
 An operator acts on each of several series, with a number or one other series. The guide is silent
 about the order of powers: here -a^2 is -(a^2) and 2^3^2 is 2^(3^2), as in mathematics. A root of a
@@ -52,17 +60,19 @@ def evaluate_expression(
     *,
     timestamps: Sequence[int],
     metrics: Collection[str] | None = None,
+    shared: Collection[int] | None = None,
 ) -> Result:
     """The series, or several, that `text` gives; `queries` by id, `timestamps` of the whole range
     (for FILL and for expressions that are a plain number), `metrics` the ids that METRICS() stands
-    for (those of one series).
+    for (those of one series). `shared`: where periods of all series begin, when their lengths
+    differ: operators between two series act there only.
 
     Raises:
         InvalidInput: names the expression and where it cannot be understood.
     """
     single = [name for name, value in queries.items() if isinstance(value, dict)]
     known = single if metrics is None else list(metrics)
-    parser = _Parser(text, _tokens(text), queries, known, list(timestamps))
+    parser = _Parser(text, _tokens(text), queries, known, list(timestamps), shared)
     value = parser.whole()
     if isinstance(value, float):
         return dict.fromkeys(timestamps, value) if math.isfinite(value) else {}
@@ -115,6 +125,7 @@ class _Parser:
     queries: Mapping[str, Result]
     metrics: list[str]
     timestamps: list[int]
+    shared: Collection[int] | None
     at: int = 0
     depth: int = 0
 
@@ -243,9 +254,9 @@ class _Parser:
         if isinstance(value, dict):
             return _aggregated(function, list(value.values()))
         starts = sorted(set().union(*value)) if value else []
+        missing = 0.0 if name == "AVG" else None
         values = {
-            start: _aggregated(function, [series[start] for series in value if start in series])
-            for start in starts
+            start: _aggregated(function, _values_at(value, start, missing)) for start in starts
         }
         return {start: value for start, value in values.items() if math.isfinite(value)}
 
@@ -300,6 +311,8 @@ class _Parser:
                 result[start] = chosen
             elif isinstance(chosen, dict) and start in chosen:
                 result[start] = chosen[start]
+            elif holds and isinstance(condition, dict):
+                result[start] = 0.0
         return result
 
     def zip(self, left: Value, right: Value, function: Callable[[float, float], float]) -> Value:
@@ -312,7 +325,9 @@ class _Parser:
             return [_only_series(self.zip(left, series, function)) for series in right]
         if isinstance(left, float) and isinstance(right, float):
             return _safely(function, left, right)
-        starts = _common(left, right)
+        starts = _starts(left, right)
+        if isinstance(left, dict) and isinstance(right, dict) and self.shared is not None:
+            starts = [start for start in starts if start in self.shared]
         pairs = ((start, _at(left, start), _at(right, start)) for start in starts)
         values = {start: _safely(function, a, b) for start, a, b in pairs}
         return {start: value for start, value in values.items() if math.isfinite(value)}
@@ -353,14 +368,21 @@ class _Parser:
         return InvalidInput(f"the expression {self.text!r} has {what}")
 
 
-def _common(left: float | Series, right: float | Series) -> list[int]:
+def _starts(left: float | Series, right: float | Series) -> list[int]:
+    """Where one of them has a value."""
     if isinstance(left, dict) and isinstance(right, dict):
-        return sorted(left.keys() & right.keys())
+        return sorted(left.keys() | right.keys())
     return sorted(left if isinstance(left, dict) else right if isinstance(right, dict) else ())
 
 
 def _at(value: float | Series, start: int) -> float:
-    return value[start] if isinstance(value, dict) else value
+    return value.get(start, 0.0) if isinstance(value, dict) else value
+
+
+def _values_at(several: Sequence[Series], start: int, missing: float | None) -> list[float]:
+    """Of each series; `missing` stands for a value that is not there, None leaves it out."""
+    found = (series.get(start, missing) for series in several)
+    return [value for value in found if value is not None]
 
 
 def _safely(function: Callable[[float, float], float], left: float, right: float) -> float:

@@ -18,6 +18,7 @@ from zeropull.metricstore.points import Point
 from zeropull.metricstore.store import MetricKey, MetricStore
 
 DEFAULT_PERIOD_S = 60
+_MINUTE_S = 60
 MAX_PERIODS = 100_800
 """An expression has a value at no more timestamps than that, as many as a page of GetMetricData."""
 MAX_KEPT = 1_000_000
@@ -76,7 +77,8 @@ def evaluate_queries(
             results[name] = series_of(store, account, query.stat, start_s, end_s, phase_s=phase_s)
         else:
             timestamps = _timestamps(name, periods[name], start_s, end_s, phase_s)
-            value = results[name] = _value(query, results, metrics, timestamps)
+            shared = _shared(query, queries, periods, start_s, end_s, phase_s)
+            value = results[name] = _value(query, results, metrics, timestamps, shared)
             if isinstance(value, list):
                 kept += sum(len(series) for series in value)
         if kept > MAX_KEPT:
@@ -133,11 +135,35 @@ def series_of(
     """Values by period start; periods without data, or without that statistic, are absent."""
     points: dict[int, Point] = {}
     for key in _keys(store, account, stat):
-        found = store.read(key, start_s, end_s, stat.period_s, phase_s=phase_s)
+        found = points_of(store, key, start_s, end_s, stat.period_s, phase_s=phase_s)
         for start, point in found.items():
             points.setdefault(start, Point()).merge(point)
     values = {start: point.statistic(stat.statistic) for start, point in sorted(points.items())}
     return {start: value for start, value in values.items() if value is not None}
+
+
+def points_of(
+    store: MetricStore,
+    key: MetricKey,
+    start_s: float,
+    end_s: float,
+    period_s: int,
+    *,
+    phase_s: int = 0,
+) -> dict[int, Point]:
+    """As `MetricStore.read`; of a metric that comes by the minute, each minute stands in the first
+    of its shorter periods, as CloudWatch has it."""
+    points = store.read(key, start_s, end_s, period_s, phase_s=phase_s)
+    if period_s >= _MINUTE_S or phase_s % _MINUTE_S:
+        return points
+    known = {start // _MINUTE_S for start in points}
+    wanted = range(-(-int(start_s) // _MINUTE_S), -(-int(end_s) // _MINUTE_S))
+    if known.issuperset(wanted):
+        return points
+    for start, point in store.read(key, start_s, end_s, _MINUTE_S).items():
+        if start // _MINUTE_S not in known and start_s <= start < end_s:
+            points[start] = point
+    return points
 
 
 def _in_order(queries: Sequence[Query]) -> list[Query]:
@@ -164,15 +190,34 @@ def _single(query: Query, result: Result) -> Series:
 
 
 def _value(
-    query: Query, results: Mapping[str, Result], metrics: Sequence[str], timestamps: range
+    query: Query,
+    results: Mapping[str, Result],
+    metrics: Sequence[str],
+    timestamps: range,
+    shared: range | None = None,
 ) -> Result:
     assert query.expression is not None
     try:
         return evaluate_expression(
-            query.expression, results, timestamps=timestamps, metrics=metrics
+            query.expression, results, timestamps=timestamps, metrics=metrics, shared=shared
         )
     except InvalidInput as error:
         raise InvalidInput(f"Error in expression '{query.query_id}': {error.reason}") from error
+
+
+def _shared(
+    query: Query,
+    queries: Sequence[Query],
+    periods: Mapping[str, int],
+    start_s: float,
+    end_s: float,
+    phase_s: int,
+) -> range | None:
+    """Where the longest period of those that the expression needs begins; None: all are alike."""
+    needed = {periods[name] for name in _needed(query, {q.query_id: q for q in queries})}
+    if len(needed) < 2:
+        return None
+    return _timestamps(query.query_id, max(needed), start_s, end_s, phase_s)
 
 
 def _timestamps(name: str, period_s: int, start_s: float, end_s: float, phase_s: int) -> range:

@@ -20,10 +20,17 @@ TIMES = [0, 60, 120]
         ("m1 + 1", {0: 3, 60: 5, 120: 7}),
         ("2 * (m1 - 1) / 2", {0: 1, 60: 3, 120: 5}),
         ("-m1 + 10", {0: 8, 60: 6, 120: 4}),
-        ("m1 + m2", {0: 3, 120: 6}),
+        ("m1 + m2", {0: 3, 60: 4, 120: 6}),
+        ("m2 - m1", {0: -1, 60: -4, 120: -6}),
+        ("m1 + none", {0: 2, 60: 4, 120: 6}),
+        ("m2 > m1 OR m2 == 0", {0: 0, 60: 0, 120: 1}),
+        ("m1 > m2", {0: 1, 60: 1, 120: 1}),
+        ("m2 + m2", {0: 2, 120: 0}),
+        ("IF(m1, m2, 9)", {0: 1, 60: 0, 120: 0}),
+        ("IF(m2, m1, none)", {0: 2}),
         ("m1 / m2", {0: 2}),
         ("SUM([m1, m2])", {0: 3, 60: 4, 120: 6}),
-        ("AVG(METRICS())", {0: 1.5, 60: 4, 120: 3}),
+        ("AVG(METRICS())", {0: 1.5, 60: 2, 120: 3}),
         ("MAX(m1)", {0: 6, 60: 6, 120: 6}),
         ("m1 / SUM(m1)", {0: 2 / 12, 60: 4 / 12, 120: 0.5}),
         ("FILL(m2, 7)", {0: 1, 60: 7, 120: 0}),
@@ -52,7 +59,7 @@ TIMES = [0, 60, 120]
         ('SUM(METRICS("m"))', {0: 3, 60: 4, 120: 6}),
         ("m1 ^ 2", {0: 4, 60: 16, 120: 36}),
         ("2 ^ m1", {0: 4, 60: 16, 120: 64}),
-        ("m1 ^ m2", {0: 2, 120: 1}),
+        ("m1 ^ m2", {0: 2, 60: 1, 120: 1}),
         ("-m1 ^ 2 + 1", {0: -3, 60: -15, 120: -35}),
         ("2 ^ -1 * m1", {0: 1, 60: 2, 120: 3}),
         ("2 ^ 3 ^ 2", {0: 512, 60: 512, 120: 512}),
@@ -64,7 +71,7 @@ TIMES = [0, 60, 120]
         ("1 ^ MAX(none)", {}),
         ("SUM([m1, m2] ^ 2)", {0: 5, 60: 16, 120: 36}),
         ("SUM(100 / [m1, m2])", {0: 150, 60: 25, 120: 100 / 6}),
-        ("AVG([m1, m2] / m1)", {0: 0.75, 60: 1, 120: 0.5}),
+        ("AVG([m1, m2] / m1)", {0: 0.75, 60: 0.5, 120: 0.5}),
         ("MAX(-[m1, m2])", {0: -1, 60: -4, 120: 0}),
         ("SUM(METRICS() * 100)", {0: 300, 60: 400, 120: 600}),
         ('SUM([METRICS("1"), METRICS("2")])', {0: 3, 60: 4, 120: 6}),
@@ -86,6 +93,33 @@ TIMES = [0, 60, 120]
 def test_expressions_give_the_documented_series(text: str, expected: Series) -> None:
     queries = MORE if "none" in text or "big" in text else QUERIES
     assert evaluate_expression(text, queries, timestamps=TIMES) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("m1 < m2", [0, 0, 1, 0]),
+        ("m1 >= 30", [1, 0, 0, 0]),
+        ("m1 > 15 AND m2 > 15", [1, 0, 0, 0]),
+        ("IF(c1, c2, c3)", [30, 0, 20, None, None]),
+        ("IF(c1, 5, c3)", [5, 5, 20, None, None]),
+        ("IF(c1, c2, 5)", [30, 0, 5, 5, None]),
+    ],
+)
+def test_missing_values_are_those_of_the_tables_in_the_user_guide(
+    text: str, expected: list[float | None]
+) -> None:
+    tables = {
+        "m1": [30, 20, 0, 0], "m2": [20, None, 20, None],
+        "c1": [1, 1, 0, 0, None], "c2": [30, None, 0, 0, 30], "c3": [0, 0, 20, None, 20],
+    }  # fmt: skip
+    queries = {name: series_of(*values) for name, values in tables.items()}
+    assert evaluate_expression(text, queries, timestamps=range(0, 300, 60)) == series_of(*expected)
+
+
+def series_of(*values: float | None) -> Series:
+    """By the minute."""
+    return {60 * at: float(value) for at, value in enumerate(values) if value is not None}
 
 
 @pytest.mark.parametrize(

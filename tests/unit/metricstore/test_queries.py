@@ -48,12 +48,12 @@ def test_expressions_may_use_others_wherever_those_stand(store: MetricStore) -> 
     assert evaluate_queries(store, ACCOUNT, queries, 0, 180)["e1"] == {0: 11, 60: 21, 120: 31}
 
 
-def test_series_of_other_periods_meet_where_both_have_a_datapoint(store: MetricStore) -> None:
+def test_series_of_other_periods_meet_where_the_longer_one_begins(store: MetricStore) -> None:
     put(store, "a", 1, 2, 3, 4, 5, 6)
     put(store, "b", 10, None, 30, 40)
     queries = [metric("m1"), metric("m2", "b", 120), math("e1", "m1 + m2"), math("e2", "m2 / 2")]
     found = evaluate_queries(store, ACCOUNT, queries, 0, 360)
-    assert found["e1"] == {0: 11, 120: 73}
+    assert found["e1"] == {0: 11, 120: 73, 240: 5}
     assert found["e2"] == {0: 5, 120: 35}
     assert periods_of(queries) == {"m1": 60, "m2": 120, "e1": 120, "e2": 120}
 

@@ -21,15 +21,14 @@ from zeropull.awsprotocol.members import MemberRules
 from zeropull.errors import InvalidInput
 from zeropull.metricstore.expressions import Series
 from zeropull.metricstore.points import Point
-from zeropull.metricstore.queries import Query, evaluate_queries, periods_of
-from zeropull.metricstore.store import MetricKey, MetricStore
+from zeropull.metricstore.queries import Query, evaluate_queries, periods_of, points_of
+from zeropull.metricstore.store import MetricStore
 
 MAX_QUERIES = 500
 MAX_DATAPOINTS = 1440
 PAGE_OF_METRICS = 500
 PAGE_OF_DATAPOINTS = 100_800
 _RECENTLY_ACTIVE_S = 3 * 3600
-_MINUTE_S = 60
 _WRONG_PAGE = "InvalidParameterValueException"
 _GET_RULES = MemberRules(accepted={"LabelOptions": "labels have no dynamic parts here"})
 _LIST_RULES = MemberRules(accepted={"IncludeLinkedAccounts": "there are no linked accounts"})
@@ -149,7 +148,9 @@ class MetricOperations:
         datapoints = [
             _datapoint(start, point, key.unit, plain, extended)
             for key in keys
-            for start, point in sorted(_read(self._metrics, key, start_s, end_s, period).items())
+            for start, point in sorted(
+                points_of(self._metrics, key, start_s, end_s, period).items()
+            )
             if start_s <= start < end_s or start_s < start + period <= end_s
         ]
         return {"Label": members["MetricName"], "Datapoints": datapoints}
@@ -184,20 +185,6 @@ class MetricOperations:
             for namespace, name, dimensions in chosen
         ]
         return {"Metrics": metrics, "NextToken": token, "OwningAccounts": None}
-
-
-def _read(
-    metrics: MetricStore, key: MetricKey, start_s: float, end_s: float, period_s: int
-) -> dict[int, Point]:
-    """Points by period start. A minute that came as a whole stands in its first short period."""
-    points = metrics.read(key, start_s, end_s, period_s)
-    if period_s >= _MINUTE_S:
-        return points
-    minutes = {start // _MINUTE_S for start in points}
-    for start, point in metrics.read(key, start_s, end_s, _MINUTE_S).items():
-        if start // _MINUTE_S not in minutes and start >= start_s:
-            points[start] = point
-    return points
 
 
 def _range(members: Mapping[str, Any]) -> tuple[float, float]:
