@@ -18,6 +18,7 @@ from zeropull.errors import ConfigurationError, DiskFull, Unavailable, ZeropullE
 from zeropull.telemetry import get_logger
 
 SCHEMA_VERSION = 1
+MAX_LOG_PAGES = 20_000
 SIDE_FILES = ("", "-wal", "-shm")
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SCHEMA = """
@@ -76,7 +77,10 @@ class ReadingsFile:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing."""
+        """All or nothing; one inside another joins it."""
+        if self.db.in_transaction:
+            yield self.db
+            return
         self.db.execute("BEGIN")
         try:
             yield self.db
@@ -116,6 +120,8 @@ class ReadingsFile:
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
+            # `checkpoint` is called long before: within a commit it would make everybody wait.
+            db.execute(f"PRAGMA wal_autocheckpoint={MAX_LOG_PAGES}")
             version = int(db.execute("PRAGMA user_version").fetchone()[0])
             if version > SCHEMA_VERSION:
                 raise ConfigurationError(

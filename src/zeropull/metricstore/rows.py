@@ -28,6 +28,11 @@ class PointRows:
         self._open.clear()
         self._dirty.clear()
 
+    def keep_only(self, series: set[int]) -> None:
+        """Rows of other series are forgotten."""
+        self._open = {slot: row for slot, row in self._open.items() if slot[0] in series}
+        self._dirty = {each: slots for each, slots in self._dirty.items() if each in series}
+
     def merge(self, slot: Slot, point: Point) -> None:
         """Add the point to a row, in memory."""
         row = self._open.get(slot)
@@ -50,7 +55,7 @@ class PointRows:
         return [slot for slot in slots if slot[1] <= period_s and low <= slot[2] < high]
 
     def unwritten_series(self) -> set[int]:
-        return {series for series, slots in self._dirty.items() if slots}
+        return set(self._dirty)
 
     def write(self, slots: list[Slot]) -> None:
         """Those of the rows that are not on the disk yet.
@@ -75,7 +80,7 @@ class PointRows:
             self._drop_oldest()
             raise
         for slot in slots:
-            self._dirty[slot[0]].discard(slot)
+            self._no_longer_dirty(slot)
             if slot[1] < 60:
                 self._open.pop(slot)
 
@@ -123,8 +128,14 @@ class PointRows:
     def _drop_oldest(self) -> None:
         waiting = self.dirty()
         for slot in sorted(waiting, key=lambda each: each[2])[:-MAX_UNWRITTEN]:
-            self._dirty[slot[0]].discard(slot)
+            self._no_longer_dirty(slot)
             self._open.pop(slot, None)
+
+    def _no_longer_dirty(self, slot: Slot) -> None:
+        slots = self._dirty[slot[0]]
+        slots.discard(slot)
+        if not slots:
+            del self._dirty[slot[0]]
 
 
 def points_between(

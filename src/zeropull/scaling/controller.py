@@ -35,6 +35,7 @@ READINGS_DELAY_S = 1
 SLICE_S = 0.01
 """How long a tick may keep the event loop before others get their turn."""
 UTILIZATION_S = 60
+CHECKPOINT_S = 10
 ROLL_UP_S = 3600
 
 log = get_logger(__name__)
@@ -116,6 +117,8 @@ class ScalingController:
                 self._guarded("half a second", self.half_tick)
             else:
                 await self._tick_in_slices()
+                if int(next_s) % CHECKPOINT_S == 0:
+                    await asyncio.to_thread(self._metrics.checkpoint)
 
     async def _tick_in_slices(self) -> None:
         """One second, letting others run whenever it has taken a while: every ten seconds all
@@ -182,7 +185,9 @@ class ScalingController:
         }
 
     def _publish_readings(self) -> Loads:
-        return loads_by_source(publish_readings(self._metrics, self._exchange.take_readings()))
+        readings = self._exchange.take_readings()
+        with self._metrics.together():
+            return loads_by_source(publish_readings(self._metrics, readings))
 
     def _publish_utilization(self, now_s: float) -> None:
         if now_s - self._utilized_s < UTILIZATION_S:

@@ -109,7 +109,7 @@ def test_expressions_give_the_documented_series(text: str, expected: Series) -> 
 def test_missing_values_are_those_of_the_tables_in_the_user_guide(
     text: str, expected: list[float | None]
 ) -> None:
-    tables = {
+    tables: dict[str, list[float | None]] = {
         "m1": [30, 20, 0, 0], "m2": [20, None, 20, None],
         "c1": [1, 1, 0, 0, None], "c2": [30, None, 0, 0, 30], "c3": [0, 0, 20, None, 20],
     }  # fmt: skip

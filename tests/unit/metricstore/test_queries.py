@@ -58,6 +58,19 @@ def test_series_of_other_periods_meet_where_the_longer_one_begins(store: MetricS
     assert periods_of(queries) == {"m1": 60, "m2": 120, "e1": 120, "e2": 120}
 
 
+def test_a_metric_by_the_minute_has_values_at_the_minutes_in_shorter_periods(
+    store: MetricStore,
+) -> None:
+    put(store, "a", 1, None, 3)
+    key = MetricKey.of(ACCOUNT, "own", "a", {}, "None")
+    store.observe(key, 75, 5.0, resolution=1)  # this minute came by the second
+    store.observe(key, 118, 7.0, resolution=1)
+    found = evaluate_queries(store, ACCOUNT, [metric("m1", period_s=10)], 0, 180)
+    assert found["m1"] == {0: 1, 70: 5, 110: 7, 120: 3}
+    found = evaluate_queries(store, ACCOUNT, [metric("m1", period_s=30)], 30, 150)
+    assert found["m1"] == {60: 5, 90: 7, 120: 3}
+
+
 def test_every_unit_counts_unless_one_is_named(store: MetricStore) -> None:
     put(store, "a", 1)
     put(store, "a", 2, unit="Seconds")

@@ -195,7 +195,7 @@ def test_a_metric_without_points_for_fifteen_months_makes_room(tmp_path: Path) -
 def test_a_flood_in_a_thread_leaves_the_others_their_turn(tmp_path: Path) -> None:
     """What the loop asks for meanwhile is answered within its own time, not the flood's."""
     store = MetricStore(tmp_path / "m.db")
-    keys = [MetricKey.of("1", "own", f"m{number}", {}) for number in range(20_000)]
+    keys = [MetricKey.of("1", "own", f"m{number}", {}) for number in range(4_000)]
     points = [(key, 100.0, Point(1, 1, 1, 1), 60) for key in keys]
     flood = threading.Thread(target=store.add_all, args=(points,))
     turns = 0
@@ -204,7 +204,7 @@ def test_a_flood_in_a_thread_leaves_the_others_their_turn(tmp_path: Path) -> Non
         store.observe(KEY, 100, 1.0)
         turns += 1
     flood.join()
-    assert turns > 50  # of some hundred pieces of the flood
+    assert turns > 10  # of twenty pieces of the flood
     assert store.read(KEY, 60, 120, 60)[60].total == turns
     assert len(store.keys("1", now_s=200)) == len(keys) + 1
     store.close()
