@@ -64,7 +64,7 @@ class NodeEngine:
                 shape=self._shape(instance.instance_type),
                 node_token=instance.node_token,
                 volumes=volumes,
-                disk_bytes=self._settings.fleet.node_disk_bytes,
+                disk_bytes=disk_budget(endpoint, instance, self._settings.fleet.node_disk_bytes),
                 labels={
                     "account": instance.account,
                     "endpoint": instance.endpoint,
@@ -155,6 +155,18 @@ class NodeEngine:
             known = ImagePath(value) if value in list(ImagePath) else ImagePath.AUTO
             self._image_paths[instance.instance_id] = known
         return known
+
+
+def disk_budget(endpoint: Endpoint, instance: Instance, fleet_bytes: int | None) -> int | None:
+    """Bytes of the instance's own disk: the variant's VolumeSizeInGB or `fleet_bytes`, whichever is
+    less; None = what the disk has."""
+    limits = [] if fleet_bytes is None else [fleet_bytes]
+    for deployment in (endpoint.current, endpoint.pending):
+        if deployment is not None and deployment.deployment_id == instance.deployment_id:
+            variant = deployment.variant(instance.variant)
+            if variant is not None and variant.spec.volume_gb is not None:
+                limits.append(variant.spec.volume_gb << 30)
+    return min(limits, default=None)
 
 
 def _buckets(settings: Settings) -> dict[str, StoreAccess]:

@@ -24,7 +24,6 @@ CREATE_RULES = MemberRules(
         "ProductionVariants.CapacityReservationConfig": "there are no capacity reservations",
         "ProductionVariants.CoreDumpConfig": "cores are dumped as the machine is set up",
         "ProductionVariants.EnableSSMAccess": "there is no Systems Manager",
-        "ProductionVariants.VolumeSizeInGB": "fleet.node_disk_bytes bounds the disk of an instance",
         "ProductionVariants.InferenceAmiVersion": "instances run the machine's own system",
     },
     refused={
