@@ -12,7 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 
-from zeropull.errors import Unavailable, ZeropullError
+from zeropull.errors import ImageError, Unavailable, ZeropullError
 from zeropull.oci.images import ResolvedImage
 from zeropull.reconcilers import failure_reasons
 from zeropull.reconcilers.failing import MAX_ATTEMPTS, provision_limit_s
@@ -36,6 +36,10 @@ class _Sought:
     missing: dict[str, str]
     started_s: float
     limit_s: float
+
+
+class _Unforeseen(Unavailable):
+    """An error of another kind than ours: it may pass, but it is not waited for long."""
 
 
 class Resolver:
@@ -91,30 +95,26 @@ class Resolver:
         """
         loop = asyncio.get_running_loop()
         began_s, failures, unforeseen = loop.time(), 0, 0
+        failed: Unavailable
         while True:
             sought = self._find(endpoint_key, target)
             if sought is None or reference not in sought.missing:
                 return None
+            left_s = sought.limit_s - (loop.time() - began_s)
             try:
-                return await self._resolve(reference)
+                return await self._resolve_once(reference, left_s)
+            except _Unforeseen as error:
+                failed = error
+                unforeseen += 1
             except Unavailable as error:
                 failed = error
-            except ZeropullError:
-                raise
-            except Exception as error:
-                log.error("an error that nobody foresaw", error=str(error), exc_info=error)
-                failed = Unavailable(f"{type(error).__name__}: {error}")
-                unforeseen += 1
             failures += 1
             # Ages are measured by the loop's clock: the wall clock may be set meanwhile.
             spent_s = loop.time() - began_s
             limit_s = sought.limit_s
             if _is_unreachable(failed):
                 limit_s = min(limit_s, UNREACHABLE_LIMIT_S)
-            delay_s = max(
-                self._settings.backoff.after(failures),
-                getattr(failed, "retry_after_s", None) or 0.0,
-            )
+            delay_s = max(self._settings.backoff.after(failures), failed.retry_after_s or 0.0)
             if unforeseen >= MAX_ATTEMPTS:
                 raise failed
             if spent_s + delay_s > limit_s:
@@ -129,6 +129,21 @@ class Resolver:
                 retry_in_s=round(delay_s, 1),
             )
             await asyncio.sleep(delay_s)
+
+    async def _resolve_once(self, reference: str, limit_s: float) -> ResolvedImage:
+        """One try, with nothing but errors of ours."""
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._resolve(reference)
+        except TimeoutError:
+            raise ImageError(
+                f"{reference} was not resolved within {limit_s:.0f} s: its registry does not answer"
+            ) from None
+        except ZeropullError:
+            raise
+        except Exception as error:
+            log.error("an error that nobody foresaw", error=str(error), exc_info=error)
+            raise _Unforeseen(f"{type(error).__name__}: {error}") from error
 
     def _find(self, endpoint_key: str, target: str) -> _Sought | None:
         stored = self._store.get(Endpoint, endpoint_key)

@@ -126,10 +126,10 @@ class EndpointSettings:
     drain_s: float = 65.0  # a copy may finish its requests this long: above the 60 s of one request
     delete_drain_s: float = 2.0  # the same on DeleteEndpoint, whose clients know that it ends
     route_ack_s: float = 10.0  # a gateway that does not confirm routes this long is not waited for
-    node_lost_s: float = 30.0  # no report this long: the instance is replaced
+    node_lost_s: float = 30.0  # no report and no answer to /ping this long: it is replaced
     node_start_s: float = 60.0  # a fresh instance's first report must come within
     unhealthy_s: float = 60.0  # a copy that fails /ping this long is replaced with its instance
-    provision_timeout_s: float = 1800.0  # waiting for capacity, unless the variant says otherwise
+    provision_timeout_s: float = 1800.0  # wait for capacity or a registry; a variant may differ
     idle_release_s: float = 120.0  # an instance without a component's copy this long is released
     retry_s: float = 2.0  # first delay of the replacement backoff; doubles up to retry_max_s
     retry_max_s: float = 120.0

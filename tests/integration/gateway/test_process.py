@@ -149,3 +149,19 @@ async def test_a_stop_lets_requests_in_flight_finish(run_dir: Path) -> None:
         gate.set()
         assert (await client.receive()).body == b"x"
         assert await asyncio.wait_for(running.wait(), 10) == 0
+
+
+async def test_a_control_plane_whose_clock_was_set_back_is_followed_at_once(run_dir: Path) -> None:
+    async with container() as model, process(run_dir):
+        before = Exchange()
+        async with control_plane(run_dir, before):
+            late = before.publish_routes(routes(copy("1", model.port)), 7200.0)
+            await reported(before, late)
+        after = Exchange()
+        async with control_plane(run_dir, after):
+            early = after.publish_routes(routes(copy("2", model.port)), 3600.0)
+            assert early < late
+            await reported(after, early)
+            client = await connect(run_dir)
+            assert (await client.call(b"x")).status == 200
+            client.close()

@@ -78,11 +78,28 @@ async def test_a_registry_that_never_answers_is_given_up_after_the_variants_time
     assert "it answers 503 (tried" in reason
 
 
+async def test_a_registry_that_never_says_anything_is_bounded_by_the_same_time(
+    store: Store,
+) -> None:
+    plain = deployment(resolved=False)
+    variant = plain.variants[0]
+    spec = replace(variant.spec, provision_timeout_s=0.05)
+    owner = endpoint(replace(plain, variants=(replace(variant, spec=spec),)))
+    store.put(owner)
+
+    async def hang(reference: str) -> ResolvedImage:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    resolver = Resolver(store, hang, QUICK, lambda: 0.0)
+    await resolver.run(owner.key, waits_for(owner))
+    assert "its registry does not answer" in resolver.failures[waits_for(owner)]
+
+
 async def test_the_pause_is_as_long_as_the_registry_asks_for(store: Store) -> None:
     owner = endpoint(deployment(resolved=False))
     store.put(owner)
-    busy = Unavailable("registry r limits our rate")
-    busy.retry_after_s = 600.0  # set by the registry's client
+    busy = Unavailable("registry r limits our rate", retry_after_s=600.0)
     resolver = Resolver(store, failing(1, busy, []), QUICK, lambda: 0.0)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(resolver.run(owner.key, waits_for(owner)))
