@@ -159,7 +159,12 @@ class Controller:
         """One round over all endpoints. Never awaits, so that nothing changes under its feet."""
         now_s = self._clock()
         self._observer.begin_round()
-        gateways = fold_gateways(self._exchange, self._monotonic(), self._settings.route_ack_s)
+        gateways = fold_gateways(
+            self._exchange,
+            self._routes.serving_since,
+            self._monotonic(),
+            self._settings.route_ack_s,
+        )
         views = []
         for stored in self._store.select(Endpoint):
             view = self._guarded(stored.document, gateways, now_s)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.messages import CopyReport, CopyState
 from zeropull.reconcilers.endpoint_view import Gateways
-from zeropull.resources.endpoints import EndpointStatus
 from zeropull.resources.instances import (
     CopyIntent,
     CopyRecord,
@@ -32,8 +32,17 @@ def fold_copy(copy: CopyRecord, report: CopyReport) -> CopyRecord:
     )
 
 
-def fold_gateways(exchange: Exchange, monotonic_s: float, silent_s: float) -> Gateways:
-    """All gateways that have reported within `silent_s`, as one."""
+def fold_gateways(
+    exchange: Exchange,
+    serving_since: Mapping[tuple[str, str], int],
+    monotonic_s: float,
+    silent_s: float,
+) -> Gateways:
+    """All gateways that have reported within `silent_s`, as one.
+
+    `serving_since`: by account and name of an endpoint, the version of the routes that said first
+    that it serves.
+    """
     heard = [r.report for r in exchange.gateways.values() if monotonic_s - r.heard_s <= silent_s]
     published = exchange.routes.message
     in_flight: dict[str, int] = {}
@@ -47,11 +56,12 @@ def fold_gateways(exchange: Exchange, monotonic_s: float, silent_s: float) -> Ga
     told = published is None or all(
         exchange.told(published, r.routes_version, r.routes_epoch) for r in heard
     )
-    serving = frozenset(
-        (route.account, route.name)
-        for route in (published.endpoints if published and told and heard else ())
-        if route.status == EndpointStatus.IN_SERVICE
+    # Not the newest version: where routes change all the time, it is never applied by all.
+    applied = min(
+        (r.routes_version if r.routes_epoch in (exchange.epoch, "") else -1 for r in heard),
+        default=-1,
     )
+    serving = frozenset(name for name, version in serving_since.items() if version <= applied)
     return Gateways(
         up=bool(heard),
         acknowledged=told,

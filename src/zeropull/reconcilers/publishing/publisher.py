@@ -25,12 +25,17 @@ log = get_logger(__name__)
 
 
 class RoutePublisher:
-    """Routes of all endpoints, with what keys, tags and scalable targets add to them."""
+    """Routes of all endpoints, with what keys, tags and scalable targets add to them.
+
+    `serving_since`: by account and name, the first version of the routes by which the endpoint
+    serves.
+    """
 
     def __init__(self, store: Store, exchange: Exchange, settings: Settings) -> None:
         self._store = store
         self._exchange = exchange
         self._settings = settings
+        self.serving_since: dict[tuple[str, str], int] = {}
         self._last: dict[str, EndpointRoute] = {}  # by endpoint key
 
     def publish(self, views: list[View], now_s: float) -> None:
@@ -45,7 +50,11 @@ class RoutePublisher:
             keys=tuple(sorted(keys, key=lambda k: k.access_key_id)),
             endpoints=tuple(sorted(self._routes(views), key=lambda e: (e.account, e.name))),
         )
-        self._exchange.publish_routes(routes, now_s)
+        version = self._exchange.publish_routes(routes, now_s)
+        serving = {
+            (e.account, e.name) for e in routes.endpoints if e.status == EndpointStatus.IN_SERVICE
+        }
+        self.serving_since = {each: self.serving_since.get(each, version) for each in serving}
 
     def _routes(self, views: list[View]) -> list[EndpointRoute]:
         models = self._max_concurrency(views)
