@@ -35,7 +35,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -49,14 +49,18 @@ from bench.many_nodes import Nodes
 from tests.fixtures.images import make_image, push_image
 from tests.fixtures.registry import running_registry
 from zeropull import __version__
-from zeropull.resources.instances import Instance
+from zeropull.resources.components import ComponentStatus, InferenceComponent
+from zeropull.resources.documents import Document
+from zeropull.resources.instances import Instance, InstanceState
 from zeropull.resources.settings import (
     ImageCacheSettings,
     InstanceTypeSettings,
     ServeSettings,
     Settings,
 )
+from zeropull.statestore.bodies import unpacked
 
+D = TypeVar("D", bound=Document)
 TYPE = "ml.bench.large"
 ROLE = "arn:aws:iam::000000000000:role/bench"
 COMPONENTS = 5  # of each endpoint
@@ -322,15 +326,14 @@ async def _settle(settings: Settings, components: int) -> None:
     """Until every component is InService."""
     deadline = time.monotonic() + SETTLE_S
     while time.monotonic() < deadline:
-        with _database(settings) as database:
-            rows = database.execute(
-                "SELECT count(*) FROM documents WHERE kind = 'inference_component'"
-                " AND json_extract(body, '$.status') = 'InService'"
-            ).fetchone()
-        if rows[0] == components:
+        ready = sum(
+            each.status is ComponentStatus.IN_SERVICE
+            for each in _read(settings, InferenceComponent)
+        )
+        if ready == components:
             return
         await asyncio.sleep(2.0)
-    raise TimeoutError(f"{rows[0]} of {components} components are InService")
+    raise TimeoutError(f"{ready} of {components} components are InService")
 
 
 async def _answers(settings: Settings) -> None:
@@ -345,13 +348,18 @@ async def _answers(settings: Settings) -> None:
 
 
 def _tokens(settings: Settings) -> dict[str, str]:
+    states = (InstanceState.RUNNING, InstanceState.DRAINING)
+    found = _read(settings, Instance)
+    return {each.instance_id: each.node_token for each in found if each.state in states}
+
+
+def _read(settings: Settings, kind: type[D]) -> list[D]:
+    """Every document of a kind, beside the process that owns the state."""
     with _database(settings) as database:
         rows = database.execute(
-            "SELECT key, json_extract(body, '$.node_token') FROM documents WHERE kind = ?"
-            " AND json_extract(body, '$.state') IN ('running', 'draining')",
-            (Instance.kind,),
+            "SELECT body FROM documents WHERE kind = ?", (kind.kind,)
         ).fetchall()
-    return dict(rows)
+    return [msgspec.json.decode(unpacked(row[0]), type=kind) for row in rows]
 
 
 @contextlib.contextmanager

@@ -157,7 +157,7 @@ class Controller:
 
     def reconcile(self) -> None:
         """One round over all endpoints. Never awaits, so that nothing changes under its feet."""
-        now_s = self._clock()
+        now_s, began_s = self._clock(), time.perf_counter()
         self._observer.begin_round()
         gateways = fold_gateways(
             self._exchange,
@@ -175,6 +175,8 @@ class Controller:
             self._run_copies(view, now_s)
         self._routes.publish(views, now_s)
         self._forget_what_is_gone(views)
+        took_ms = round((time.perf_counter() - began_s) * 1e3, 2)
+        log.debug("round", at_s=now_s, ms=took_ms, planned=len(views))
 
     def _guarded(self, endpoint: Endpoint, gateways: Gateways, now_s: float) -> View | None:
         """The endpoint after this round; None when it is gone. What goes wrong with it stays with
