@@ -23,6 +23,9 @@ MALFORMED = Refusal(
 UPGRADE = Refusal(
     400, "ValidationError", "Upgrade and CONNECT are not supported: send plain HTTP/1.1 requests."
 )
+NO_HOST = Refusal(
+    400, "MalformedHttpRequestException", "A request of HTTP/1.1 has one Host header (RFC 9112)."
+)
 LONG_HEAD = Refusal(
     431, "ValidationError", f"The request's head is longer than {MAX_HEAD_BYTES} bytes."
 )
@@ -135,6 +138,10 @@ class RequestReader:
         version = parser.get_http_version()
         if version not in ("1.0", "1.1"):
             self._refusal, self.reading = MALFORMED, None
+            return
+        hosts = sum(len(name) == 4 and name.lower() == b"host" for name, _ in request.headers)
+        if hosts > 1 or (hosts == 0 and version == "1.1"):  # RFC 9112, section 3.2
+            self._refusal, self.reading = NO_HOST, None
             return
         request.method = parser.get_method()
         request.keep_alive = parser.should_keep_alive()
