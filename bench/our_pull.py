@@ -29,7 +29,7 @@ from zeropull.nodeagent.models import NodeModels
 from zeropull.nodeagent.quiet_times import LaunchesUnderWay
 from zeropull.nodeagent.records import AgentRecords
 from zeropull.oci.references import parse_reference
-from zeropull.resources.node import read_node_config
+from zeropull.providers.node_file import read_node_config
 from zeropull.resources.sources import ModelArtifact, RegistryAccess, StoreAccess
 from zeropull.telemetry.logs import configure_logging
 

@@ -26,7 +26,8 @@ from zeropull.containerd.config import ContainerdConfig, detect_version, render_
 from zeropull.imagecache.generations import PublishedGeneration
 from zeropull.oci.digests import hex_of
 from zeropull.oci.images import ResolvedImage
-from zeropull.resources.node import SNAPSHOTTER, NodeConfig, write_node_config
+from zeropull.providers.node_file import write_node_config
+from zeropull.resources.node import SNAPSHOTTER, NodeConfig
 from zeropull.startprofiles.recording import MountedLayer
 
 NAMES = (

@@ -7,6 +7,7 @@ tests are spread over workers (`-n 2`), these are processes of their own and do 
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,16 @@ class _Watch:
 _WATCH = pytest.StashKey[_Watch]()
 
 
+def answer_interrupts() -> None:
+    """Ctrl-C ends what a test starts, also where the tests themselves were started with SIGINT
+    ignored (`nohup ./run test &`): a child inherits that, and some tests interrupt theirs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Workers are started after this, and inherit the mark."""
+    answer_interrupts()
     if hasattr(session.config, "workerinput"):
         return
     is_exclusive = bool(os.environ.get("CI") or os.environ.get("TESTS_EXCLUSIVE"))

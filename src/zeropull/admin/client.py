@@ -1,6 +1,6 @@
 """How a command finds a running supervisor and asks its control plane.
 
-Whoever types a command waits for its imports: the client is that of the standard library.
+A command waits for its imports, so this uses the HTTP client of the standard library.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Answer = TypeVar("Answer")
 
 
 class AdminClient:
-    """Calls on R/admin.sock, which only root can open. All block, for at most `timeout_s`.
+    """Calls on R/admin.sock, which only root can open. Each call blocks for at most `timeout_s`.
 
-    Each raises Unavailable when the control plane does not answer, or answers with a failure: the
-    message has its words.
+    Each call raises Unavailable when the control plane does not answer, or answers with a failure.
+    The message has the words of the control plane.
     """
 
     def __init__(self, settings: Settings, *, timeout_s: float) -> None:
@@ -36,11 +36,11 @@ class AdminClient:
         return self._ask("status", Status)
 
     def timeline(self, endpoint: str, account: str | None = None) -> Timeline:
-        """Of the newest endpoint with that name; `account` None is the configured one."""
+        """Launches of the newest endpoint with that name. `account` None: the configured one."""
         return self._ask(_of_endpoint(endpoint, "timeline", account), Timeline)
 
     def log_folders(self, endpoint: str, account: str | None = None) -> LogFolders:
-        """Of the copies there are now."""
+        """Folders of the copies that exist now."""
         return self._ask(_of_endpoint(endpoint, "logs", account), LogFolders)
 
     def tear_down(self) -> None:

@@ -17,8 +17,8 @@ from zeropull.resources.instances import InstanceState, TimelineRecord
 
 @dataclass(frozen=True, slots=True)
 class CacheStatus:
-    """The newest published generation of an endpoint's image cache; `generation` None: there is
-    none. `message` says what the newest build came to."""
+    """The newest published generation of an endpoint's image cache. `generation` None: there is
+    none. `message` is the outcome of the newest build."""
 
     generation: int | None
     images: int
@@ -43,7 +43,7 @@ class TargetStatus:
 
 @dataclass(frozen=True, slots=True)
 class ComponentState:
-    """An inference component. `message`: what failed, or for what copies wait."""
+    """An inference component. `message`: what failed, or what copies wait for."""
 
     name: str
     status: ComponentStatus

@@ -24,7 +24,7 @@ _LABEL = re.compile(r"([a-zA-Z_][a-zA-Z0-9_]*)?")
 
 
 class ControlPlaneMetrics(Collector):
-    """Read from the store at every scrape: nothing is counted twice or lost over a restart.
+    """The figures are read from the store at every scrape: a restart loses and doubles nothing.
 
     Launch figures cover the launches that the store remembers.
     """
@@ -123,8 +123,8 @@ class ControlPlaneMetrics(Collector):
         )
 
     def _nodes(self) -> Iterator[Metric]:
-        """Counters that the node agents report, by instance and, where they have one, a label of
-        their own: `zeropull_node_image_fallbacks_total{reason="plugin"}`."""
+        """Counters that the node agents report. Each has the instance as a label; some have a label
+        of their own, as `zeropull_node_image_fallbacks_total{reason="plugin"}`."""
         families: dict[tuple[str, str], CounterMetricFamily] = {}
         for instance_id, received in sorted(self._exchange.nodes.items()):
             report = received.report

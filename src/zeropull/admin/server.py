@@ -1,7 +1,7 @@
 """The admin API: /v1/admin/... on R/admin.sock, for commands and the supervisor.
 
-Only root can open the socket, which is the permission to administer. It is not the socket that
-nodes and gateways call: what they can reach has no way to the tear-down.
+Only root can open the socket: that is the permission to administer. Nodes and gateways call another
+socket, which has no way to the tear-down.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from zeropull.statestore import Store
 
 
 class AdminServer:
-    """`teardown` ends every instance; the supervisor asks for it once. `decisions` gives the
-    newest one of every scalable target."""
+    """`teardown` ends every instance; the supervisor asks for it once. `decisions` gives the newest
+    decision for every scalable target."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class AdminServer:
         )
 
     async def _timeline(self, request: web.Request) -> web.Response:
-        """Launches of the newest endpoint of that name; those of another with `uid=`."""
+        """Launches of the newest endpoint of that name. `uid=` chooses an earlier endpoint."""
         name, account = request.match_info["name"], self._account(request)
         records = [
             s.document

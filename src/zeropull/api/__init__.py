@@ -3,7 +3,7 @@
 A service is an `OperationTable`; `create_api_app` serves SageMaker's and any others it is given.
 """
 
-from zeropull.api.app import create_api_app, create_api_runner, serve_api
+from zeropull.api.app import create_api_app, create_api_runner
 from zeropull.api.operations import Call, Operation, OperationTable, documented_members
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     "create_api_app",
     "create_api_runner",
     "documented_members",
-    "serve_api",
 ]

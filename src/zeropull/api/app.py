@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from aiohttp import web
 
@@ -42,7 +40,7 @@ def create_api_app(
     """SageMaker's operations and those of `tables`, behind SigV4 with the store's keys.
 
     `metrics` answers GET /metrics, which the gateway asks for. Serve the application with
-    `serve_api` or `create_api_runner`: a server that inflates bodies by itself breaks signatures.
+    `create_api_runner`: a server that inflates bodies by itself breaks signatures.
     """
     sagemaker = sagemaker_table(
         store,
@@ -92,21 +90,6 @@ def create_api_app(
 def create_api_runner(app: web.Application) -> web.AppRunner:
     """The runner, not yet set up: bodies are handed over as they came over the wire."""
     return web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=SHUTDOWN_S)
-
-
-@contextlib.asynccontextmanager
-async def serve_api(app: web.Application, socket: Path) -> AsyncIterator[None]:
-    """Listen on the Unix socket `socket` (0600); what an earlier process left there is replaced."""
-    runner = create_api_runner(app)
-    await runner.setup()
-    try:
-        socket.unlink(missing_ok=True)
-        await web.UnixSite(runner, str(socket)).start()
-        socket.chmod(0o600)
-        yield
-    finally:
-        await runner.cleanup()
-        socket.unlink(missing_ok=True)
 
 
 async def _read(request: web.Request) -> bytes | None:

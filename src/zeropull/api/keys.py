@@ -1,4 +1,4 @@
-"""Accounts and access keys: the first start's, and what requests are checked by."""
+"""Accounts and access keys: those of the first start, and those that requests are checked with."""
 
 from __future__ import annotations
 

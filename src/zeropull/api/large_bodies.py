@@ -45,7 +45,7 @@ class LargeBodies:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """What has not begun is dropped."""
+        """Drop the work that has not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _done(self, account: str) -> None:

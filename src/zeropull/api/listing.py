@@ -27,8 +27,8 @@ def page(
 ) -> tuple[list[T], str | None]:
     """One page and the token of the next; `token_fault` is the service's code for a wrong token.
 
-    A token holds the place of the page's last item, not its number: what is created or deleted
-    meanwhile neither repeats nor hides the others. It is good only for the same filters.
+    A token holds the place of the page's last item, not its number. An item that is created or
+    deleted meanwhile repeats and hides no other. A token is good only for the same filters.
 
     Raises:
         ApiFault: the token is not one of ours, or belongs to other filters.

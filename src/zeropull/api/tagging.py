@@ -50,5 +50,5 @@ def set_tags(store: Store, arn: str, tags: dict[str, str]) -> None:
 
 
 def set_initial_tags(store: Store, arn: str, given: list[dict[str, Any]]) -> None:
-    """The tags of a new resource; those of an earlier one of the same name go."""
+    """Store the tags of a new resource. Tags of an earlier resource of the same name go."""
     set_tags(store, arn, merged_tags({}, given))

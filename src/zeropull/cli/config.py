@@ -59,7 +59,7 @@ def load_settings(
 
 
 def _check_values(settings: Settings) -> None:
-    """What the types cannot say, so that it is told here and not by a process that dies of it."""
+    """Check what types cannot express. A wrong value is told here, before a process dies of it."""
     serve, network = settings.serve, settings.fleet.network
     _require(0 <= serve.port < 65536, "serve.port", serve.port, "a TCP port, 0 = any free one")
     _require(serve.log_level in _LOG_LEVELS, "serve.log_level", serve.log_level, _LOG_LEVELS)

@@ -1,8 +1,9 @@
-"""What `zeropull serve` refuses to begin on: one sentence, before anything runs."""
+"""Checks before `zeropull serve` starts anything. Each refusal is one sentence."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from zeropull.errors import ConfigurationError, DiskFull, Unavailable
@@ -11,20 +12,27 @@ from zeropull.resources.settings import Settings
 
 _UNFIT = frozenset({"overlay", "tmpfs", "ramfs"})  # no image can be mounted from files there
 _ONLY_TOLD = frozenset({"overlayfs"})  # in a container, the kernel may load what is not seen here
-_MIN_FREE_BYTES = 256 << 20
+MIN_FREE_BYTES = 256 << 20
 
 
-def refuse_unfit_machine(settings: Settings) -> None:
-    """Raises:
-    ConfigurationError: the state directory is no folder, or on a file system that cannot do.
-    DiskFull: its disk has no room even for a first state.
-    Unavailable: the machine lacks what nothing works without; with the remedy.
+def refuse_unfit_machine(
+    settings: Settings,
+    *,
+    kind_of: Callable[[Path], str] = file_system_of,
+    min_free_bytes: int = MIN_FREE_BYTES,
+) -> None:
+    """`kind_of` tells the file system of a folder.
+
+    Raises:
+        ConfigurationError: the state directory is no folder, or on a file system that cannot do.
+        DiskFull: its disk has no room even for a first state.
+        Unavailable: the machine lacks what nothing works without; with the remedy.
     """
     state_dir = settings.state_dir
     place = next(path for path in (state_dir, *state_dir.parents) if path.exists())
     if not place.is_dir():
         raise ConfigurationError(f"serve.state_dir = {str(state_dir)!r}: {place} is not a folder")
-    kind = file_system_of(place)
+    kind = kind_of(place)
     if kind in _UNFIT:
         raise ConfigurationError(
             f"serve.state_dir = {str(state_dir)!r}: {place} is on {kind}, from which no image can "
@@ -33,9 +41,9 @@ def refuse_unfit_machine(settings: Settings) -> None:
         )
     free = shutil.disk_usage(place).free
     # With a state, whoever has filled the disk is to be told by it, and endpoints can be deleted.
-    if free < _MIN_FREE_BYTES and not settings.database.exists():
+    if free < min_free_bytes and not settings.database.exists():
         raise DiskFull(
-            f"the disk of {place} has {free:,} bytes free, and at least {_MIN_FREE_BYTES:,} are "
+            f"the disk of {place} has {free:,} bytes free, and at least {min_free_bytes:,} are "
             "needed to begin: make room, or choose another --state-dir"
         )
     missing = [

@@ -81,7 +81,7 @@ class CopyLog:
         return lines
 
     def _new_content(self) -> bytes:
-        """Nothing while a rotation is under way: the next look finds it done."""
+        """b"" while a rotation is under way: the next look finds it done."""
         rotated, current = _rotated_files(self.folder), self.folder / CURRENT
         new = [path for path, identity in rotated if identity not in self._rotated]
         if new and _begin_alike(new[-1], current) and self._is_odd():

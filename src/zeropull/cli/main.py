@@ -1,7 +1,7 @@
 """The `zeropull` command.
 
-Commands that need the parts of a node import them by themselves: that takes a second, for which
-nobody waits who only wants to see the status.
+A command imports what it needs by itself. The parts of a node take a second to import, and
+`zeropull status` needs none of them.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from zeropull.resources.sources import RegistryAccess as RegistryAccess
 from zeropull.resources.sources import StoreAccess as StoreAccess
 from zeropull.resources.stages import StageRecord
 
-API_VERSION = 1
 LONG_POLL_S = 25.0
 
 

@@ -1,7 +1,8 @@
 """The control plane's process: store, AWS API, private API, reconcilers and the provider.
 
-`python -m zeropull.daemons.control_plane --settings R/settings.json`. SIGTERM and SIGINT let go of
-everything without ending it; POST /v1/admin/teardown, or --teardown, ends every instance.
+`python -m zeropull.daemons.control_plane --settings R/settings.json`. SIGTERM and SIGINT end
+the process and leave the instances running. POST /v1/admin/teardown, or --teardown, ends every
+instance.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from zeropull.api.sagemaker.components import refuse_unfit_update
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.server import ControlServer
 from zeropull.daemons.lost_state import refuse_lost_state, remove_orphaned_caches
-from zeropull.daemons.registries import Registries
 from zeropull.daemons.settings_file import read_settings
 from zeropull.daemons.supervisor import REFUSAL_FILE
 from zeropull.errors import (
@@ -57,6 +57,7 @@ from zeropull.reconcilers.controller import Controller
 from zeropull.reconcilers.imagecaches.controller import CacheController
 from zeropull.reconcilers.node_engine import NodeEngine
 from zeropull.reconcilers.rebooting import boot_id, note_reboot
+from zeropull.registry.registries import Registries
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Deployment, Endpoint
 from zeropull.resources.instance_types import find_type, make_catalog
@@ -150,7 +151,7 @@ class ControlPlane:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Entered = all sockets answer and the reconcilers run; left = all let go."""
+        """While entered, all sockets answer and the reconcilers run."""
         settings = self.settings
         refuse_lost_state(settings, self.store)
         key, is_new = ensure_default_key(self.store, settings.serve.account, time.time())
@@ -295,7 +296,6 @@ class ControlPlane:
         )
         runner = web.AppRunner(admin.app(), access_log=None, shutdown_timeout=SHUTDOWN_S)
         await _listen(servers, runner, self.settings.admin_socket)
-        self.settings.admin_socket.chmod(0o600)
 
     async def _serve_api(self, servers: contextlib.AsyncExitStack) -> None:
         app = create_api_app(
@@ -330,6 +330,7 @@ async def _listen(servers: contextlib.AsyncExitStack, runner: web.AppRunner, pat
     servers.push_async_callback(runner.cleanup)
     path.unlink(missing_ok=True)  # left by a process that was killed; the store's lock is ours
     await web.UnixSite(runner, str(path)).start()
+    path.chmod(0o600)
 
 
 async def _tear_down_only(settings: Settings) -> None:

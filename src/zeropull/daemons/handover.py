@@ -1,4 +1,4 @@
-"""How a running gateway is spoken to by whoever starts, follows or ends it.
+"""How a supervisor speaks to a running gateway: to take its sockets, to drain it, to end it.
 
 Each gateway listens on R/gateway-PID.sock, which only root can open. One line of JSON asks, one
 answers, and the connection ends when the gateway's process does:
@@ -192,6 +192,6 @@ class RunningGateway:
 
 
 def stop_gateways(run_dir: Path, patience_s: float) -> None:
-    """End every gateway of this run directory, whoever started it."""
+    """End every gateway of this run directory, also those of earlier supervisors."""
     for gateway in RunningGateway.find(run_dir):
         gateway.stop(patience_s)

@@ -17,8 +17,8 @@ log = get_logger(__name__)
 
 
 def refuse_lost_state(settings: Settings, store: Store) -> None:
-    """Refuse to begin with an empty state where instances or image caches are: as no document
-    knows them, the instances would be ended and the caches removed.
+    """Refuse to begin with an empty state beside instances or image caches. No document would know
+    them, so the instances would be ended and the caches removed.
 
     Raises:
         ConfigurationError: with what is there, unless the operator has said `--fresh-state`.

@@ -15,7 +15,8 @@ from pathlib import Path
 from zeropull.errors import ConfigurationError, ZeropullError
 from zeropull.linux.processes import keep_freed_memory
 from zeropull.nodeagent.agent import run_agent
-from zeropull.resources.node import NodeConfig, read_node_config
+from zeropull.providers.node_file import read_node_config
+from zeropull.resources.node import NodeConfig
 from zeropull.telemetry import configure_logging, get_logger
 
 # A model passes through buffers of a megabyte. If malloc gave them back to the kernel after each

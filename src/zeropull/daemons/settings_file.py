@@ -1,4 +1,4 @@
-"""R/settings.json: what the supervisor tells the processes that it starts."""
+"""R/settings.json: the settings that the supervisor gives to the processes that it starts."""
 
 from __future__ import annotations
 

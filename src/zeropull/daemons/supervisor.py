@@ -145,7 +145,7 @@ class Supervisor:
             await asyncio.sleep(delay_s)
 
     def _mend_settings(self) -> None:
-        """What the child died of may be that it could not read its settings."""
+        """Write the settings anew: the child may have died because it could not read them."""
         try:
             write_settings(self._settings)
         except OSError as error:
@@ -169,7 +169,7 @@ class Supervisor:
         return False
 
     def _raise_refusal(self) -> None:
-        """What the control plane has written down when it cannot serve, however often it is
+        """Raise the reason that the control plane wrote down: it cannot serve, however often it is
         started."""
         with contextlib.suppress(FileNotFoundError):
             path = self._settings.run_dir / REFUSAL_FILE
@@ -184,8 +184,8 @@ class Supervisor:
         self._announce(f"{host}:{port}")
 
     async def _tear_down_if_asked(self) -> bool:
-        """True when nothing runs any more, so that the run directory can go: what is left of an
-        instance has its sockets and mounts there."""
+        """True when nothing runs any more: then the run directory can go. An instance that is left
+        has its sockets and mounts there."""
         if self._signal is not signal.SIGINT:
             return False
         try:
@@ -240,8 +240,8 @@ def tear_down_without_supervisor(settings: Settings) -> None:
 def with_token(settings: Settings) -> Settings:
     """The settings with the gateway's token, which is kept in S/gateway.token.
 
-    A file that is empty (the machine lost power once) or damaged is made anew: whoever used the
-    old token is started again with the new one.
+    A file that is empty (the machine lost power once) or damaged is made anew. Processes
+    with the old token are started again with the new one.
     """
     path = settings.state_dir / "gateway.token"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -312,8 +312,8 @@ def _listening_there(settings: Settings, sockets: list[socket.socket]) -> Settin
 
 
 def _make_private_folders(settings: Settings) -> None:
-    """Images, models and logs are readable by their owner only, whatever the state directory's own
-    mode is: a container reaches its files through mounts, never along these paths."""
+    """Only root can read images, models and logs, also in a state directory that others can read.
+    A container reaches its files through mounts, never along these paths."""
     for folder in ("caches", "instances"):
         path = settings.state_dir / folder
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

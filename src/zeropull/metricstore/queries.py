@@ -58,6 +58,7 @@ def evaluate_queries(
     end_s: float,
     *,
     is_sliding: bool = False,
+    max_kept: int = MAX_KEPT,
 ) -> dict[str, Series]:
     """The series of every query that returns data, by id. Periods begin at whole multiples of their
     length, or, when `is_sliding`, so that the last one ends at `end_s`.
@@ -81,10 +82,10 @@ def evaluate_queries(
             value = results[name] = _value(query, results, metrics, timestamps, shared)
             if isinstance(value, list):
                 kept += sum(len(series) for series in value)
-        if kept > MAX_KEPT:
+        if kept > max_kept:
             raise InvalidInput(
                 f"Error in expression '{name}': with it, expressions of several series have {kept} "
-                f"datapoints, at most {MAX_KEPT}: ask for less time or a longer Period."
+                f"datapoints, at most {max_kept}: ask for less time or a longer Period."
             )
     return {
         query.query_id: _single(query, results[query.query_id])

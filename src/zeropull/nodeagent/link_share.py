@@ -78,7 +78,8 @@ def is_ahead(model: Progress, image: Progress) -> bool:
 class LinkShare:
     """One for a node. Images tell what they use, from their own threads; models ask for turns."""
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, *, hold_s: float = HOLD_S) -> None:
+        self._hold_s = hold_s
         self.share = share
         self._lock = threading.Lock()
         self._image = ImageUse()
@@ -158,12 +159,12 @@ class LinkShare:
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Held while one part of a model is read; given in the order in which it was asked for. A
-        model that is ahead of the image waits, for at most `HOLD_S`."""
+        model that is ahead of the image waits, for at most `hold_s`."""
         self._loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(waiter)
         self._admit()
-        patience = self._loop.call_later(HOLD_S, self._admit, waiter)
+        patience = self._loop.call_later(self._hold_s, self._admit, waiter)
         try:
             await waiter
             yield

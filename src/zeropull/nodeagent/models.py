@@ -25,10 +25,12 @@ from zeropull.modelstore import ArtifactPlan, FetchResult, fetch_artifact, plan_
 from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.link_share import MODEL_CONNECTIONS, LinkShare
 from zeropull.resources.sources import ModelArtifact
+from zeropull.tasks import TaskSet
 from zeropull.telemetry import get_logger
 
 # A store that answers nothing is asked again within a variant's shortest time-out, which is 60 s.
 FIRST_BYTE_S = 30.0
+MAX_FLIGHTS = 1000  # artifacts on their way at the same time: more than a node has copies
 # Longer than the store's client needs to give up one part and resume it: what has arrived is kept.
 STALL_S = 150.0
 TEMPORARY_PREFIX = ".tmp-"
@@ -57,15 +59,18 @@ class NodeModels:
         disk: NodeDisk,
         link: LinkShare,
         in_use: Callable[[], Collection[str]],
+        first_byte_s: float = FIRST_BYTE_S,
     ) -> None:
+        """`first_byte_s`: a store that sends nothing for so long is asked again."""
         self.fetched_bytes = 0
+        self._first_byte_s = first_byte_s
         self._link = link
         self._folder = folder
         self._disk = disk
         # The other half is for images: neither may push the other out.
         self._budget_bytes = disk.budget_bytes // 2 if disk.budget_bytes else None
         self._in_use = in_use
-        self._flights: dict[str, asyncio.Task[ModelOnNode]] = {}
+        self._flights = TaskSet[str, ModelOnNode]("models", limit=MAX_FLIGHTS)
         self._waiting: Counter[str] = Counter()  # copies that wait for a flight, by its name
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
@@ -88,26 +93,22 @@ class NodeModels:
             claim(name)
             return await self._fetch(artifact, name)
         try:
-            async with asyncio.timeout(FIRST_BYTE_S):
+            async with asyncio.timeout(self._first_byte_s):
                 plan = await plan_artifact(artifact)
         except TimeoutError as error:
-            raise _silent(artifact, FIRST_BYTE_S) from error
+            raise _silent(artifact, self._first_byte_s) from error
         name = plan.identity
         claim(name)
-        flight = self._flights.get(name)
+        while (flight := self._flights.get(name)) is not None and flight.cancelling():
+            await asyncio.wait([flight])  # the copies that waited for it have gone
         if flight is not None:
             # The bytes are told by the copy that began the download.
             return dataclasses.replace(await self._join(name, flight), fetched_bytes=0)
-        flight = asyncio.create_task(self._fetch(artifact, name, plan))
-        self._flights[name] = flight
-        flight.add_done_callback(lambda _done: self._flights.pop(name, None))
+        flight = self._flights.start(name, self._fetch(artifact, name, plan))
         return await self._join(name, flight)
 
     async def close(self) -> None:
-        flights = list(self._flights.values())
-        for flight in flights:
-            flight.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
+        await self._flights.close()
 
     async def evict(self) -> None:
         """Remove what is private and unused, then the least recently used beyond the budget."""
@@ -135,7 +136,7 @@ class NodeModels:
         await self.evict()
         before = self._link.shared
         limit = await self._limit(artifact)
-        arrival = _Arrival()
+        arrival = _Arrival(self._first_byte_s)
 
         def count(arrived: int) -> None:
             arrival.note(arrived)
@@ -214,7 +215,8 @@ class NodeModels:
 class _Arrival:
     """What has arrived of one download, and when its last byte came."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_byte_s: float) -> None:
+        self._first_byte_s = first_byte_s
         self.expected = 0  # bytes; 0 as long as nobody knows
         self._received = 0
         self._last_s = time.monotonic()
@@ -235,7 +237,7 @@ class _Arrival:
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=1.0)
-                limit_s = STALL_S if self._received else FIRST_BYTE_S
+                limit_s = STALL_S if self._received else self._first_byte_s
                 if self._is_whole or task.done():
                     break
                 if time.monotonic() - self._last_s > limit_s:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
+from zeropull import __version__
 from zeropull.backoff import Backoff
 from zeropull.errors import (
     AccessDenied,
@@ -40,7 +41,7 @@ from zeropull.registry.source import BlobSource
 from zeropull.resources.sources import RegistryAccess
 from zeropull.telemetry import get_logger
 
-DEFAULT_USER_AGENT = "zeropull/0.1"
+DEFAULT_USER_AGENT = f"zeropull/{__version__}"
 DEFAULT_PATIENCE_S = 60.0
 _MAX_MANIFEST_BYTES = 4 << 20  # what the distribution specification lets registries refuse
 _MAX_CONFIG_BYTES = 8 << 20

@@ -19,7 +19,7 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class InstanceType:
-    """One type. `network_gbit_per_s` is sustained; `network_burst_gbit_per_s` is the "up to".
+    """One type. `network_gbit_per_s` is sustained, not the "up to".
 
     `accelerator_kind` is a CDI kind, "" without accelerators.
     """
@@ -31,7 +31,6 @@ class InstanceType:
     accelerator_kind: str = ""
     accelerator_model: str = ""
     network_gbit_per_s: float | None = None
-    network_burst_gbit_per_s: float | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -43,131 +42,131 @@ class InstanceType:
         return None if self.network_gbit_per_s is None else int(self.network_gbit_per_s * 1e9)
 
 
-# Family, accelerator kind and model; then size, vCPUs, memory in GiB, accelerators, sustained and
-# burst Gbit/s.
-_Row = tuple[str, int, float, int, float, float]
+# Family, accelerator kind and model; then size, vCPUs, memory in GiB, accelerators, sustained
+# Gbit/s.
+_Row = tuple[str, int, float, int, float]
 _FAMILIES: dict[tuple[str, str, str], tuple[_Row, ...]] = {
     ("t2", "", ""): (
-        ("medium", 2, 4, 0, 0.256, 1.024),
-        ("large", 2, 8, 0, 0.512, 1.024),
-        ("xlarge", 4, 16, 0, 0.75, 1.024),
-        ("2xlarge", 8, 32, 0, 1, 1.024),
+        ("medium", 2, 4, 0, 0.256),
+        ("large", 2, 8, 0, 0.512),
+        ("xlarge", 4, 16, 0, 0.75),
+        ("2xlarge", 8, 32, 0, 1),
     ),
     ("m5", "", ""): (
-        ("large", 2, 8, 0, 0.75, 10),
-        ("xlarge", 4, 16, 0, 1.25, 10),
-        ("2xlarge", 8, 32, 0, 2.5, 10),
-        ("4xlarge", 16, 64, 0, 5, 10),
-        ("12xlarge", 48, 192, 0, 12, 12),
-        ("24xlarge", 96, 384, 0, 25, 25),
+        ("large", 2, 8, 0, 0.75),
+        ("xlarge", 4, 16, 0, 1.25),
+        ("2xlarge", 8, 32, 0, 2.5),
+        ("4xlarge", 16, 64, 0, 5),
+        ("12xlarge", 48, 192, 0, 12),
+        ("24xlarge", 96, 384, 0, 25),
     ),
     ("m5d", "", ""): (
-        ("large", 2, 8, 0, 0.75, 10),
-        ("xlarge", 4, 16, 0, 1.25, 10),
-        ("2xlarge", 8, 32, 0, 2.5, 10),
-        ("4xlarge", 16, 64, 0, 5, 10),
-        ("12xlarge", 48, 192, 0, 12, 12),
-        ("24xlarge", 96, 384, 0, 25, 25),
+        ("large", 2, 8, 0, 0.75),
+        ("xlarge", 4, 16, 0, 1.25),
+        ("2xlarge", 8, 32, 0, 2.5),
+        ("4xlarge", 16, 64, 0, 5),
+        ("12xlarge", 48, 192, 0, 12),
+        ("24xlarge", 96, 384, 0, 25),
     ),
     ("m6i", "", ""): (
-        ("large", 2, 8, 0, 0.781, 12.5),
-        ("xlarge", 4, 16, 0, 1.562, 12.5),
-        ("2xlarge", 8, 32, 0, 3.125, 12.5),
-        ("4xlarge", 16, 64, 0, 6.25, 12.5),
-        ("8xlarge", 32, 128, 0, 12.5, 12.5),
-        ("12xlarge", 48, 192, 0, 18.75, 18.75),
-        ("16xlarge", 64, 256, 0, 25, 25),
-        ("24xlarge", 96, 384, 0, 37.5, 37.5),
-        ("32xlarge", 128, 512, 0, 50, 50),
+        ("large", 2, 8, 0, 0.781),
+        ("xlarge", 4, 16, 0, 1.562),
+        ("2xlarge", 8, 32, 0, 3.125),
+        ("4xlarge", 16, 64, 0, 6.25),
+        ("8xlarge", 32, 128, 0, 12.5),
+        ("12xlarge", 48, 192, 0, 18.75),
+        ("16xlarge", 64, 256, 0, 25),
+        ("24xlarge", 96, 384, 0, 37.5),
+        ("32xlarge", 128, 512, 0, 50),
     ),
     ("c5", "", ""): (
-        ("large", 2, 4, 0, 0.75, 10),
-        ("xlarge", 4, 8, 0, 1.25, 10),
-        ("2xlarge", 8, 16, 0, 2.5, 10),
-        ("4xlarge", 16, 32, 0, 5, 10),
-        ("9xlarge", 36, 72, 0, 12, 12),
-        ("18xlarge", 72, 144, 0, 25, 25),
+        ("large", 2, 4, 0, 0.75),
+        ("xlarge", 4, 8, 0, 1.25),
+        ("2xlarge", 8, 16, 0, 2.5),
+        ("4xlarge", 16, 32, 0, 5),
+        ("9xlarge", 36, 72, 0, 12),
+        ("18xlarge", 72, 144, 0, 25),
     ),
     ("c6i", "", ""): (
-        ("large", 2, 4, 0, 0.781, 12.5),
-        ("xlarge", 4, 8, 0, 1.562, 12.5),
-        ("2xlarge", 8, 16, 0, 3.125, 12.5),
-        ("4xlarge", 16, 32, 0, 6.25, 12.5),
-        ("8xlarge", 32, 64, 0, 12.5, 12.5),
-        ("12xlarge", 48, 96, 0, 18.75, 18.75),
-        ("16xlarge", 64, 128, 0, 25, 25),
-        ("24xlarge", 96, 192, 0, 37.5, 37.5),
-        ("32xlarge", 128, 256, 0, 50, 50),
+        ("large", 2, 4, 0, 0.781),
+        ("xlarge", 4, 8, 0, 1.562),
+        ("2xlarge", 8, 16, 0, 3.125),
+        ("4xlarge", 16, 32, 0, 6.25),
+        ("8xlarge", 32, 64, 0, 12.5),
+        ("12xlarge", 48, 96, 0, 18.75),
+        ("16xlarge", 64, 128, 0, 25),
+        ("24xlarge", 96, 192, 0, 37.5),
+        ("32xlarge", 128, 256, 0, 50),
     ),
     ("r5", "", ""): (
-        ("large", 2, 16, 0, 0.75, 10),
-        ("xlarge", 4, 32, 0, 1.25, 10),
-        ("2xlarge", 8, 64, 0, 2.5, 10),
-        ("4xlarge", 16, 128, 0, 5, 10),
-        ("12xlarge", 48, 384, 0, 12, 12),
-        ("24xlarge", 96, 768, 0, 25, 25),
+        ("large", 2, 16, 0, 0.75),
+        ("xlarge", 4, 32, 0, 1.25),
+        ("2xlarge", 8, 64, 0, 2.5),
+        ("4xlarge", 16, 128, 0, 5),
+        ("12xlarge", 48, 384, 0, 12),
+        ("24xlarge", 96, 768, 0, 25),
     ),
     ("g4dn", GPU, "NVIDIA T4"): (
-        ("xlarge", 4, 16, 1, 5, 25),
-        ("2xlarge", 8, 32, 1, 10, 25),
-        ("4xlarge", 16, 64, 1, 20, 25),
-        ("8xlarge", 32, 128, 1, 50, 50),
-        ("12xlarge", 48, 192, 4, 50, 50),
-        ("16xlarge", 64, 256, 1, 50, 50),
+        ("xlarge", 4, 16, 1, 5),
+        ("2xlarge", 8, 32, 1, 10),
+        ("4xlarge", 16, 64, 1, 20),
+        ("8xlarge", 32, 128, 1, 50),
+        ("12xlarge", 48, 192, 4, 50),
+        ("16xlarge", 64, 256, 1, 50),
     ),
     ("g5", GPU, "NVIDIA A10G"): (
-        ("xlarge", 4, 16, 1, 2.5, 10),
-        ("2xlarge", 8, 32, 1, 5, 10),
-        ("4xlarge", 16, 64, 1, 10, 25),
-        ("8xlarge", 32, 128, 1, 25, 25),
-        ("12xlarge", 48, 192, 4, 40, 40),
-        ("16xlarge", 64, 256, 1, 25, 25),
-        ("24xlarge", 96, 384, 4, 50, 50),
-        ("48xlarge", 192, 768, 8, 100, 100),
+        ("xlarge", 4, 16, 1, 2.5),
+        ("2xlarge", 8, 32, 1, 5),
+        ("4xlarge", 16, 64, 1, 10),
+        ("8xlarge", 32, 128, 1, 25),
+        ("12xlarge", 48, 192, 4, 40),
+        ("16xlarge", 64, 256, 1, 25),
+        ("24xlarge", 96, 384, 4, 50),
+        ("48xlarge", 192, 768, 8, 100),
     ),
     ("g6", GPU, "NVIDIA L4"): (
-        ("xlarge", 4, 16, 1, 2.5, 10),
-        ("2xlarge", 8, 32, 1, 5, 10),
-        ("4xlarge", 16, 64, 1, 10, 25),
-        ("8xlarge", 32, 128, 1, 25, 25),
-        ("12xlarge", 48, 192, 4, 40, 40),
-        ("16xlarge", 64, 256, 1, 25, 25),
-        ("24xlarge", 96, 384, 4, 50, 50),
-        ("48xlarge", 192, 768, 8, 100, 100),
+        ("xlarge", 4, 16, 1, 2.5),
+        ("2xlarge", 8, 32, 1, 5),
+        ("4xlarge", 16, 64, 1, 10),
+        ("8xlarge", 32, 128, 1, 25),
+        ("12xlarge", 48, 192, 4, 40),
+        ("16xlarge", 64, 256, 1, 25),
+        ("24xlarge", 96, 384, 4, 50),
+        ("48xlarge", 192, 768, 8, 100),
     ),
     ("g6e", GPU, "NVIDIA L40S"): (
-        ("xlarge", 4, 32, 1, 2.5, 20),
-        ("2xlarge", 8, 64, 1, 5, 20),
-        ("4xlarge", 16, 128, 1, 20, 20),
-        ("8xlarge", 32, 256, 1, 25, 25),
-        ("12xlarge", 48, 384, 4, 100, 100),
-        ("16xlarge", 64, 512, 1, 35, 35),
-        ("24xlarge", 96, 768, 4, 200, 200),
-        ("48xlarge", 192, 1536, 8, 400, 400),
+        ("xlarge", 4, 32, 1, 2.5),
+        ("2xlarge", 8, 64, 1, 5),
+        ("4xlarge", 16, 128, 1, 20),
+        ("8xlarge", 32, 256, 1, 25),
+        ("12xlarge", 48, 384, 4, 100),
+        ("16xlarge", 64, 512, 1, 35),
+        ("24xlarge", 96, 768, 4, 200),
+        ("48xlarge", 192, 1536, 8, 400),
     ),
     ("p3", GPU, "NVIDIA V100"): (
-        ("2xlarge", 8, 61, 1, 2.5, 10),
-        ("8xlarge", 32, 244, 4, 10, 10),
-        ("16xlarge", 64, 488, 8, 25, 25),
+        ("2xlarge", 8, 61, 1, 2.5),
+        ("8xlarge", 32, 244, 4, 10),
+        ("16xlarge", 64, 488, 8, 25),
     ),
-    ("p4d", GPU, "NVIDIA A100 40 GB"): (("24xlarge", 96, 1152, 8, 400, 400),),
-    ("p4de", GPU, "NVIDIA A100 80 GB"): (("24xlarge", 96, 1152, 8, 400, 400),),
-    ("p5", GPU, "NVIDIA H100"): (("48xlarge", 192, 2048, 8, 3200, 3200),),
-    ("p5en", GPU, "NVIDIA H200"): (("48xlarge", 192, 2048, 8, 3200, 3200),),
+    ("p4d", GPU, "NVIDIA A100 40 GB"): (("24xlarge", 96, 1152, 8, 400),),
+    ("p4de", GPU, "NVIDIA A100 80 GB"): (("24xlarge", 96, 1152, 8, 400),),
+    ("p5", GPU, "NVIDIA H100"): (("48xlarge", 192, 2048, 8, 3200),),
+    ("p5en", GPU, "NVIDIA H200"): (("48xlarge", 192, 2048, 8, 3200),),
     ("inf2", NEURON, "AWS Inferentia2"): (
-        ("xlarge", 4, 16, 1, 2.083, 15),
-        ("8xlarge", 32, 128, 1, 25, 25),
-        ("24xlarge", 96, 384, 6, 50, 50),
-        ("48xlarge", 192, 768, 12, 100, 100),
+        ("xlarge", 4, 16, 1, 2.083),
+        ("8xlarge", 32, 128, 1, 25),
+        ("24xlarge", 96, 384, 6, 50),
+        ("48xlarge", 192, 768, 12, 100),
     ),
 }
 
 CATALOG: dict[str, InstanceType] = {
     f"ml.{family}.{size}": InstanceType(
-        f"ml.{family}.{size}", vcpus, memory, accelerators, kind, model, sustained, burst
+        f"ml.{family}.{size}", vcpus, memory, accelerators, kind, model, sustained
     )
     for (family, kind, model), rows in _FAMILIES.items()
-    for size, vcpus, memory, accelerators, sustained, burst in rows
+    for size, vcpus, memory, accelerators, sustained in rows
 }
 
 
@@ -200,5 +199,4 @@ def _from_settings(name: str, given: InstanceTypeSettings) -> InstanceType:
         accelerator_kind=kind if given.accelerators else "",
         accelerator_model=known.accelerator_model if known and given.accelerators else "",
         network_gbit_per_s=given.network_gbit_per_s,
-        network_burst_gbit_per_s=given.network_gbit_per_s,
     )

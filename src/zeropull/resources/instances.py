@@ -26,7 +26,7 @@ class InstanceState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class AttachedVolume:
     """A generation attached to an instance; `path` as the node sees it. `leaving`: nothing on the
-    node is to use it any more; it is detached once the node has let go of it."""
+    node may use it any more; it is detached once the node has let go of it."""
 
     generation: int
     path: str

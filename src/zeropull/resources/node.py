@@ -8,11 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
-from zeropull.errors import ConfigurationError
-from zeropull.linux.files import replace_file
-
 SNAPSHOTTER = "zeropull"  # name of our plugin in containerd
 MODEL_LINK_SHARE = 0.2
 # As `zeropull.erofs.tar_layer` has them: far above what real images have.
@@ -151,22 +146,3 @@ class NodeConfig:
     def profiles_dir(self) -> Path:
         """Start profiles recorded here, `<hex of the manifest digest>.json`."""
         return Path(self.disk_dir) / "profiles"
-
-
-def read_node_config(path: Path) -> NodeConfig:
-    """Read `node.json`.
-
-    Raises:
-        ConfigurationError: missing, or not what this version writes.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=NodeConfig)
-    except OSError as error:
-        raise ConfigurationError(f"node configuration {path}: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
-        raise ConfigurationError(f"node configuration {path}: {error}") from error
-
-
-def write_node_config(path: Path, config: NodeConfig) -> None:
-    """Replace `node.json`. It holds the node's token, so only its owner can read it."""
-    replace_file(path, msgspec.json.format(msgspec.json.encode(config), indent=2))

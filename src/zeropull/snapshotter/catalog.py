@@ -1,7 +1,7 @@
 """The layers that this node may serve: one symbolic link per chain ID to a layer directory.
 
-The node agent makes and removes links; the plugin follows them, and takes one away when the bytes
-behind it are not what they should be.
+The node agent makes and removes links. The plugin follows them, and takes a link away when the
+bytes behind it are damaged.
 """
 
 from __future__ import annotations

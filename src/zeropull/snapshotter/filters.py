@@ -25,7 +25,7 @@ _PATTERN = re.compile(r"/((?:[^/\\]|\\.)*)/|\|((?:[^|\\]|\\.)*)\|")
 
 
 def parse_filters(expressions: Iterable[str]) -> Predicate:
-    """What matches any of the expressions; without one, everything does.
+    """A predicate that is true when any of the expressions matches, or when there is none.
 
     Raises:
         InvalidInput: an expression is not in containerd's syntax; the message says where.

@@ -131,8 +131,7 @@ class ServedLayers:
 
     def serve_image(self, chain_id: str, key: str, labels: Mapping[str, str]) -> None:
         """Raises:
-        NotFound: not served, for whatever reason; which layer it is, the caller learns by asking
-            for each.
+        NotFound: at least one layer is not served. The caller asks for each layer to learn which.
         """
         try:
             layers = self._catalog.verify_chain(chain_id, self._mounted_layers())

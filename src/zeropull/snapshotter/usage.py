@@ -17,7 +17,7 @@ class Cancelled(Exception):
 
 
 def measure_usage(directory: Path, stop: threading.Event) -> SnapshotUsage:
-    """Walk `directory`. What vanishes meanwhile is not counted.
+    """Walk `directory`. A file that vanishes meanwhile is not counted.
 
     Raises:
         Cancelled: `stop` was set; the walk ends at the next directory.

@@ -34,7 +34,7 @@ class BackupContent:
 
 
 def back_up(database: Path, target: Path) -> BackupContent:
-    """Write the state in `database` to the new file `target` (0600), whoever uses it meanwhile.
+    """Write the state in `database` to the new file `target` (0600), also while a server uses it.
 
     Raises:
         NotFound: there is no state.

@@ -1,4 +1,4 @@
-"""What has changed: revisions by kind, the keys of the newest changes, and who waits for more."""
+"""Changes: the revision of each kind, the keys of the newest changes, and callers that wait."""
 
 from __future__ import annotations
 

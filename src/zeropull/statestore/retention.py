@@ -1,4 +1,4 @@
-"""What is kept of things that have gone, and for how long: without it, history grows for ever."""
+"""How long the records of things that are gone stay. Without a limit, history grows for ever."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Retention:
             await asyncio.sleep(INTERVAL_S)
 
     def steps(self) -> Iterator[None]:
-        """Remove what is too old, a piece a step."""
+        """Remove records that are too old, one piece in each step."""
         now_s = self._clock()
         yield from self._forget_timelines()
         yield from self._forget_activities(now_s - ACTIVITIES_S)

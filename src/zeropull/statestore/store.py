@@ -204,7 +204,7 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing of what is written inside; nested ones join the outermost.
+        """All writes inside are done, or none. A nested transaction joins the outermost.
 
         Never await inside: other tasks of the same thread would write into it.
 

@@ -26,8 +26,8 @@ from zeropull.linux.network_namespaces import create_netns, delete_netns, in_net
 from zeropull.providers.local.cgroups import find_hierarchies, kill_all, processes_of
 from zeropull.providers.local.names import SHIM_SOCKETS_DIR
 from zeropull.providers.local.processes import daemon_pid, unix_sockets_in_netns
+from zeropull.providers.node_file import read_node_config
 from zeropull.providers.protocol import MachineShape, Volume
-from zeropull.resources.node import read_node_config
 from zeropull.resources.settings import FleetSettings
 
 ROLES = ("containerd", "snapshotter", "agent")

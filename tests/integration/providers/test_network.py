@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.fixtures.local_fleet import Fleet, get, http_server, request, running_fleet
 from zeropull.linux.network_namespaces import in_netns
-from zeropull.resources.node import read_node_config
+from zeropull.providers.node_file import read_node_config
 from zeropull.resources.settings import FleetSettings
 
 

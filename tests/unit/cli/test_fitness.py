@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from zeropull.cli import fitness
 from zeropull.cli.config import load_settings
+from zeropull.cli.fitness import refuse_unfit_machine
 from zeropull.errors import ConfigurationError, DiskFull, Unavailable
 from zeropull.resources.settings import Settings
 
@@ -18,40 +18,36 @@ def settings(state_dir: Path, **flags: object) -> Settings:
     )
 
 
+def ext4(place: Path) -> str:
+    return "ext4"
+
+
 @pytest.mark.parametrize("kind", ["tmpfs", "overlay"])
 def test_a_state_directory_that_nothing_can_be_mounted_from_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, kind: str
 ) -> None:
-    monkeypatch.setattr(fitness, "file_system_of", lambda place: kind)
     with pytest.raises(ConfigurationError, match=rf"on {kind}.*--state-dir"):
-        fitness.refuse_unfit_machine(settings(tmp_path / "s"))
+        refuse_unfit_machine(settings(tmp_path / "s"), kind_of=lambda place: kind)
 
 
 def test_a_file_is_no_state_directory(tmp_path: Path) -> None:
     (tmp_path / "s").touch()
     with pytest.raises(ConfigurationError, match="not a folder"):
-        fitness.refuse_unfit_machine(settings(tmp_path / "s"))
+        refuse_unfit_machine(settings(tmp_path / "s"))
 
 
-def test_a_missing_program_is_named_with_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fitness, "file_system_of", lambda place: "ext4")
+def test_a_missing_program_is_named_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"absent-containerd is not on PATH.*install containerd"):
-        fitness.refuse_unfit_machine(
-            settings(tmp_path, **{"fleet.containerd": "absent-containerd"})
+        refuse_unfit_machine(
+            settings(tmp_path, **{"fleet.containerd": "absent-containerd"}), kind_of=ext4
         )
 
 
-def test_a_full_disk_is_refused_with_the_arithmetic(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fitness, "file_system_of", lambda place: "ext4")
-    monkeypatch.setattr(fitness, "_MIN_FREE_BYTES", 1 << 60)
+def test_a_full_disk_is_refused_with_the_arithmetic(tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match="bytes free"):
-        fitness.refuse_unfit_machine(settings(tmp_path))
+        refuse_unfit_machine(settings(tmp_path), kind_of=ext4, min_free_bytes=1 << 60)
     settings(tmp_path).database.touch()  # a state: its endpoints can be deleted
-    fitness.refuse_unfit_machine(settings(tmp_path))
+    refuse_unfit_machine(settings(tmp_path), kind_of=ext4, min_free_bytes=1 << 60)
 
 
 @pytest.mark.parametrize(

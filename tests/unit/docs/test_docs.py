@@ -14,7 +14,7 @@ from zeropull.cli.config import load_settings
 from zeropull.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[3]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 MODULE = re.compile(r"`(zeropull(?:\.[a-z_0-9]+)+)`")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
@@ -29,6 +29,13 @@ def test_every_module_that_a_document_names_exists(document: Path) -> None:
 def test_every_link_inside_the_project_leads_somewhere(document: Path) -> None:
     for target in LINK.findall(document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), target
+
+
+def test_every_file_that_answers_a_question_exists() -> None:
+    text = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
+    answers = re.findall(r"^\| .*\? \| `([a-z_0-9/]+\.py)` \|$", text, re.MULTILINE)
+    assert len(answers) >= 30
+    assert [name for name in answers if not (ROOT / "src/zeropull" / name).is_file()] == []
 
 
 def test_packages_are_the_parts_list() -> None:

@@ -98,9 +98,7 @@ def test_several_series_are_there_for_other_expressions(store: MetricStore) -> N
     assert found.keys() == {"e2", "m1", "m2"}
 
 
-def test_what_expressions_keep_for_others_is_bounded(
-    store: MetricStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_expressions_keep_for_others_is_bounded(store: MetricStore) -> None:
     put(store, "a", 1, 2, 3)
     doubled = [
         Query(f"e{n}", expression=f"[e{n - 1}, e{n - 1}]", return_data=False) for n in range(1, 60)
@@ -110,9 +108,8 @@ def test_what_expressions_keep_for_others_is_bounded(
         evaluate_queries(store, ACCOUNT, queries, 0, 180)
     with pytest.raises(InvalidInput, match=r"'e9': .* an array of 512 series, at most 500"):
         check_queries(queries)
-    monkeypatch.setattr("zeropull.metricstore.queries.MAX_KEPT", 40)
     with pytest.raises(InvalidInput, match=r"'e3': .* have 42 datapoints, at most 40"):
-        evaluate_queries(store, ACCOUNT, queries, 0, 180)
+        evaluate_queries(store, ACCOUNT, queries, 0, 180, max_kept=40)
 
 
 @pytest.mark.parametrize(

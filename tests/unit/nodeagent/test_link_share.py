@@ -51,7 +51,7 @@ def test_a_model_is_ahead_of_the_image_by_its_share_of_bytes(
     assert is_ahead(model, image) is expected
 
 
-async def test_a_model_that_is_ahead_waits_for_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_that_is_ahead_waits_for_the_image() -> None:
     link, order, end = LinkShare(0.5), list[int](), asyncio.Event()
     link.image_uses(8, 8)
     tasks = []
@@ -73,13 +73,23 @@ async def test_a_model_that_is_ahead_waits_for_the_image(monkeypatch: pytest.Mon
             assert order == [0]
         await settled()
         assert order == [0, 1]  # the image is here
-        monkeypatch.setattr("zeropull.nodeagent.link_share.HOLD_S", 0.01)
-        with link.image_arrives(1000):
-            tasks.append(asyncio.create_task(in_turn(link, order, 2, end)))
-            await asyncio.sleep(0.1)
-            assert order == [0, 1, 2]  # it does not move: nobody waits for long
     end.set()
     await asyncio.gather(*tasks)
+
+
+async def test_an_image_that_does_not_move_holds_no_model_for_long() -> None:
+    link, order, end = LinkShare(0.5, hold_s=0.01), list[int](), asyncio.Event()
+    link.image_uses(8, 8)
+    with link.model_arrives() as expect, link.image_arrives(1000):
+        expect(100)
+        link.model_bytes(20)
+        link.image_bytes(100)
+        waiting = asyncio.create_task(in_turn(link, order, 0, end))
+        async with asyncio.timeout(20):
+            while not order:  # noqa: ASYNC110 - another task fills it
+                await asyncio.sleep(0.005)
+    end.set()
+    await waiting
 
 
 async def in_turn(link: LinkShare, order: list[int], number: int, end: asyncio.Event) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from zeropull.errors import Unavailable
-from zeropull.nodeagent import models
 from zeropull.nodeagent.disk import NodeDisk
 from zeropull.nodeagent.link_share import LinkShare
 from zeropull.nodeagent.models import NodeModels
@@ -55,12 +54,7 @@ async def store() -> AsyncIterator[Store]:
     server.close()
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "FIRST_BYTE_S", 0.2)
-
-
-def node_models(folder: Path) -> NodeModels:
+def node_models(folder: Path, **options: float) -> NodeModels:
     config = NodeConfig(
         instance_id="i-1",
         node_token="token",
@@ -80,15 +74,15 @@ def node_models(folder: Path) -> NodeModels:
         return ()
 
     disk = NodeDisk(config, nothing, lambda _: None)
-    return NodeModels(folder / "models", disk=disk, link=LinkShare(0.2), in_use=tuple)
+    return NodeModels(folder / "models", disk=disk, link=LinkShare(0.2), in_use=tuple, **options)
 
 
 @pytest.mark.parametrize("hanging", [0, 1])
 async def test_a_store_that_hangs_once_is_given_up_and_answers_the_next_attempt(
-    store: Store, quick: None, tmp_path: Path, hanging: int
+    store: Store, tmp_path: Path, hanging: int
 ) -> None:
     store.hangs = {hanging}
-    node = node_models(tmp_path)
+    node = node_models(tmp_path, first_byte_s=0.2)
     artifact = ModelArtifact(store.address)
     with pytest.raises(Unavailable, match=r"model\.bin sent nothing for 0\.2 s"):
         await node.ensure(artifact, enable_caching=True, claim=lambda _: None)
@@ -122,4 +116,22 @@ async def test_a_download_goes_on_for_the_copy_that_still_waits(
     await asyncio.sleep(0)
     both[0].cancel()
     assert (await both[1]).path.is_dir()
+    await node.close()
+
+
+async def test_a_copy_that_comes_while_an_abandoned_download_ends_gets_its_own(
+    store: Store, tmp_path: Path
+) -> None:
+    store.hangs = {1}
+    node = node_models(tmp_path)
+    artifact = ModelArtifact(store.address)
+    first = asyncio.create_task(node.ensure(artifact, enable_caching=True, claim=lambda _: None))
+    async with asyncio.timeout(20):
+        while store.requests < 2:  # noqa: ASYNC110 - the store's own task counts
+            await asyncio.sleep(0.005)
+    first.cancel()
+    await asyncio.sleep(0)  # it goes, and its download is told to end
+    model = await node.ensure(artifact, enable_caching=True, claim=lambda _: None)
+    assert (model.path / "model.bin").read_bytes() == BODY
+    assert first.cancelled()
     await node.close()

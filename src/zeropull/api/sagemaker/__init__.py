@@ -1,4 +1,4 @@
-"""SageMaker's control plane: operations that write desired state and show what has come of it."""
+"""SageMaker's control plane: operations that write the desired state and show the observed one."""
 
 from zeropull.api.sagemaker.endpoints import EndpointHooks
 from zeropull.api.sagemaker.table import sagemaker_table

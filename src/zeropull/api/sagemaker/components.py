@@ -49,8 +49,8 @@ _SERVING = (EndpointStatus.IN_SERVICE, EndpointStatus.UPDATE_ROLLBACK_FAILED)
 
 
 class ComponentOperations:
-    """`shape_of` tells what an empty instance of a type offers; `on_delete` gets a component and
-    the time, and lets go of what other services keep of it, inside the operation's transaction."""
+    """`shape_of` gives the room of an empty instance of a type. `on_delete` gets a component and
+    the time. It removes what other services keep about it, inside the operation's transaction."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""ContainerDefinition -> ContainerSpec: what of CreateModel's input the nodes need."""
+"""ContainerDefinition -> ContainerSpec: the part of CreateModel's input that nodes need."""
 
 from __future__ import annotations
 

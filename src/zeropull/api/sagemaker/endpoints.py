@@ -40,7 +40,7 @@ _UPDATABLE = (
 
 @dataclass(frozen=True, slots=True)
 class EndpointHooks:
-    """What other services have to say, inside the operation's transaction.
+    """Calls of other services, inside the operation's transaction.
 
     `before_update` gets the endpoint and its next deployment, and raises to refuse (a scalable
     target forbids that its variant goes); `on_delete` gets the endpoint and the time, and lets go
@@ -197,7 +197,7 @@ class EndpointOperations:
         return {"EndpointArn": endpoint.arn}
 
     def delete(self, call: Call, members: Members) -> Output:
-        """Marks it; reconcilers end what runs, and remove the document last."""
+        """Mark the endpoint. Reconcilers end what runs, and remove the document last."""
         with self._store.transaction():
             endpoint = self._required(call, members["EndpointName"])
             _refuse_in_progress(endpoint)

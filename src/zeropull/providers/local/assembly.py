@@ -36,7 +36,8 @@ from zeropull.providers.local.records import InstanceRecord
 from zeropull.providers.local.resolvers import read_resolvers
 from zeropull.providers.local.spawner import Spawner
 from zeropull.providers.local.volumes import attach_volume
-from zeropull.resources.node import NodeConfig, read_node_config, write_node_config
+from zeropull.providers.node_file import read_node_config, write_node_config
+from zeropull.resources.node import NodeConfig
 from zeropull.resources.settings import FleetSettings
 
 AGENT_COMMAND = (sys.executable, "-m", "zeropull.daemons.node_agent", "--config", "{config}")

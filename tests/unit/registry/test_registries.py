@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zeropull.daemons.registries import Registries
+from zeropull.registry.registries import Registries
 from zeropull.resources.settings import RegistrySettings, Settings
 
 

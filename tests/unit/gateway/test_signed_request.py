@@ -25,7 +25,7 @@ from zeropull.gateway.request import Request
 from zeropull.gateway.signed_request import MAX_LAYOUTS, SignedRequests
 from zeropull.gateway.whole_request import MAX_REMEMBERED, KnownHead
 
-from .test_whole_requests import Peer as WholePeer
+from .test_whole_request import Peer as WholePeer
 
 KEY = AccessKey("AKID", "secret", "111122223333")
 KEYS = {KEY.access_key_id: KEY}
