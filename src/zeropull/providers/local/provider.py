@@ -6,8 +6,8 @@ import asyncio
 import fcntl
 import os
 import subprocess
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
@@ -44,7 +44,7 @@ from zeropull.providers.local.volumes import attach_volume, attached_volumes, de
 from zeropull.providers.protocol import LaunchRequest, ProvidedInstance, Volume
 from zeropull.resources.cdi import device_names, read_specs
 from zeropull.resources.settings import RUN_ROOT, FleetSettings
-from zeropull.stopping import run_stoppable
+from zeropull.stopping import run_stoppable, run_to_end
 from zeropull.telemetry.logs import get_logger
 
 _READY_TIMEOUT_S = 30.0
@@ -103,15 +103,15 @@ class LocalProvider:
             raise InvalidInput(f"not an instance id: {request.instance_id!r}")
         names = self._names.instance(request.instance_id)
         async with self._lock(request.instance_id):
-            record = await _to_end(self._reserve, names, request)
+            record = await run_to_end(self._reserve, names, request)
             try:
-                await _to_end(self._assemble, names, record)
+                await run_to_end(self._assemble, names, record)
             except NoCapacity:
-                await _to_end(self._dismantle, names)
+                await run_to_end(self._dismantle, names)
                 raise
             await self._wait_until_ready(names)
             _log.info("instance launched", instance_id=names.instance_id, type=record.shape.name)
-            return await _to_end(self._describe, names)
+            return await run_to_end(self._describe, names)
 
     async def terminate(self, instance_id: str) -> None:
         """End everything of the instance; returns when nothing of it is left. Idempotent.
@@ -120,7 +120,7 @@ class LocalProvider:
             Unavailable, Conflict: something cannot be removed yet; call again.
         """
         async with self._lock(instance_id):
-            await _to_end(self._dismantle, self._names.instance(instance_id))
+            await run_to_end(self._dismantle, self._names.instance(instance_id))
             _log.info("instance terminated", instance_id=instance_id)
 
     async def list_instances(self) -> list[ProvidedInstance]:
@@ -134,12 +134,12 @@ class LocalProvider:
             NotFound: no such instance, or no such generation directory.
         """
         async with self._lock(instance_id):
-            names, record = await _to_end(self._existing, instance_id)
+            names, record = await run_to_end(self._existing, instance_id)
             if record.source_token:  # its agent has it brought
                 path = volume_folder(names, volume.generation)
             else:
-                path = await _to_end(attach_volume, names, volume.generation, volume.path)
-            await _to_end(write_record, names, record.with_volume(volume))
+                path = await run_to_end(attach_volume, names, volume.generation, volume.path)
+            await run_to_end(write_record, names, record.with_volume(volume))
             return str(path)
 
     async def detach(self, instance_id: str, generation: int) -> None:
@@ -150,11 +150,11 @@ class LocalProvider:
         """
         async with self._lock(instance_id):
             names = self._names.instance(instance_id)
-            record = await _to_end(read_record, names)
+            record = await run_to_end(read_record, names)
             if record is None or not record.source_token:
-                await _to_end(detach_volume, names, generation)
+                await run_to_end(detach_volume, names, generation)
             if record is not None:
-                await _to_end(write_record, names, record.without_volume(generation))
+                await run_to_end(write_record, names, record.without_volume(generation))
 
     async def collect_layer(self, instance_id: str, chain_id: str, into: Path) -> None:
         """Bring one published layer directory of the node to the new directory `into`. Cancelled,
@@ -175,10 +175,10 @@ class LocalProvider:
             NotFound: no such instance.
         """
         async with self._lock(instance_id):
-            names, record = await _to_end(self._existing, instance_id)
-            if await _to_end(self._is_whole, names, record):
+            names, record = await run_to_end(self._existing, instance_id)
+            if await run_to_end(self._is_whole, names, record):
                 return False
-            started = await _to_end(self._assemble, names, record)
+            started = await run_to_end(self._assemble, names, record)
             if started:
                 _log.warning("daemons started again", instance_id=instance_id, daemons=started)
             return bool(started)
@@ -376,21 +376,6 @@ async def end_all(ends: Iterable[Coroutine[Any, Any, None]]) -> None:
     for outcome in await asyncio.gather(*ends, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
-
-
-async def _to_end(work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
-    """Run `work` in a thread. Who is cancelled meanwhile waits for its end: a thread cannot be
-    stopped, and must not go on making what the next holder of the lock takes away."""
-    running = asyncio.ensure_future(asyncio.to_thread(work, *arguments, **keywords))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        while not running.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([running])
-        if not running.cancelled() and (error := running.exception()) is not None:
-            _log.warning("cancelled work failed", error=str(error))
-        raise
 
 
 def _host_size() -> HostSize:
