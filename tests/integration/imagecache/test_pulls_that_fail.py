@@ -31,14 +31,17 @@ from zeropull.oci.images import Descriptor, ResolvedImage
 FILES = tar_of(*(member(f"d/f{i}", data=os.urandom(20_000)) for i in range(40)))
 
 
-@pytest.fixture(params=["threads", "processes"], autouse=True)
-def made_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    worth_it = 0 if request.param == "processes" else 1 << 40
-    monkeypatch.setattr("zeropull.layers.pull.PROCESSES_WORTH_BYTES", worth_it)
+OPTIONS: dict[str, Any] = {"open_blob": open_bytes}
+
+
+@pytest.fixture(params=[False, True], ids=["threads", "processes"], autouse=True)
+def made_in(request: pytest.FixtureRequest) -> None:
+    """Every test makes its layers in threads, then in processes."""
+    OPTIONS["in_processes"] = request.param
 
 
 async def pull(image: ResolvedImage, sources: list[Any], store: Path, **options: Any) -> PullResult:
-    options.setdefault("open_blob", open_bytes)
+    options = OPTIONS | options
     missing = list(range(len(sources)))
     return await pull_layers(image, missing, sources, store, lambda _: None, **options)
 
@@ -89,9 +92,7 @@ async def test_a_layer_below_that_goes_away_meanwhile_is_worth_another_attempt(
     image, blobs = image_of([FILES, FILES])
     gone = tmp_path / where if where else None
     with pytest.raises(IntegrityError, match="went away"):
-        await pull_layers(
-            image, [1], blobs[1:], tmp_path / "store", lambda _: gone, open_blob=open_bytes
-        )
+        await pull_layers(image, [1], blobs[1:], tmp_path / "store", lambda _: gone, **OPTIONS)
     assert left_in(tmp_path / "store") == []
 
 
@@ -219,13 +220,13 @@ async def test_a_cancellation_while_a_failed_pull_ends_leaves_nothing(tmp_path: 
 
 async def test_one_bad_layer_keeps_the_finished_ones_below(tmp_path: Path) -> None:
     image, blobs = image_of([FILES, tar_of(member("f"))])
-    await pull_layers(image, [0], blobs[:1], tmp_path, lambda _: None, open_blob=open_bytes)
+    await pull_layers(image, [0], blobs[:1], tmp_path, lambda _: None, **OPTIONS)
     published = layer_directory(tmp_path, image.chain_ids[0])
     with pytest.raises(IntegrityError):
         bad: list[Any] = [b"bad"]
-        await pull_layers(image, [1], bad, tmp_path, lambda _: published, open_blob=open_bytes)
+        await pull_layers(image, [1], bad, tmp_path, lambda _: published, **OPTIONS)
     assert left_in(tmp_path) == [published.name]
-    await pull_layers(image, [1], blobs[1:], tmp_path, lambda _: published, open_blob=open_bytes)
+    await pull_layers(image, [1], blobs[1:], tmp_path, lambda _: published, **OPTIONS)
     assert len(left_in(tmp_path)) == 2
 
 
