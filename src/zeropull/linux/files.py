@@ -6,6 +6,7 @@ bring content and name to the disk.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -18,6 +19,7 @@ from zeropull.stopping import check_stop
 
 OWNER_ONLY = 0o600
 EVERYBODY_READS = 0o644
+_RACES_AT_MOST = 1000  # in a row, of one openat2
 _OPENAT2 = 437  # the same number on every machine
 _RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 1, 2, 4, 8
 _COLLAPSE_RANGE = 0x08
@@ -105,6 +107,10 @@ def open_beneath(folder: int, path: bytes | str, flags: int, *, follow_links: bo
     resolve = _RESOLVE_BENEATH | strict
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     name = ctypes.c_char_p(encoded)
+    for _ in range(_RACES_AT_MOST):
+        # A rename or a mount anywhere on the machine, while ".." was resolved, gives EAGAIN.
+        with contextlib.suppress(BlockingIOError):
+            return libc.syscall(_OPENAT2, folder, name, how, ctypes.c_size_t(len(how)), about=path)
     return libc.syscall(_OPENAT2, folder, name, how, ctypes.c_size_t(len(how)), about=path)
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -146,3 +148,33 @@ def test_the_front_of_a_file_is_cut_or_the_file_is_left_as_it_was(tmp_path: Path
     finally:
         os.close(descriptor)
     assert (tmp_path / "log").read_bytes() == (content[2 * 4096 :] if is_cut else content)
+
+
+_LONG_WAY = "a/../" * 100 + "a/model"
+_RENAMES = """
+import os, sys
+os.chdir(sys.argv[1])
+print(flush=True)
+while True:
+    os.rename("elsewhere", "there")
+    os.rename("there", "elsewhere")
+"""
+
+
+def test_renames_elsewhere_on_the_machine_keep_nothing_from_being_opened(tmp_path: Path) -> None:
+    (tmp_path / "bucket" / "a").mkdir(parents=True)
+    (tmp_path / "bucket" / "a" / "model").touch()
+    (tmp_path / "elsewhere").touch()
+    folder = os.open(tmp_path / "bucket", os.O_PATH | os.O_DIRECTORY)
+    renaming = subprocess.Popen(
+        [sys.executable, "-c", _RENAMES, str(tmp_path)], stdout=subprocess.PIPE
+    )
+    assert renaming.stdout is not None
+    try:
+        renaming.stdout.readline()
+        for _ in range(4000):
+            os.close(open_beneath(folder, _LONG_WAY, os.O_RDONLY, follow_links=True))
+    finally:
+        renaming.kill()
+        renaming.communicate()
+        os.close(folder)
