@@ -18,6 +18,15 @@ from zeropull.gateway.request import Request
 from zeropull.gateway.state import GatewayState
 from zeropull.gateway.upstream import UpstreamConnection
 
+_INTERIM = b"HTTP/1.1 1"
+_REQUEST_ID = b"x-amzn-requestid"
+MAX_LINE_BYTES = 8190  # what the control plane reads of a line of a head
+UNREADABLE = refusals.Refusal(
+    400,
+    "MalformedHttpRequestException",
+    "The request's head is none that the API reads: its target begins with /, it has one Host, "
+    f"each line has at most {MAX_LINE_BYTES} bytes, and Expect is 100-continue.",
+)
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 MAX_EARLY_BYTES = 256 * 1024  # of a body may come before the connection stands; then reading stops
 # Status lines of final answers; an interim one (100 to 199) is no answer yet.
@@ -37,6 +46,8 @@ class Relay:
         "_done",
         "_early",
         "_early_bytes",
+        "_held",
+        "_is_ours",
         "_request",
         "_state",
         "_throttled",
@@ -52,6 +63,8 @@ class Relay:
         self._early_bytes = 0
         self._body = RequestBody(state.relayed_bodies, client.address)  # counted, never kept
         self._bodiless = False
+        self._held = b""  # of the answer, until its head is there
+        self._is_ours = False  # the answer is the API's own
         self._chunked = False
         self._throttled = False
         self._answered = False
@@ -59,7 +72,8 @@ class Relay:
 
     def start(self) -> None:
         request = self._request
-        refusal = self._body.refusal(request.length_bytes)
+        refusal = UNREADABLE if _is_unreadable(request) else None
+        refusal = refusal or self._body.refusal(request.length_bytes)
         if refusal is not None:
             self._refuse(refusal)
             return
@@ -157,15 +171,35 @@ class Relay:
     # The connection to the control plane calls these.
 
     def _hand_back(self, data: bytes) -> None:
-        if not self._answered and self._state.draining and data.startswith(_FINAL):
-            status, end, rest = data.partition(b"\r\n")
-            if end and self._client.announce_close(self._request):
-                data = b"%b\r\nConnection: close\r\n%b" % (status, rest)
-        self._answered = True
-        self._client.write(data)
+        if self._is_ours:
+            self._client.write(data)
+        else:
+            self._held += data
 
     def on_response_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """The raw bytes have gone to the client already."""
+        """The raw bytes are held until here: an error without a request ID is none of the API's,
+        but of the library that reads the control plane's requests."""
+        if status >= 400 and not any(name == _REQUEST_ID for name, _ in headers):
+            self._refuse(UNREADABLE)
+            return
+        self._is_ours = True
+
+    def _pass_held(self) -> None:
+        held, self._held = self._held, b""
+        if not held:
+            return
+        if held.startswith(_INTERIM) and not self._is_ours:
+            self._client.transport.write(held)
+            return
+        if not self._is_ours:
+            self._held = held
+            return
+        if self._state.draining and held.startswith(_FINAL):
+            status, end, rest = held.partition(b"\r\n")
+            if end and self._client.announce_close(self._request):
+                held = b"%b\r\nConnection: close\r\n%b" % (status, rest)
+        self._answered = True
+        self._client.write(held)
 
     def on_response_body(self, data: bytes) -> None:
         """So have these."""
@@ -177,9 +211,10 @@ class Relay:
         """Not told to whoever takes the raw bytes."""
 
     def on_response_flush(self) -> None:
-        """Nothing is held back."""
+        self._pass_held()
 
     def on_response_complete(self, reusable: bool) -> None:
+        self._pass_held()
         upstream, self._upstream = self._upstream, None
         assert upstream is not None
         self._end()
@@ -234,3 +269,19 @@ class Relay:
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.abandon()
+
+
+def _is_unreadable(request: Request) -> bool:
+    """What the control plane's library would refuse with a traceback in its log."""
+    hosts = 0
+    for name, value in request.headers:
+        lower = name.lower()
+        hosts += lower == b"host"
+        if len(name) + len(value) > MAX_LINE_BYTES:
+            return True
+        if lower == b"expect" and value.lower() != b"100-continue":
+            return True
+    if hosts != 1 and not (request.http10 and hosts == 0):
+        return True
+    target = request.target  # a proxy may have sent the absolute form
+    return len(target) > MAX_LINE_BYTES or not target.startswith((b"/", b"http://", b"https://"))

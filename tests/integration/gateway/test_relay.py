@@ -50,7 +50,7 @@ async def test_heads_are_kept_byte_for_byte_both_ways(tmp_path: Path) -> None:
         b"POST /?a=%20b HTTP/1.1\r\nHost: Some.Host:8440\r\nX-Amz-Target: SageMaker.ListModels\r\n"
         b"authorization: AWS4\r\nContent-Length: 2\r\n\r\n"
     )
-    reply = b"HTTP/1.1 400 Very Bad\r\nx-CASE: Kept\r\ncontent-length: 3\r\n\r\nabc"
+    reply = b"HTTP/1.1 400 Very Bad\r\nx-CASE: Kept\r\nx-amzn-RequestId: 1\r\ncontent-length: 3\r\n\r\nabc"
     seen: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: Writer) -> None:
@@ -192,4 +192,47 @@ async def test_metrics_are_for_this_machine_and_for_whoever_has_the_token(tmp_pa
                 found.append((await client.receive()).status)
             assert found == statuses
         connection.address = "127.0.0.1"
+        client.close()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST * HTTP/1.1\r\nHost: h\r\n",
+        b"POST x HTTP/1.1\r\nHost: h\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nHost: b\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nExpect: more\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nX: %b\r\n" % (b"a" * 20_000),
+        b"POST /%b HTTP/1.1\r\nHost: h\r\n" % (b"a" * 20_000),
+    ],
+)
+async def test_a_head_that_no_api_reads_is_refused_in_words_of_our_own(
+    tmp_path: Path, head: bytes
+) -> None:
+    async with aiohttp_api(tmp_path / "s") as api, gateway(api_socket=api) as served:
+        client = await Client.open(served)
+        client.writer.write(head + b"Content-Length: 0\r\n\r\n")
+        refused = await client.receive()
+        assert refused.status == 400
+        assert "server" not in refused.headers
+        client.close()
+
+
+async def test_an_error_of_the_library_behind_the_api_does_not_come_through(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: Writer) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nServer: lib\r\nContent-Len")
+            await writer.drain()
+            writer.write(b"gth: 9\r\n\r\nTraceback")
+            await writer.drain()
+        writer.close()
+
+    async with raw_api(tmp_path / "s", serve) as api, gateway(api_socket=api) as served:
+        client = await Client.open(served)
+        client.writer.write(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n")
+        refused = await client.receive()
+        assert refused.status == 400
+        assert b"Traceback" not in refused.body
+        assert json.loads(refused.body)["__type"] == "MalformedHttpRequestException"
         client.close()
