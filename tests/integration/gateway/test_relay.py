@@ -50,7 +50,10 @@ async def test_heads_are_kept_byte_for_byte_both_ways(tmp_path: Path) -> None:
         b"POST /?a=%20b HTTP/1.1\r\nHost: Some.Host:8440\r\nX-Amz-Target: SageMaker.ListModels\r\n"
         b"authorization: AWS4\r\nContent-Length: 2\r\n\r\n"
     )
-    reply = b"HTTP/1.1 400 Very Bad\r\nx-CASE: Kept\r\nx-amzn-RequestId: 1\r\ncontent-length: 3\r\n\r\nabc"
+    reply = (
+        b"HTTP/1.1 400 Very Bad\r\nx-CASE: Kept\r\nx-amzn-RequestId: 1\r\n"
+        b"content-length: 3\r\n\r\nabc"
+    )
     seen: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: Writer) -> None:
