@@ -134,13 +134,18 @@ class MetricStore:
         Raises:
             DiskFull: it stays in memory for the next call.
         """
+        for _ in self.flush_steps(only_seconds=only_seconds):
+            if pause_s:
+                time.sleep(pause_s)
+
+    def flush_steps(self, *, only_seconds: bool = False) -> Iterator[None]:
+        """As `flush`; a caller may do something else after each step."""
         with self._locked():
             dirty = self._rows.dirty(only_seconds=only_seconds)
         for piece in _pieces(dirty):
             with self._locked():
                 self._rows.write(list(piece))
-            if pause_s:
-                time.sleep(pause_s)
+            yield
         if not only_seconds:
             with self._locked():
                 self._rows.let_go(keep=set(dirty))

@@ -20,9 +20,15 @@ from zeropull.scaling.alarms import alarms_evaluated
 from zeropull.scaling.deciding import KnownDecision, TargetDecisions
 from zeropull.scaling.documents import ScalingDocuments
 from zeropull.scaling.failures import TargetFailures
-from zeropull.scaling.metrics import half_loads, publish_readings, publish_utilization
+from zeropull.scaling.metrics import (
+    LoadSecond,
+    Resource,
+    half_loads,
+    publish_steps,
+    publish_utilization,
+)
 from zeropull.scaling.proposals import EvaluatedAlarms
-from zeropull.scaling.targets import Loads, TargetStates, loads_by_source
+from zeropull.scaling.targets import TargetStates, loads_by_source
 from zeropull.scaling.waking import ComponentWaker, waiting_requests
 from zeropull.statestore import Store
 from zeropull.telemetry import get_logger
@@ -136,9 +142,10 @@ class ScalingController:
         """The parts of a tick. None awaits, so that nothing changes under the feet of one; every
         one reads its documents itself, as they may have changed since the last."""
         now_s = self._clock()
-        loads: Loads = {}
-        self._guarded("publish readings", lambda: loads.update(self._publish_readings()))
-        yield
+        seconds: dict[tuple[Resource, int], LoadSecond] = {}
+        readings = self._exchange.take_readings()
+        yield from _guarded_steps("publish", publish_steps(self._metrics, readings, seconds))
+        loads = loads_by_source(seconds)
         self._guarded("publish utilization", lambda: self._publish_utilization(now_s))
         yield
         boundary = int((now_s - READINGS_DELAY_S) // 10) * 10
@@ -161,16 +168,11 @@ class ScalingController:
         self._states.forget_others(set(keys))
         self._failures.forget_others(set(keys))
         # Rows of minutes are written after the alarms were evaluated: every ten seconds.
-        self._guarded("keep readings", lambda: self._metrics.flush(only_seconds=not is_boundary))
+        kept = self._metrics.flush_steps(only_seconds=not is_boundary)
+        yield from _guarded_steps("keep readings", kept)
         if now_s - self._rolled_up_s >= ROLL_UP_S:
             self._rolled_up_s = now_s
-            yield from self._rolled_up(now_s)
-
-    def _rolled_up(self, now_s: float) -> Iterator[None]:
-        try:
-            yield from self._metrics.roll_up_steps(now_s)
-        except ZeropullError as error:
-            log.error("readings not rolled up", error=error.reason)
+            yield from _guarded_steps("roll readings up", self._metrics.roll_up_steps(now_s))
 
     def _alarms_set(self, now_s: float) -> set[str]:
         """Keys of the alarms that users have put into ALARM since the last call: their actions are
@@ -183,11 +185,6 @@ class ScalingController:
             and alarm.set_s == alarm.state_transitioned_s
             and alarm.state == AlarmState.ALARM
         }
-
-    def _publish_readings(self) -> Loads:
-        readings = self._exchange.take_readings()
-        with self._metrics.together():
-            return loads_by_source(publish_readings(self._metrics, readings))
 
     def _publish_utilization(self, now_s: float) -> None:
         if now_s - self._utilized_s < UTILIZATION_S:
@@ -212,6 +209,14 @@ class ScalingController:
             log.error(
                 "scaling step failed", step=what, error=str(error), exc_info=_unless_ours(error)
             )
+
+
+def _guarded_steps(what: str, steps: Iterator[None]) -> Iterator[None]:
+    """The steps; what goes wrong ends these only."""
+    try:
+        yield from steps
+    except Exception as error:
+        log.error("scaling step failed", step=what, error=str(error), exc_info=_unless_ours(error))
 
 
 def _unless_ours(error: Exception) -> Exception | None:

@@ -8,9 +8,10 @@ without traffic publishes zeros, which is what lets target tracking scale in.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
 
 from zeropull.controlapi.messages import CopyReading, NodeReport
 from zeropull.metricstore.points import Point
@@ -18,6 +19,8 @@ from zeropull.metricstore.scaling_metrics import SAGEMAKER
 from zeropull.metricstore.store import MetricKey, MetricStore
 
 UTILIZATION = "/aws/sagemaker/Endpoints"
+PIECE = 50
+"""Seconds of resources after which others get their turn: some 5 ms."""
 COUNT, MICROSECONDS, PERCENT = "None", "Microseconds", "Percent"
 
 
@@ -60,24 +63,41 @@ class SecondReadings:
 def publish_readings(
     store: MetricStore, readings: Iterable[CopyReading]
 ) -> dict[tuple[Resource, int], LoadSecond]:
-    """Add the readings to the store; returns the load by resource and second."""
+    """As `publish_steps`, all at once; returns the loads."""
+    loads: dict[tuple[Resource, int], LoadSecond] = {}
+    for _ in publish_steps(store, readings, loads):
+        pass
+    return loads
+
+
+def publish_steps(
+    store: MetricStore,
+    readings: Iterable[CopyReading],
+    loads: dict[tuple[Resource, int], LoadSecond],
+) -> Iterator[None]:
+    """Add the readings to the store, and the load by resource and second to `loads`. A caller may
+    do something else after each step."""
     seconds: dict[tuple[Resource, int], SecondReadings] = defaultdict(SecondReadings)
     for reading in readings:
         resource = Resource(reading.account, reading.endpoint, reading.variant, reading.component)
-        gathered = seconds[resource, reading.second]
-        (gathered.copies if reading.copy_id else gathered.queues).append(reading)
-    loads: dict[tuple[Resource, int], LoadSecond] = {}
-    for (resource, second), gathered in seconds.items():
-        gathered.copies = _one_per_copy(gathered.copies)
-        _publish_concurrency(store, resource, second, gathered)
-        _publish_invocations(store, resource, second, gathered)
-        everything = gathered.copies + gathered.queues
+        found = seconds[resource, reading.second]
+        (found.copies if reading.copy_id else found.queues).append(reading)
+    for (resource, second), found in seconds.items():
+        found.copies = _one_per_copy(found.copies)
+        everything = found.copies + found.queues
         loads[resource, second] = LoadSecond(
             load=sum(reading.in_flight_integral for reading in everything),
             queue_age_s=max(reading.queue_age_max_s for reading in everything),
-            copies=len(gathered.copies),
+            copies=len(found.copies),
         )
-    return loads
+    yield
+    walk = iter(seconds.items())
+    while piece := list(islice(walk, PIECE)):
+        with store.together():
+            for (resource, second), found in piece:
+                _publish_concurrency(store, resource, second, found)
+                _publish_invocations(store, resource, second, found)
+        yield
 
 
 def _one_per_copy(readings: list[CopyReading]) -> list[CopyReading]:
