@@ -37,7 +37,7 @@ def create_api_app(
     clock: Callable[[], float] = time.time,
     metrics: Callable[[], bytes] | None = None,
 ) -> web.Application:
-    """SageMaker's operations and those of `tables`, behind SigV4 with the store's keys.
+    """The operations of SageMaker and of `tables`, behind SigV4 with the store's keys.
 
     `metrics` answers GET /metrics, which the gateway asks for. Serve the application with
     `create_api_runner`: a server that inflates bodies by itself breaks signatures.

@@ -1,7 +1,7 @@
 """Verify AWS Signature Version 4: the Authorization header, or a presigned query.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
-The payload's hash is always that of the body received: `x-amz-content-sha256` is only a header.
+The payload's hash is computed from the received body; `x-amz-content-sha256` is only a header.
 A session token takes no part: keys here are permanent, and a token that lingers in the client's
 environment is signed along and ignored.
 
@@ -156,7 +156,7 @@ def verify_head(
     """The key that signed the request, and what verifies others with the same head.
 
     `raw_path` (without query) and `query` (without `?`) are as they came over the wire; `headers`
-    in any case and order. `region` None accepts any region of the scope. `claims` are those of
+    in any case and order. `region` None accepts any region of the scope. `claims` come from
     earlier requests; the caller owns them.
 
     Raises:

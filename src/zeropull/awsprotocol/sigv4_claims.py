@@ -1,7 +1,7 @@
 """What a request says of its own signature: in its Authorization header, or in a presigned query.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-authentication-methods.html
-Texts of the refusals are those of AWS.
+The texts of refusals are the same as on AWS.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Parse a request's members by the model, and check every constraint that the model states.
 
-The texts are those of the framework that AWS's control planes share: "2 validation errors detected:
+The texts follow the framework that AWS's control planes share: "2 validation errors detected:
 Value '...' at 'productionVariants.1.member.instanceType' failed to satisfy constraint: ...; ...".
 """
 

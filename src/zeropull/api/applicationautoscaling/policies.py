@@ -221,7 +221,7 @@ def _customized(policy: ScalingPolicy) -> dict[str, Any]:
 
 
 def _as_query(raw: dict[str, Any]) -> dict[str, Any]:
-    """TargetTrackingMetricDataQuery has no period: it is that of the policy."""
+    """TargetTrackingMetricDataQuery has no period of its own: the policy sets it."""
     stat = raw.get("MetricStat")
     return {**raw, "MetricStat": {"Period": 60, **stat}} if stat is not None else raw
 

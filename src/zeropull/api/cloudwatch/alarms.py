@@ -250,7 +250,7 @@ def delete_alarm(store: Store, account: str, name: str, now_s: float) -> None:
 def change_state(
     alarm: MetricAlarm, state: str, reason: str, data: str, now_s: float
 ) -> MetricAlarm:
-    """The alarm in `state`; the times tell a transition from a mere confirmation."""
+    """The alarm in `state`. A confirmation of the same state leaves the time of the transition."""
     return dataclasses.replace(
         alarm,
         state=state,

@@ -140,7 +140,7 @@ def _point_of_values(values: list[float], counts: list[float] | None, path: str)
 
 
 def _in_range(value: float, path: str) -> None:
-    if not abs(value) <= MAX_MAGNITUDE:  # NaN is not either
+    if not abs(value) <= MAX_MAGNITUDE:  # NaN is refused too
         raise invalid_value(
             f"The value {value} for parameter {path} is invalid: it must be from -2^360 to 2^360."
         )
