@@ -1,8 +1,7 @@
 """Prints the rotated log files of an endpoint's containers, and goes on as they grow.
 
-A rotation (`zeropull.nodeagent.containers.logs`) copies the older part of current.log to a new
-current.log.1, renames the .1 before it to .2, and cuts that part off the front of current.log,
-which stays the same file. Files that are new since the last look are therefore the front of what
+A rotation (`zeropull.nodeagent.containers.log_writer`) renames current.log to current.log.1, and
+the .1 before it to .2. Files that are new since the last look are therefore the front of what
 current.log was.
 """
 
@@ -16,7 +15,7 @@ from typing import TextIO
 
 from zeropull.admin.messages import LogFolder
 from zeropull.errors import Unavailable
-from zeropull.nodeagent.containers.logs import CURRENT
+from zeropull.nodeagent.containers.log_writer import CURRENT
 
 POLL_S = 0.3
 REFRESH_S = 3.0  # how often new copies are looked for

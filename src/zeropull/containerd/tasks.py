@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 from google.protobuf.empty_pb2 import Empty
 
@@ -59,6 +60,13 @@ class TaskOutput:
     def to_file(cls, path: Path) -> TaskOutput:
         """Both streams appended to one file by the shim itself, whoever else is alive."""
         return cls(stdout=f"file://{path}", stderr=f"file://{path}")
+
+    @classmethod
+    def to_program(cls, program: Path, **words: str) -> TaskOutput:
+        """Both streams to a program that the shim starts for the task; it gets `words` as
+        arguments, each key before its value."""
+        uri = f"binary://{quote(str(program))}?{urlencode(words)}"
+        return cls(stdout=uri, stderr=uri)
 
 
 class TasksClient:

@@ -31,12 +31,14 @@ MESSAGE_LIMIT = 3000
 @dataclass(frozen=True, slots=True)
 class Failure:
     """`retry`: the same may succeed a little later. `foreseen` False: an error that the code does
-    not know, so that the same attempt most likely fails again."""
+    not know, so that the same attempt most likely fails again. `with_log`: the end of the
+    container's log tells more."""
 
     kind: FailureKind
     message: str
     retry: bool
     foreseen: bool = True
+    with_log: bool = False
 
 
 class StageFailed(Exception):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -26,7 +28,9 @@ from zeropull.controlapi.messages import (
     ResourceLimits,
     StoreAccess,
 )
+from zeropull.nodeagent.containers.log_writer import KEPT, MAX_BYTES
 from zeropull.nodeagent.containers.oci_spec import CAPABILITIES
+from zeropull.providers.local.processes import AGENT
 
 # Bits of capability(7) that containerd grants by default.
 _DEFAULT_CAPABILITIES = 0xA80425FB
@@ -184,3 +188,32 @@ async def test_a_live_containers_log_is_rotated_without_losing_a_line(
     assert numbers == list(range(lines + 10))
     assert (folder / "current.log").stat().st_size < 10 << 20
     assert sorted(path.name for path in Path(folder).iterdir()) == ["current.log", "current.log.1"]
+
+
+async def test_a_log_is_bounded_while_a_container_writes_as_fast_as_it_can_and_nobody_watches(
+    fleet: Fleet, probe_image: ImageAssignment
+) -> None:
+    node = await fleet.launch()
+    node.assign(assignment_of(probe_image, copy_of(probe_image, "flood")))
+    healthy = await node.until_copy("flood", CopyState.HEALTHY)
+    folder = node.disk / "logs" / "flood"
+    await ask(healthy, do="flood", seconds=4)
+    await node.kill(AGENT)
+    largest = 0
+    async with asyncio.timeout(60):
+        while b"the flood is over" not in (folder / "current.log").read_bytes()[-100:]:
+            sizes = []
+            for path in folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    sizes.append(path.stat().st_size)
+            largest = max(largest, sum(sizes))
+            await asyncio.sleep(0.02)
+    assert 10 << 20 < largest <= KEPT * MAX_BYTES
+    assert (await ask(healthy, do="look"))["argv"] == ["serve"]
+    assert await node.provider.heal(node.instance_id)
+    again = await node.until(lambda report: bool(report.copies))
+    assert (again.copies[0].state, again.copies[0].restarts) == (CopyState.HEALTHY, 0)
+    node.assign(assignment_of(probe_image))
+    await node.until(lambda report: not report.copies)
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert not any(str(folder).encode() in command for command in commands)

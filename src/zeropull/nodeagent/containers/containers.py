@@ -39,7 +39,7 @@ class ContainerPlan:
     copy_id: str
     image_name: str
     snapshotter: str
-    log_file: Path
+    output: TaskOutput
 
 
 class Containers:
@@ -92,7 +92,7 @@ class Containers:
                 runc=self._runc,
             )
         )
-        await self._client.tasks.create(plan.copy_id, root, TaskOutput.to_file(plan.log_file))
+        await self._client.tasks.create(plan.copy_id, root, plan.output)
         return await self._client.tasks.start(plan.copy_id)
 
     async def known(self) -> list[str]:

@@ -1,11 +1,10 @@
 """A copy's stdout and stderr: N/logs/<copy_id>/current.log, then .1 and .2, bounded in size; those
 of the node's daemons, N/logs/<role>.log, likewise.
 
-containerd's shim appends to current.log itself (`file://`, opened with O_APPEND), so a container
-keeps logging when this agent is killed, and nothing has to be handed over afterwards. Rotation
-therefore leaves the file in place: its older part is copied aside and then cut off the front of
-the file with FALLOC_FL_COLLAPSE_RANGE, which loses no byte that is written meanwhile. Where the
-file system cannot do that (btrfs, tmpfs), what came after that part is copied too and the file is
+A program of its own writes and rotates a copy's log (`log_writer`). What a daemon appends to by
+itself is rotated here, in place: the older part is copied aside and then cut off the front of the
+file with FALLOC_FL_COLLAPSE_RANGE, which loses no byte that is written meanwhile. Where the file
+system cannot do that (btrfs, tmpfs), what came after that part is copied too and the file is
 truncated: only what is written in between is lost. Of copies that are gone, only the newest logs
 stay.
 """
@@ -13,15 +12,15 @@ stay.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from zeropull.linux.files import cut_front
+from zeropull.linux.files import cut_front, replace_file
 from zeropull.linux.removal import try_remove_tree
+from zeropull.nodeagent.containers import log_writer
+from zeropull.nodeagent.containers.log_writer import CURRENT, KEPT, MAX_BYTES
 
-CURRENT = "current.log"
-MAX_BYTES = 10 << 20
-KEPT = 3  # files in all, the current one included
 KEPT_COPIES = 20  # logs of copies that are gone: as many, and together no more bytes than these
 KEPT_COPIES_BYTES = 100 << 20
 _BLOCK = 4096
@@ -35,6 +34,20 @@ def make_log_file(path: Path) -> None:
     """Make it, and its folder, so that a reader finds an empty log before the first line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o640)
+
+
+def install_log_writer(folder: Path) -> Path:
+    """Make the program that shims start for their containers; returns it.
+
+    It is a file of its own that starts without the packages' import paths. A running one keeps the
+    file that it was started from.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    program = folder / "log-writer"
+    source = Path(log_writer.__file__).read_text()
+    interpreter = Path(sys.executable).resolve()  # without the virtual environment's look-ups
+    replace_file(program, f"#!{interpreter} -IS\n{source}", mode=0o700, is_durable=False)
+    return program
 
 
 def rotate(path: Path, *, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from zeropull.containerd.tasks import TaskExit
+from zeropull.containerd.tasks import TaskExit, TaskOutput
 from zeropull.errors import (
     ConfigurationError,
     ContainerError,
@@ -77,6 +77,7 @@ class Launcher:
         self._config = config
         self._addresses = addresses
         self._host = host_limits()
+        self._log_writer = logs.install_log_writer(config.agent_dir / "bin")
         self._reserved: dict[str, str] = {}
         self._guard = AddressGuard()
         self._slots = asyncio.Semaphore(PARALLEL_STARTS)
@@ -170,7 +171,8 @@ class Launcher:
         spec = await asyncio.to_thread(self._spec, record, image, models, wiring, layers)
         log_file = logs.log_file(self._config.logs_dir, copy_id)
         logs.make_log_file(log_file)
-        plan = ContainerPlan(copy_id, image.name, image.snapshotter, log_file)
+        output = TaskOutput.to_program(self._log_writer, folder=str(log_file.parent))
+        plan = ContainerPlan(copy_id, image.name, image.snapshotter, output)
         await self._containers.start(plan, spec, root)
 
     def _spec(

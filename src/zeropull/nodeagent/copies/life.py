@@ -197,8 +197,8 @@ class CopyLife:
         try:
             await asyncio.wait({exited, replaced, pinged}, return_when=asyncio.FIRST_COMPLETED)
             if exited.done():
-                why = self._with_log(describe_exit(exited.result()))
-                return Failure(FailureKind.CONTAINER_EXITED, why, retry=True)
+                why = describe_exit(exited.result())
+                return Failure(FailureKind.CONTAINER_EXITED, why, retry=True, with_log=True)
             if replaced.done():
                 return Failure(FailureKind.IMAGE_INTEGRITY, self._replace_reason, retry=True)
             return self._judge(pinged.result())
@@ -244,7 +244,7 @@ class CopyLife:
         elif record.failure is FailureKind.CONTAINER_EXITED and record.message:
             # That those before it have exited says more than that this one came too late.
             return Failure(FailureKind.CONTAINER_EXITED, record.message, retry=True)
-        return Failure(FailureKind.HEALTH_TIMEOUT, self._with_log(problem.message), retry=True)
+        return Failure(FailureKind.HEALTH_TIMEOUT, problem.message, retry=True, with_log=True)
 
     def _with_log(self, why: str) -> str:
         tail = self._services.launcher.last_lines(self.copy_id)
@@ -256,6 +256,10 @@ class CopyLife:
         # What is left is taken away before the next start, or when the copy is stopped.
         with contextlib.suppress(Exception):
             await self._services.launcher.tear_down(self.record, grace_s=grace_s)
+        if failure.with_log:
+            # Only now: the container's last words are in the log once its shim has gone.
+            message = await asyncio.to_thread(self._with_log, failure.message)
+            failure = dataclasses.replace(failure, message=message)
         record = self.record
         retry = plan_retry(
             record,
