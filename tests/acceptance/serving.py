@@ -284,7 +284,9 @@ class Server(Served):
         ]
         return {
             shim: [
-                pid for pid, parent, command in listed if parent == shim and "runc" not in command
+                pid
+                for pid, parent, command in listed
+                if parent == shim and "runc" not in command and "log-writer" not in command
             ]
             for shim in found
         }

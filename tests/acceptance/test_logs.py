@@ -85,7 +85,8 @@ def test_following_a_log_shows_every_line_once_whatever_happens_to_the_container
 
         [(shim, _)] = server.shims(instance_id).items()
         server.kill(shim)
-        wait_until("another container answers", lambda: server.answers("wordy"))
+        wait_until("another container runs", lambda: server.shims(instance_id).keys() - {shim})
+        wait_until("it answers", lambda: server.answers("wordy"))
         server.kill(server.child_pid("control_plane"))
         talk(server, "replaced", 2)
         wait_until("its lines come", lambda: numbers(printed, "replaced") == [0, 1])

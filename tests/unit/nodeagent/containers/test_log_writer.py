@@ -24,10 +24,10 @@ class Shim:
         self.out, self.err, self.ready = pipes[0][1], pipes[1][1], pipes[2][0]
 
         def descriptors() -> None:
-            moved = [os.dup2(each, 20 + number) for number, each in enumerate(theirs)]
+            moved = [os.dup2(each, 200 + number) for number, each in enumerate(theirs)]
             for number, each in enumerate(moved):
                 os.dup2(each, 3 + number)
-            os.closerange(6, 100)
+            os.closerange(6, 300)
 
         self.process = subprocess.Popen(
             [program, "folder", folder / "log"],
