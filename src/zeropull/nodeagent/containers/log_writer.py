@@ -90,19 +90,23 @@ class Pace:
         return max(0.0, self._free_s - now_s)
 
 
-def copy(sources: list[int], writer: LogWriter, pace: Pace, until_s: list[float]) -> None:
-    """Until every source has ended. Once `until_s` has a time, until nothing is left to read, or
-    until then."""
+def copy(sources: list[int], writer: LogWriter, pace: Pace, woken: int) -> None:
+    """Until every source has ended. Once `woken` can be read, only what is in the sources already
+    is written, for `LAST_WORDS_S` at most."""
     waiting = select.poll()
-    for source in sources:
-        waiting.register(source, select.POLLIN)
+    for each in (*sources, woken):
+        waiting.register(each, select.POLLIN)
     open_sources = set(sources)
     buffer = memoryview(bytearray(_READ_BYTES))
+    until_s: float | None = None
     while open_sources:
-        ready = waiting.poll(None if not until_s else 100)
-        if until_s and (not ready or time.monotonic() > until_s[0]):
+        ready = [source for source, _ in waiting.poll(None if until_s is None else 0)]
+        if woken in ready:
+            waiting.unregister(woken)
+            until_s = time.monotonic() + LAST_WORDS_S
+        elif until_s is not None and (not ready or time.monotonic() > until_s):
             return
-        for source, _ in ready:
+        for source in open_sources.intersection(ready):
             count = os.readv(source, [buffer])
             if count == 0:
                 waiting.unregister(source)
@@ -110,17 +114,18 @@ def copy(sources: list[int], writer: LogWriter, pace: Pace, until_s: list[float]
                 continue
             writer.write(buffer[:count])
             pause_s = pace.wait_s(count, time.monotonic())
-            if pause_s > 0 and not until_s:
+            if pause_s > 0 and until_s is None:
                 time.sleep(pause_s)
 
 
 def main() -> int:
     # The shim passes the URI's query as words: the key, then its value.
     folder = sys.argv[sys.argv.index("folder") + 1]
-    until_s: list[float] = []
-    signal.signal(signal.SIGTERM, lambda *_: until_s.append(time.monotonic() + LAST_WORDS_S))
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGTERM, lambda *_: None)
     os.close(_READY)
-    copy([_STDOUT, _STDERR], LogWriter(folder), Pace(BYTES_PER_S, time.monotonic()), until_s)
+    copy([_STDOUT, _STDERR], LogWriter(folder), Pace(BYTES_PER_S, time.monotonic()), woken)
     return 0
 
 

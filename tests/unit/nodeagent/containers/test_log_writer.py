@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,20 @@ def test_last_words_are_written_after_sigterm(tmp_path: Path) -> None:
     os.kill(shim.process.pid, signal.SIGTERM)
     assert shim.process.wait(10) == 0
     assert (tmp_path / "log/current.log").read_text() == "last words\n"
+    shim.close()
+    os.close(shim.ready)
+
+
+def test_a_program_that_waits_ends_at_sigterm(tmp_path: Path) -> None:
+    shim = Shim(tmp_path)
+    os.read(shim.ready, 1)
+    os.write(shim.out, b"first\n")
+    log = tmp_path / "log/current.log"
+    deadline_s = time.monotonic() + 10
+    while not (log.exists() and log.read_text() == "first\n"):
+        assert time.monotonic() < deadline_s
+    os.kill(shim.process.pid, signal.SIGTERM)
+    assert shim.process.wait(10) == 0
     shim.close()
     os.close(shim.ready)
 
