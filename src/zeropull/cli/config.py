@@ -71,6 +71,8 @@ def _check_values(settings: Settings) -> None:
     except ValueError:
         fits = False
     _require(fits, "fleet.network", network, "an IPv4 network of /24 or larger, like 198.18.0.0/15")
+    for network in settings.fleet.blocked_networks:
+        _require(_is_network(network), "fleet.blocked_networks", network, "IP networks")
     for port in settings.fleet.loopback_ports:
         _require(0 < port < 65536, "fleet.loopback_ports", port, "TCP ports")
     share = settings.fleet.model_link_share
@@ -88,6 +90,14 @@ def _check_values(settings: Settings) -> None:
     # The longest path of a socket below it is <run_dir>/<instance id>/snapshotter-status.sock.
     length = len(os.fsencode(settings.run_dir.absolute()))
     _require(length <= _MAX_RUN_DIR, "serve.run_dir", settings.run_dir, f"{_MAX_RUN_DIR} bytes")
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_registry(key: str, registry: RegistrySettings) -> None:

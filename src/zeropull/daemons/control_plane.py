@@ -69,6 +69,7 @@ from zeropull.statestore.reserve import DiskReserve
 from zeropull.statestore.retention import Retention
 from zeropull.telemetry import configure_logging, get_logger
 
+CLOSE_PORTS_S = 30.0  # how often ports of the loopback that nobody needs are closed
 SHUTDOWN_S = 0.5  # long polls never end by themselves; their callers ask again
 
 log = get_logger(__name__)
@@ -220,6 +221,7 @@ class ControlPlane:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._controller().run(), name="controller")
             tasks.create_task(self.scaling.run(), name="scaling")
+            tasks.create_task(self._close_loopback(), name="loopback ports")
             tasks.create_task(self._retention().run(), name="retention")
 
     def _retention(self) -> Retention:
@@ -268,6 +270,23 @@ class ControlPlane:
         for port in ports - self._allowed:
             await self.provider.allow_loopback_port(port)
             self._allowed.add(port)
+
+    async def _close_loopback(self) -> None:
+        """Ports that no endpoint needs any more are out of the nodes' reach again."""
+        while True:
+            components: dict[str, list[InferenceComponent]] = {}
+            for stored in self.store.select(InferenceComponent):
+                components.setdefault(stored.document.endpoint_uid, []).append(stored.document)
+            needed: set[int] = set()
+            for endpoint in (stored.document for stored in self.store.select(Endpoint)):
+                own = components.get(endpoint.uid, ())
+                needed |= loopback_ports(endpoint, self.settings.buckets, own)
+            try:
+                await self.provider.keep_loopback_ports(needed)
+                self._allowed &= needed
+            except (ZeropullError, OSError) as error:
+                log.warning("ports of the loopback stay open", reason=str(error))
+            await asyncio.sleep(CLOSE_PORTS_S)
 
     def _check_update(self, endpoint: Endpoint, deployment: Deployment) -> None:
         refuse_lost_targets(self.store, endpoint, deployment)

@@ -86,3 +86,9 @@ def _set_io_class(thread: int, value: int) -> None:
     if number is not None:
         with contextlib.suppress(OSError):
             libc.syscall(number, _IOPRIO_WHO_PROCESS, thread, value)
+
+
+def machine_pids() -> int:
+    """How many tasks (processes and threads) this machine can have at a time."""
+    kernel = Path("/proc/sys/kernel")
+    return min(int((kernel / name).read_text()) for name in ("pid_max", "threads-max"))

@@ -28,6 +28,7 @@ from zeropull.controlapi.messages import (
     ResourceLimits,
     StoreAccess,
 )
+from zeropull.linux.processes import machine_pids
 from zeropull.nodeagent.containers.log_writer import KEPT, MAX_BYTES
 from zeropull.nodeagent.containers.oci_spec import CAPABILITIES
 from zeropull.providers.local.processes import AGENT
@@ -114,6 +115,7 @@ async def test_the_images_user_groups_directory_and_entrypoint_are_kept(
     assert seen["ids"] == [1000, 1001, [44, 109, 1001]] or seen["ids"] == [1000, 1001, [44, 109]]
     assert (seen["cwd"], seen["environment"]["HOME"]) == ("/home/model", "/home/model")
     assert seen["argv"] == ["serve"]
+    assert int(seen["pids_limit"]) <= machine_pids() // 4, "less than the machine has"
     assert {int(seen["status"][name], 16) for name in ("CapEff", "CapPrm")} == {0}
     assert seen["refused"]["disk"] == f"PermissionError:{errno.EPERM}"
 

@@ -154,3 +154,9 @@ def test_a_machine_that_cannot_serve_is_told_so_in_one_sentence() -> None:
         assert reason.endswith(".")
         assert "\n" not in reason
     assert unusable_reason("linux", 0) is None
+
+
+def test_an_instance_never_gets_all_tasks_of_the_machine() -> None:
+    shape = MachineShape("ml.test", 1, 1 << 30)
+    assert plan_limits(shape, HostSize(1, 1 << 30, pids=32_768)).pids == 16_384
+    assert plan_limits(shape, HostSize(1, 1 << 30, pids=1 << 22)).pids == 65_536

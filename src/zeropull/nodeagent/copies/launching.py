@@ -18,6 +18,7 @@ from zeropull.errors import (
     Unavailable,
     ZeropullError,
 )
+from zeropull.linux.processes import machine_pids
 from zeropull.linux.removal import try_remove_tree
 from zeropull.nodeagent.containers import logs, network
 from zeropull.nodeagent.containers.address_guard import AddressGuard
@@ -51,6 +52,7 @@ from zeropull.resources.node import NodeConfig
 
 MODEL_TARGETS = "/opt/ml/"  # nothing outside is ever mounted over
 PARALLEL_STARTS = 8
+COPY_PIDS_SHARE = 0.25  # of the tasks that the machine can have, at most
 FINISH_S = 30.0  # of a start that is cancelled half-way
 
 
@@ -205,7 +207,7 @@ class Launcher:
             shm_bytes=copy.shm_bytes,
             cpu_cores=_smaller(limits.cpu_cores, node.vcpus),
             memory_bytes=int(_smaller(limits.memory_bytes, node.memory_bytes)),
-            pids=limits.pids,
+            pids=min(limits.pids, int(machine_pids() * COPY_PIDS_SHARE)),
             no_new_privileges=node.no_new_privileges,
         )
         spec = build_spec(inputs, self._host)

@@ -68,6 +68,7 @@ def connect_node(
     *,
     rate_bits_per_s: int | None,
     ports: Collection[int],
+    blocked: Collection[str] = (),
 ) -> Subnet:
     """Namespace, link and rules; returns the sub-net. The caller holds the host's lock.
 
@@ -84,7 +85,7 @@ def connect_node(
         if before is not None and subnet != before:
             # A running one gives out addresses of the old; the next reads which one it is now.
             kill_daemon(names, AGENT)
-    firewall.open_host(names.fleet, base_network, ports, resolvers)
+    firewall.open_host(names.fleet, base_network, ports, resolvers, blocked)
     network_namespaces.create_netns(names.netns)
     network.connect(
         names.link, names.netns, subnet, rate_bits_per_s=rate_bits_per_s, mtu=network.uplink_mtu()

@@ -9,13 +9,19 @@ from zeropull.errors import NoCapacity
 from zeropull.providers.local.cgroups import Limits
 from zeropull.providers.protocol import MachineShape
 
-_INSTANCE_PIDS = 65536  # daemons and all containers of an instance together
+_INSTANCE_PIDS = 65536  # daemons and all containers of an instance together, at most
+# Of all tasks that the machine can have: one instance, and one copy of it. The fleet's own group
+# has the rest of the machine to itself: see `cgroups.FLEET_PIDS_SHARE`.
+_INSTANCE_PIDS_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class HostSize:
+    """`pids`: tasks that the kernel has numbers for."""
+
     vcpus: int
     memory_bytes: int
+    pids: int = 1 << 22
 
 
 def plan_limits(shape: MachineShape, host: HostSize) -> Limits:
@@ -23,7 +29,7 @@ def plan_limits(shape: MachineShape, host: HostSize) -> Limits:
     return Limits(
         vcpus=min(shape.vcpus, host.vcpus),
         memory_bytes=min(shape.memory_bytes, host.memory_bytes),
-        pids=_INSTANCE_PIDS,
+        pids=min(_INSTANCE_PIDS, int(host.pids * _INSTANCE_PIDS_SHARE)),
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from zeropull.errors import Unavailable
 from zeropull.linux.mounts import Mount, read_mounts
+from zeropull.linux.processes import machine_pids
 
 NODE, COPIES = "node", "copies"
 _CPU_PERIOD_US = 100_000
@@ -26,6 +27,7 @@ _V1_CONTROLLERS = (
     "blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "net_cls",
     "net_prio", "perf_event", "pids", "rdma", "misc",
 )  # fmt: skip
+FLEET_PIDS_SHARE = 0.75  # of the machine's tasks; the others are for the machine itself
 _RETRY_S = 0.02
 
 
@@ -80,6 +82,10 @@ def create_instance(hierarchies: list[Hierarchy], name: str, limits: Limits) -> 
             group.mkdir(exist_ok=True)
             _prepare(hierarchy, group)
         _set_limits(hierarchy, top, limits)
+        if (top.parent / "pids.max").exists():
+            # All instances together, so that none of them takes the machine's last process.
+            fleet_pids = int(machine_pids() * FLEET_PIDS_SHARE)
+            (top.parent / "pids.max").write_text(str(fleet_pids))
         processes.append(top / NODE / "cgroup.procs")
     return processes
 

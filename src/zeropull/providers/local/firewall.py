@@ -1,9 +1,9 @@
 """What instances may reach: nftables rules of our own, on the host and in each instance.
 
 On the host one table for the fleet: NAT to the outside; forwarding from an instance outwards and
-answers back, nothing between instances, nothing to the cloud's metadata service; of the host
-itself, only the allowed ports. In each instance one small table, for the relay to the host's
-loopback:
+answers back, nothing between instances, nothing to the clouds' metadata services; of the host
+itself, only the allowed ports. Nodes have no IPv6, and a second table drops what they send by it.
+In each instance one small table, for the relay to the host's loopback:
 
     127.0.0.1:PORT in the instance -> DNAT, SNAT -> gateway:PORT -> DNAT -> host's 127.0.0.1:PORT
 
@@ -15,6 +15,7 @@ fleet's own links only.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 from zeropull.linux.network_namespaces import in_netns
@@ -25,17 +26,31 @@ from zeropull.providers.local.network import BRIDGE, Subnet
 from zeropull.providers.local.resolvers import Resolvers
 from zeropull.resources.settings import RUN_ROOT
 
+# Where clouds hand out credentials to whoever asks from within: link-local (AWS, Google, Azure and
+# most others), Alibaba Cloud, and Azure's WireServer.
+METADATA_NETWORKS = ("169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32")
 _NODE_TABLE = "zeropull"
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+_IPV6 = Path("/proc/sys/net/ipv6")  # not there where the kernel has none
 # One for the whole host: fleets share the setting.
 _SAVED_FORWARDING = Path(RUN_ROOT) / "ip_forward"
 _TABLE_PREFIX = "zeropull_"
 
 
 def render_host_table(
-    names: FleetNames, network: str, ports: Collection[int], resolvers: Resolvers
+    names: FleetNames,
+    network: str,
+    ports: Collection[int],
+    resolvers: Resolvers,
+    blocked: Collection[str] = (),
 ) -> str:
-    """The whole table of the fleet; loading it again replaces the rules in one transaction."""
+    """The whole table of the fleet; loading it again replaces the rules in one transaction.
+    `blocked`: networks that no node reaches, besides the metadata services."""
+    closed = "".join(
+        f'        iifname "{names.link_prefix}*" ip daddr {each} drop\n'
+        for each in (*METADATA_NETWORKS, *sorted(blocked))
+        if ":" not in each
+    )
     links = f'"{names.link_prefix}*"'
     # The node itself has the host number 2; its containers reach no port of the host.
     node = f"iifname {links} ip saddr & 0.0.0.255 == 0.0.0.2"
@@ -81,8 +96,7 @@ table {table} {{
     chain through_host {{
         type filter hook forward priority filter; policy accept;
         iifname {links} oifname "zp*" drop
-        iifname {links} ip daddr 169.254.0.0/16 drop
-        iifname {links} accept
+{closed}        iifname {links} accept
         oifname {links} ct state established,related accept
         oifname {links} drop
     }}
@@ -126,13 +140,39 @@ table {table} {{
 """
 
 
+def render_ipv6_table(names: FleetNames) -> str:
+    """Nothing comes from a node by IPv6: neither to the host nor to fd00:ec2::254 (AWS)."""
+    links = f'"{names.link_prefix}*"'
+    table = f"ip6 {names.nft_table}"
+    return f"""
+table {table} {{}}
+flush table {table}
+table {table} {{
+    chain to_host {{
+        type filter hook input priority filter; policy accept;
+        iifname {links} drop
+    }}
+    chain through_host {{
+        type filter hook forward priority filter; policy accept;
+        iifname {links} drop
+    }}
+}}
+"""
+
+
 def open_host(
-    names: FleetNames, network: str, ports: Collection[int], resolvers: Resolvers
+    names: FleetNames,
+    network: str,
+    ports: Collection[int],
+    resolvers: Resolvers,
+    blocked: Collection[str] = (),
 ) -> None:
-    """Load the fleet's table, turn forwarding on, and pass other people's FORWARD rules."""
+    """Load the fleet's tables, turn forwarding on, and pass other people's FORWARD rules."""
     _remember_forwarding()
     _IP_FORWARD.write_text("1")
-    load_rules(render_host_table(names, network, ports, resolvers))
+    load_rules(render_host_table(names, network, ports, resolvers, blocked))
+    if _IPV6.exists():
+        load_rules(render_ipv6_table(names))
     pass_foreign_chains(names.link_prefix, names.tag)
 
 
@@ -143,14 +183,23 @@ def open_node(
     in_netns(names.netns, lambda: load_rules(render_node_table(subnet, ports, resolvers)))
 
 
-def allow_port(names: FleetNames, instances: Collection[InstanceNames], port: int) -> None:
-    """Let every instance, and those that come, reach one more port of the host's 127.0.0.1."""
-    load_rules(f"add element ip {names.nft_table} loopback_ports {{ {port} }}\n")
-    for instance in instances:
-        in_netns(
-            instance.netns,
-            lambda: load_rules(f"add element ip {_NODE_TABLE} loopback_ports {{ {port} }}\n"),
-        )
+def change_ports(
+    names: FleetNames,
+    instances: Collection[InstanceNames],
+    *,
+    opened: Collection[int] = (),
+    closed: Collection[int] = (),
+) -> None:
+    """Let every instance, and those that come, reach these ports of the host's 127.0.0.1, and
+    those no more. Connections that are open stay."""
+    for verb, ports in (("add", opened), ("delete", closed)):
+        if not ports:
+            continue
+        change = f"{{ {', '.join(map(str, sorted(ports)))} }}\n"
+        load_rules(f"{verb} element ip {names.nft_table} loopback_ports {change}")
+        in_node = f"{verb} element ip {_NODE_TABLE} loopback_ports {change}"
+        for instance in instances:
+            in_netns(instance.netns, partial(load_rules, in_node))
 
 
 def allowed_ports(names: FleetNames) -> set[int]:
@@ -170,8 +219,9 @@ def allowed_ports(names: FleetNames) -> set[int]:
 def close_host(names: FleetNames) -> None:
     """Remove every rule, and put forwarding back once no fleet of this host is left. Idempotent."""
     forget_foreign_chains(names.tag)
-    if names.nft_table in _tables():
-        load_rules(f"delete table ip {names.nft_table}\n")
+    for family in ("ip", "ip6"):
+        if names.nft_table in _tables(family):
+            load_rules(f"delete table {family} {names.nft_table}\n")
     if any(table.startswith(_TABLE_PREFIX) for table in _tables()):
         return
     if _SAVED_FORWARDING.exists():
@@ -191,9 +241,9 @@ def _elements(ports: Collection[int]) -> str:
     return f"elements = {{ {', '.join(map(str, sorted(ports)))} }}" if ports else ""
 
 
-def _tables() -> set[str]:
+def _tables(family: str = "ip") -> set[str]:
     return {
         item["table"]["name"]
-        for item in list_rules(["list", "tables", "ip"])
-        if "table" in item and item["table"]["family"] == "ip"
+        for item in list_rules(["list", "tables", family])
+        if "table" in item and item["table"]["family"] == family
     }

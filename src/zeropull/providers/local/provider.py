@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from zeropull.containerd.config import detect_version
 from zeropull.errors import InvalidInput, NoCapacity, NotFound
 from zeropull.linux import network_namespaces
+from zeropull.linux.processes import machine_pids
 from zeropull.providers.local import assembly, dismantling, firewall, network
 from zeropull.providers.local.capacity import (
     HostSize,
@@ -188,7 +189,12 @@ class LocalProvider:
         if not 0 < port < 65536:
             raise InvalidInput(f"not a TCP port: {port}")
         self._ports.add(port)
-        await asyncio.to_thread(self._allow_port, port)
+        await asyncio.to_thread(self._change_ports, {port}, close=False)
+
+    async def keep_loopback_ports(self, ports: Collection[int]) -> None:
+        """Close every port of the host's 127.0.0.1 but these and those of the settings."""
+        self._ports = {*ports, *self._settings.loopback_ports}
+        await asyncio.to_thread(self._change_ports, frozenset(self._ports), close=True)
 
     async def sweep(self, known: Collection[str]) -> list[str]:
         """End what is left of instances of this state directory that are not among `known`.
@@ -271,6 +277,7 @@ class LocalProvider:
                     rate_bits_per_s=self._settings.network_bits_per_s,
                 ),
                 ports=self._effective_ports(),
+                blocked=self._settings.blocked_networks,
             )
         started = assembly.start_node(
             names,
@@ -343,8 +350,9 @@ class LocalProvider:
             self._ports.add(self._delivery.port())
         return self._ports
 
-    def _allow_port(self, port: int) -> None:
+    def _change_ports(self, wanted: Collection[int], *, close: bool) -> None:
         with self._host_lock():
+            allowed = firewall.allowed_ports(self._names)
             present = [
                 names
                 for instance_id in instance_folders(self._names)
@@ -352,8 +360,13 @@ class LocalProvider:
                     (names := self._names.instance(instance_id)).netns
                 )
             ]
-            if present and port not in firewall.allowed_ports(self._names):
-                firewall.allow_port(self._names, present, port)
+            if present:
+                firewall.change_ports(
+                    self._names,
+                    present,
+                    opened=set(wanted) - allowed,
+                    closed=allowed - set(wanted) if close else (),
+                )
 
     def _reap(self) -> None:
         self._children = [child for child in self._children if child.poll() is None]
@@ -382,4 +395,5 @@ def _host_size() -> HostSize:
     return HostSize(
         vcpus=os.cpu_count() or 1,
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        pids=machine_pids(),
     )
