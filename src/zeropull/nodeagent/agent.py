@@ -25,6 +25,7 @@ from zeropull.layers.pull import clean_layer_store
 from zeropull.linux.tracefs import remove_instances
 from zeropull.nodeagent.containers import logs
 from zeropull.nodeagent.containers.containers import Containers
+from zeropull.nodeagent.containers.writable_layers import WritableLayers
 from zeropull.nodeagent.copies.launching import Launcher
 from zeropull.nodeagent.copies.life import report_of
 from zeropull.nodeagent.copies.node_copies import NodeCopies
@@ -124,6 +125,13 @@ class NodeAgent:
         self._copies.serve_with(preparation, self._launcher, self._containers, self._models)
         self._image_reports = ImageReports(self._catalog, self._images)
         self._readings = Readings(config, disk)
+        self._writable_layers = WritableLayers(
+            Path(config.disk_dir),
+            config.copy_disk_bytes or config.disk_bytes,
+            config.disk_reserve_bytes,
+            self._copies.writable_layers,
+            self._copies.end_full,
+        )
 
     async def __aenter__(self) -> Self:
         # A pull that died with the agent before this one: its layers are pulled anew.
@@ -166,6 +174,7 @@ class NodeAgent:
                 self._rotate_logs,
                 self._scrubber.run,
                 self._readings.run,
+                self._writable_layers.run,
             ):
                 group.create_task(_lasting(work))
 

@@ -66,6 +66,7 @@ class NodeDisk:
         Raises:
             DiskFull: they do not, with the arithmetic.
         """
+        await self._make_room_on_disk(needed_bytes, what)
         if self.budget_bytes is None:
             return
         used = await self.used_bytes()
@@ -77,6 +78,22 @@ class NodeDisk:
                 f"{self.budget_bytes:,} bytes, of which {used:,} are in use and "
                 f"{max(0, self.budget_bytes - used):,} are free: allow the nodes more disk"
             )
+
+    async def _make_room_on_disk(self, needed_bytes: int, what: str) -> None:
+        """The same for the disk itself, whoever else fills it."""
+        free = self._free_bytes()
+        if needed_bytes > free:
+            await self._evict(needed_bytes - free)
+            free = self._free_bytes()
+        if needed_bytes > free:
+            raise DiskFull(
+                f"{what} needs {needed_bytes:,} bytes, and of the disk of {self._folder} "
+                f"{free:,} bytes are free: make room, or use a larger disk"
+            )
+
+    def _free_bytes(self) -> int:
+        status = os.statvfs(self._folder)
+        return status.f_bavail * status.f_frsize
 
     async def check(self, what: str) -> None:
         """For a download whose size nobody knows; measures no oftener than it may.
@@ -145,7 +162,7 @@ class DiskWatch:
             )
 
 
-def used_below(folder: Path, leave_out: Path) -> int:
+def used_below(folder: Path, leave_out: Path | None = None) -> int:
     """Bytes on disk below `folder`, on its own file system and each linked file once."""
     total, pending, seen = 0, [folder], set[int]()
     device = folder.stat().st_dev
@@ -157,7 +174,7 @@ def used_below(folder: Path, leave_out: Path) -> int:
             if status.st_nlink > 1 and not is_directory:
                 seen.add(status.st_ino)
             total += status.st_blocks * 512
-            if is_directory and entry.path != str(leave_out):
+            if is_directory and (leave_out is None or entry.path != str(leave_out)):
                 pending.append(Path(entry.path))
     return total
 
@@ -177,9 +194,10 @@ def _used_flat(layers: Path) -> int:
 
 def _listed(folder: Path) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
     """What is in a folder now; files come and go meanwhile."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+    # Among others ENAMETOOLONG, of directories that a container has nested deeper than a path goes.
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 yield entry, entry.stat(follow_symlinks=False)
 
 

@@ -60,6 +60,8 @@ class NodeConfig:
     model_link_share: float = MODEL_LINK_SHARE
     layer_bytes: int = LAYER_BYTES
     layer_entries: int = LAYER_ENTRIES
+    copy_disk_bytes: int | None = None  # that one container may write; None: as `disk_bytes`
+    disk_reserve_bytes: int = 2 << 30  # of the disk; with less, the copy that fills it is ended
     no_new_privileges: bool = False  # true: set-uid programs give containers nothing
     scrub_interval_s: float = SCRUB_INTERVAL_S
     scrub_bytes_per_s: int = SCRUB_BYTES_PER_S

@@ -56,6 +56,8 @@ class FleetSettings:
     max_instances: int = 64  # more is refused as missing capacity
     delivery: Literal["volume", "network"] = "volume"  # network: caches cross each instance's link
     network: str = "198.18.0.0/15"  # every instance gets a free /24 of it (RFC 2544's test network)
+    copy_disk_bytes: int | None = None  # one container's own files; None = node_disk_bytes
+    disk_reserve_bytes: int = 2 << 30  # free, or 5 % of the disk; else who fills it is ended
     no_new_privileges: bool = False  # true: sudo, ping and other set-uid programs do not work
     blocked_networks: tuple[str, ...] = ()  # closed to nodes, besides clouds' metadata services
     loopback_ports: tuple[int, ...] = ()  # ports of the host's 127.0.0.1 that nodes may reach

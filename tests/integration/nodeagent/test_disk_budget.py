@@ -25,6 +25,7 @@ from tests.integration.nodeagent.conftest import (
     copy_of,
     probe,
     push,
+    running_fleet,
 )
 from tests.integration.nodeagent.test_damage import stage_of
 from zeropull.containerd.client import ContainerdClient
@@ -239,3 +240,19 @@ async def test_models_come_from_s3_and_https_and_the_least_recently_used_goes(
         assert failed.failure is FailureKind.DISK_FULL
         assert f"{200 * MIB:,} bytes" in failed.message
         assert {path.name for path in Path(folder).iterdir()} == names
+
+
+async def test_a_container_that_writes_more_than_it_may_is_ended_with_the_reason(
+    registry: Registry, probe_image: ImageAssignment
+) -> None:
+    async with running_fleet(registry, copy_disk_bytes=64 << 20) as fleet:
+        node = await fleet.launch()
+        node.assign(assignment_of(probe_image, copy_of(probe_image, "filler")))
+        healthy = await node.until_copy("filler", CopyState.HEALTHY)
+        await ask(healthy, do="fill", path="/tmp/large", bytes=200 << 20)
+        ended = await node.until_copy("filler", CopyState.BACKOFF)
+        assert ended.failure is FailureKind.DISK_FULL
+        assert "fleet.copy_disk_bytes" in ended.message
+        # Its files have gone with the container, and the next one begins anew.
+        again = await node.until_copy("filler", CopyState.HEALTHY)
+        assert again.restarts == 1

@@ -79,10 +79,13 @@ async def test_a_download_that_outgrows_the_budget_is_noticed_while_it_grows(
         watch.check()
 
 
-async def test_without_a_budget_nothing_is_refused(tmp_path: Path) -> None:
+async def test_without_a_budget_the_disk_itself_decides(tmp_path: Path) -> None:
     layer = add_layer(tmp_path, "a", 100.0)
     disk, _ = disk_with(tmp_path, None)
-    await disk.make_room(1 << 60, "image x")
+    await disk.make_room(1 << 20, "image x")
+    (tmp_path / "empty" / "layers").mkdir(parents=True)
+    with pytest.raises(DiskFull, match=r"image x needs 1,152,921,504,606,846,976 bytes"):
+        await disk_with(tmp_path / "empty", None)[0].make_room(1 << 60, "image x")
     assert await disk.watch("image x") is None
     assert layer.is_dir()
     assert 0.0 < await disk.utilization() < 100.0

@@ -75,6 +75,15 @@ class Containers:
             for directory in layer_directories(mount.type, mount.source, mount.options)
         ]
 
+    async def writable_layer(self, copy_id: str, snapshotter: str) -> Path | None:
+        """Where the copy's container writes its own files; None when it has no root."""
+        try:
+            mounts = await self._client.snapshots(snapshotter).mounts(copy_id)
+        except NotFound:
+            return None
+        options = (option.partition("=") for mount in mounts for option in mount.options)
+        return next((Path(value) for name, _, value in options if name == "upperdir"), None)
+
     async def start(self, plan: ContainerPlan, spec: dict[str, Any], root: list[Mount]) -> int:
         """Create container and task and let it go; returns the PID.
 

@@ -60,16 +60,16 @@ class CopyLife:
         self._container = AgeOf(record.container_started_s, services.clock, services.monotonic)
         self._healthy = AgeOf(record.last_healthy_s, services.clock, services.monotonic)
         self._replace = asyncio.Event()
-        self._replace_reason = ""
+        self._replace_because: Failure | None = None
         self._before_start = Arrival()
 
     @property
     def copy_id(self) -> str:
         return self.record.copy_id
 
-    def replace_container(self, reason: str) -> None:
-        """Start a new container in place of the one that runs now."""
-        self._replace_reason = reason
+    def replace_container(self, failure: Failure) -> None:
+        """Start a new container in place of the one that runs now, as `failure` says."""
+        self._replace_because = failure
         self._replace.set()
 
     async def run(self, *, adopt: bool) -> None:
@@ -199,8 +199,8 @@ class CopyLife:
             if exited.done():
                 why = describe_exit(exited.result())
                 return Failure(FailureKind.CONTAINER_EXITED, why, retry=True, with_log=True)
-            if replaced.done():
-                return Failure(FailureKind.IMAGE_INTEGRITY, self._replace_reason, retry=True)
+            if replaced.done() and self._replace_because is not None:
+                return self._replace_because
             return self._judge(pinged.result())
         finally:
             for task in (exited, replaced, pinged):
@@ -253,6 +253,8 @@ class CopyLife:
     async def _handle(self, failure: Failure) -> None:
         """Clean up, then BACKOFF or FAILED."""
         grace_s = min(GRACE_S, self.record.assignment.stop_grace_s)
+        if failure.kind is FailureKind.DISK_FULL:
+            grace_s = 0.0  # it would go on to fill the disk
         # What is left is taken away before the next start, or when the copy is stopped.
         with contextlib.suppress(Exception):
             await self._services.launcher.tear_down(self.record, grace_s=grace_s)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
-from zeropull.controlapi.messages import CopyState, NodeAssignment
+from zeropull.controlapi.messages import CopyState, FailureKind, NodeAssignment
 from zeropull.errors import ZeropullError
 from zeropull.nodeagent.containers.containers import Containers
 from zeropull.nodeagent.copies.launching import Launcher
 from zeropull.nodeagent.copies.life import CopyLife, CopyServices, report_of
 from zeropull.nodeagent.copies.preparing import Preparation
+from zeropull.nodeagent.failures import Failure
 from zeropull.nodeagent.models import NodeModels
 from zeropull.nodeagent.plan import Action, ActionKind
 from zeropull.nodeagent.quiet_times import LaunchesUnderWay
@@ -20,6 +22,7 @@ from zeropull.nodeagent.records import AgentRecords, CopyRecord, check_copy_id
 from zeropull.tasks import TaskSet
 from zeropull.telemetry import get_logger
 
+_WITH_CONTAINER = frozenset({CopyState.STARTING, CopyState.HEALTHY, CopyState.UNHEALTHY})
 _LAUNCHING = frozenset({CopyState.PREPARING, CopyState.STARTING})
 MAX_COPIES = 10_000  # of one node
 
@@ -48,6 +51,7 @@ class NodeCopies:
         self._changed = changed
         self._replan = replan
         self._clock = clock
+        self._layers: dict[tuple[str, float | None], Path] = {}
         self._lives: dict[str, CopyLife] = {}
         self._tasks = TaskSet[str, None]("copies", limit=MAX_COPIES)
         self._stopping = TaskSet[str, None]("stops", limit=MAX_COPIES, on_end=self._stopped)
@@ -95,13 +99,40 @@ class NodeCopies:
         """Give every running copy of the image a new container."""
         for copy_id, life in self._lives.items():
             if life.record.assignment.image == manifest_digest and copy_id in self._tasks:
-                life.replace_container(reason)
+                life.replace_container(Failure(FailureKind.IMAGE_INTEGRITY, reason, retry=True))
+
+    def end_full(self, copy_id: str, reason: str) -> None:
+        """End the container of a copy that fills the disk; it is started again with backoff."""
+        if (life := self._lives.get(copy_id)) is not None:
+            life.replace_container(Failure(FailureKind.DISK_FULL, reason, retry=True))
+
+    async def writable_layers(self) -> dict[str, Path]:
+        """The directory that each copy with a container writes to."""
+        found: dict[str, Path] = {}
+        for record in list(self.records.values()):
+            if record.state in _WITH_CONTAINER and record.snapshotter:
+                key = (record.copy_id, record.container_started_s)
+                if key not in self._layers:
+                    layer = await self._containers.writable_layer(
+                        record.copy_id, record.snapshotter
+                    )
+                    if layer is None:
+                        continue
+                    self._layers[key] = layer
+                found[record.copy_id] = self._layers[key]
+        self._layers = {key: each for key, each in self._layers.items() if key[0] in found}
+        return found
 
     def save(self, record: CopyRecord) -> None:
         """Store the record; what the control plane can see of a change is reported at once."""
         before = self.records.get(record.copy_id)
         self.records[record.copy_id] = record
-        self._records_on_disk.save_copy(record)
+        try:
+            self._records_on_disk.save_copy(record)
+        except OSError as error:
+            # A full disk must not keep the reason from being reported: an agent that comes after
+            # this one finds an older record, and begins from there.
+            log.warning("record is not written", copy_id=record.copy_id, reason=str(error))
         self._launches.note(record.copy_id, is_launching=record.state in _LAUNCHING)
         self._starts.note(record.copy_id, is_launching=record.state is CopyState.STARTING)
         if before is None or report_of(before) != report_of(record):

@@ -202,6 +202,8 @@ def _node_config(
         model_link_share=settings.model_link_share,
         layer_bytes=settings.layer_bytes,
         layer_entries=settings.layer_entries,
+        copy_disk_bytes=settings.copy_disk_bytes,
+        disk_reserve_bytes=settings.disk_reserve_bytes,
         no_new_privileges=settings.no_new_privileges,
         scrub_interval_s=settings.scrub_interval_s,
         scrub_bytes_per_s=settings.scrub_bytes_per_s,

@@ -12,10 +12,12 @@ from zeropull.controlapi.messages import CopyAssignment, CopyState, FailureKind
 from zeropull.nodeagent.copies.launching import Launcher
 from zeropull.nodeagent.copies.life import CopyLife, CopyServices
 from zeropull.nodeagent.copies.preparing import ArrivedImage, ArrivedModels, Preparation
+from zeropull.nodeagent.failures import Failure
 from zeropull.nodeagent.images.arriving_volumes import Arrival
 from zeropull.nodeagent.images.image_on_node import ImageOnNode
 from zeropull.nodeagent.records import CopyRecord
 
+DAMAGED = Failure(FailureKind.IMAGE_INTEGRITY, "a layer is damaged", retry=True)
 DIGEST = "sha256:" + "1" * 64
 
 
@@ -74,7 +76,7 @@ async def test_a_request_that_comes_before_the_container_runs_is_not_lost(during
 
     def damage(attempt: int) -> None:
         if attempt == 1:
-            life.replace_container("a layer is damaged")
+            life.replace_container(DAMAGED)
 
     setattr(node, f"on_{during}", damage)
     running = asyncio.create_task(life.run(adopt=False))
@@ -95,7 +97,7 @@ async def test_a_request_that_comes_before_the_container_runs_is_not_lost(during
 async def test_a_request_is_carried_out_once() -> None:
     node = NodeInMemory()
     life, _ = life_on(node)
-    node.on_start = lambda attempt: life.replace_container("damaged") if attempt == 1 else None
+    node.on_start = lambda attempt: life.replace_container(DAMAGED) if attempt == 1 else None
     running = asyncio.create_task(life.run(adopt=False))
     try:
         async with asyncio.timeout(30):
