@@ -21,10 +21,10 @@ from tests.fixtures.local_fleet import (
     running_fleet,
 )
 from zeropull.errors import Conflict, NoCapacity, NotFound, Unavailable
-from zeropull.linux.mounts import bind
+from zeropull.linux.mounts import bind, mounts_below, unmount
 from zeropull.linux.network_namespaces import create_netns, delete_netns, in_netns
 from zeropull.providers.local.cgroups import find_hierarchies, kill_all, processes_of
-from zeropull.providers.local.names import SHIM_SOCKETS_DIR
+from zeropull.providers.local.names import SHIM_SOCKETS_DIR, InstanceNames
 from zeropull.providers.local.processes import daemon_pid, unix_sockets_in_netns
 from zeropull.providers.node_file import read_node_config
 from zeropull.providers.protocol import MachineShape, Volume
@@ -227,6 +227,47 @@ async def test_a_volume_is_read_only_and_stays_as_long_as_it_is_used(
     assert await fleet.provider.attach(launched.instance_id, volume) == str(path)
     await fleet.provider.terminate(launched.instance_id)
     assert (generation / "generation.json").exists()
+
+
+async def test_a_detached_generation_is_gone_and_stays_away(fleet: Fleet, tmp_path: Path) -> None:
+    volumes = []
+    for number in (7, 8):
+        generation = tmp_path / "generations" / str(number)
+        (generation / "layers" / "abc").mkdir(parents=True)
+        (generation / "layers" / "abc" / "data.erofs").write_bytes(b"layer")
+        volumes.append(Volume(number, generation, "sha256:0"))
+    launched = await fleet.provider.launch(request(volumes=tuple(volumes)))
+    names = fleet.names.instance(launched.instance_id)
+    target = names.volumes_dir / "7"
+    # A layer that is still mounted from the generation keeps it, as a running copy does.
+    layer = tmp_path / "mounted-layer"
+    layer.touch()
+    bind(target / "layers" / "abc" / "data.erofs", layer)
+    inside = target / "layers" / "abc"
+    bind(inside, inside)
+    with (inside / "data.erofs").open("rb"), pytest.raises(Conflict, match="still in use"):
+        await fleet.provider.detach(launched.instance_id, 7)
+    unmount(layer)
+
+    await fleet.provider.detach(launched.instance_id, 7)
+
+    assert not target.exists()
+    assert mounts_below(target) == []
+    (listed,) = await fleet.another_provider().list_instances()
+    assert listed.volumes.keys() == {8}
+    await kill_agent(names)
+    assert await fleet.provider.heal(launched.instance_id)
+    (healed,) = await fleet.provider.list_instances()
+    assert healed.volumes.keys() == {8}, "a repair does not attach it again"
+    assert (tmp_path / "generations/7/layers/abc/data.erofs").read_bytes() == b"layer"
+    await fleet.provider.terminate(launched.instance_id)
+    assert await fleet.left_behind() == {}
+
+
+async def kill_agent(names: InstanceNames) -> None:
+    pid = daemon_pid(names, "agent") or 0
+    os.kill(pid, signal.SIGKILL)
+    await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 async def test_a_layer_is_collected_by_hard_links(fleet: Fleet, tmp_path: Path) -> None:
