@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from zeropull.controlapi.messages import CopyReport, CopyState, FailureKind
@@ -19,9 +20,9 @@ from zeropull.nodeagent.containers import health
 from zeropull.nodeagent.copies.ages import AgeOf
 from zeropull.nodeagent.copies.health_watch import HealthWatch, Problem, describe_exit
 from zeropull.nodeagent.copies.launching import Launcher, StartedWithout
+from zeropull.nodeagent.copies.life_record import LifeRecord
 from zeropull.nodeagent.copies.preparing import ArrivedImage, ArrivedModels, Preparation
 from zeropull.nodeagent.copies.retrying import RESTART, plan_retry
-from zeropull.nodeagent.copies.stage_times import begin_stage, end_stage, tell_in_stage
 from zeropull.nodeagent.failures import Failure, StageFailed, failing_as, failure_of, first_of
 from zeropull.nodeagent.images.arriving_volumes import Arrival
 from zeropull.nodeagent.records import CopyRecord
@@ -53,7 +54,7 @@ class CopyLife:
     """
 
     def __init__(self, record: CopyRecord, services: CopyServices) -> None:
-        self.record = record
+        self._record = LifeRecord(record, services.save, services.clock)
         self._services = services
         self._preparing = AgeOf(record.first_tried_s, services.clock, services.monotonic)
         self._starting = AgeOf(record.first_started_s, services.clock, services.monotonic)
@@ -62,6 +63,11 @@ class CopyLife:
         self._replace = asyncio.Event()
         self._replace_because: Failure | None = None
         self._before_start = Arrival()
+
+    @property
+    def record(self) -> CopyRecord:
+        """As it stands."""
+        return self._record.now
 
     @property
     def copy_id(self) -> str:
@@ -105,13 +111,13 @@ class CopyLife:
             self._preparing.begin()
         # Here and not later: a layer may be found damaged while the container is being made.
         self._replace.clear()
-        self._update(
+        self._record.update(
             state=CopyState.PREPARING,
             first_tried_s=self.record.first_tried_s or now_s,
             next_start_s=None,
         )
-        self._begin(Stage.IMAGE)
-        self._begin(Stage.MODEL)
+        self._record.begin(Stage.IMAGE)
+        self._record.begin(Stage.MODEL)
         try:
             async with asyncio.TaskGroup() as group:
                 image = group.create_task(self._image())
@@ -122,11 +128,13 @@ class CopyLife:
 
     async def _image(self, *, plain_because: str = "") -> ArrivedImage:
         arrived = await self._services.preparation.image(
-            self.record.assignment, self._tell_image, plain_because=plain_because
+            self.record.assignment,
+            partial(self._record.tell, Stage.IMAGE),
+            plain_because=plain_because,
         )
         image = arrived.image
-        self._update(image_name=image.name)
-        self._end(
+        self._record.update(image_name=image.name)
+        self._record.end(
             Stage.IMAGE,
             bytes_by_source={
                 "registry": 0 if arrived.shared else image.registry_bytes,
@@ -146,7 +154,7 @@ class CopyLife:
         def claim(name: str) -> None:
             if name not in claimed:
                 claimed.append(name)
-                self._update(models=tuple(claimed))
+                self._record.update(models=tuple(claimed))
 
         copy = self.record.assignment
         timeout_s = copy.model_download_timeout_s
@@ -154,11 +162,11 @@ class CopyLife:
             timeout_s -= self._preparing.seconds
         arrived = await self._services.preparation.models(copy, claim, timeout_s)
         fetched = {"model_store": arrived.fetched_bytes}
-        self._end(Stage.MODEL, bytes_by_source=fetched, detail=arrived.detail)
+        self._record.end(Stage.MODEL, bytes_by_source=fetched, detail=arrived.detail)
         return arrived
 
     async def _start(self, arrived: ArrivedImage, models: ArrivedModels) -> None:
-        self._begin(Stage.START)
+        self._record.begin(Stage.START)
         self._before_start = await self._services.preparation.arrival()
         launcher, image = self._services.launcher, arrived.image
         with failing_as(Stage.START):
@@ -180,9 +188,9 @@ class CopyLife:
         self._container.begin()
         if self.record.first_started_s is None:
             self._starting.begin()
-        self._end(Stage.START)
-        self._begin(Stage.HEALTH)
-        self._update(
+        self._record.end(Stage.START)
+        self._record.begin(Stage.HEALTH)
+        self._record.update(
             state=CopyState.STARTING,
             snapshotter=used,
             container_started_s=now_s,
@@ -226,9 +234,9 @@ class CopyLife:
         now_s = self._services.clock()
         came = (await self._services.preparation.arrival()).since(self._before_start)
         network = {"network_cache": came.data_bytes} if came.data_bytes else {}
-        self._end(Stage.HEALTH, bytes_by_source=network, detail=came.detail)
+        self._record.end(Stage.HEALTH, bytes_by_source=network, detail=came.detail)
         self._healthy.begin()
-        self._update(
+        self._record.update(
             state=CopyState.HEALTHY,
             healthy_at_s=self.record.healthy_at_s or now_s,
             last_healthy_s=now_s,
@@ -240,15 +248,11 @@ class CopyLife:
     def _judge(self, problem: Problem) -> Failure:
         record = self.record
         if problem.was_healthy:
-            self._update(state=CopyState.UNHEALTHY, message=problem.message)
+            self._record.update(state=CopyState.UNHEALTHY, message=problem.message)
         elif record.failure is FailureKind.CONTAINER_EXITED and record.message:
             # That those before it have exited says more than that this one came too late.
             return Failure(FailureKind.CONTAINER_EXITED, record.message, retry=True)
         return Failure(FailureKind.HEALTH_TIMEOUT, problem.message, retry=True, with_log=True)
-
-    def _with_log(self, why: str) -> str:
-        tail = self._services.launcher.last_lines(self.copy_id)
-        return f"{why}. Last lines of its log:\n{tail}" if tail else f"{why}. Its log is empty."
 
     async def _handle(self, failure: Failure) -> None:
         """Clean up, then BACKOFF or FAILED."""
@@ -260,8 +264,8 @@ class CopyLife:
             await self._services.launcher.tear_down(self.record, grace_s=grace_s)
         if failure.with_log:
             # Only now: the container's last words are in the log once its shim has gone.
-            message = await asyncio.to_thread(self._with_log, failure.message)
-            failure = dataclasses.replace(failure, message=message)
+            tail = await asyncio.to_thread(self._services.launcher.last_lines, self.copy_id)
+            failure = dataclasses.replace(failure, message=_with_log(failure.message, tail))
         record = self.record
         retry = plan_retry(
             record,
@@ -272,9 +276,9 @@ class CopyLife:
         )
         changes: dict[str, Any] = {"failure": failure.kind, "message": retry.message}
         if retry.wait_s is None:
-            self._update(state=CopyState.FAILED, next_start_s=None, **changes)
+            self._record.update(state=CopyState.FAILED, next_start_s=None, **changes)
         else:
-            self._update(
+            self._record.update(
                 state=CopyState.BACKOFF,
                 next_start_s=self._services.clock() + retry.wait_s,
                 failures_in_a_row=retry.failures_in_a_row,
@@ -291,24 +295,7 @@ class CopyLife:
         )
 
     def _remember_network(self, address: str, snapshotter: str) -> None:
-        self._update(address=address, snapshotter=snapshotter)
-
-    def _tell_image(self, detail: str) -> None:
-        self._store(tell_in_stage(self.record, Stage.IMAGE, detail))
-
-    def _begin(self, stage: Stage) -> None:
-        self._store(begin_stage(self.record, stage, self._services.clock()))
-
-    def _end(self, stage: Stage, **facts: Any) -> None:
-        self._store(end_stage(self.record, stage, self._services.clock(), **facts))
-
-    def _update(self, **changes: Any) -> None:
-        self._store(dataclasses.replace(self.record, **changes))
-
-    def _store(self, record: CopyRecord) -> None:
-        if record is not self.record:
-            self.record = record
-            self._services.save(record)
+        self._record.update(address=address, snapshotter=snapshotter)
 
 
 def report_of(record: CopyRecord) -> CopyReport:
@@ -326,3 +313,7 @@ def report_of(record: CopyRecord) -> CopyReport:
         message=record.message,
         stages=tuple(sorted(record.stages.values(), key=lambda each: order.index(each.stage))),
     )
+
+
+def _with_log(why: str, tail: str) -> str:
+    return f"{why}. Last lines of its log:\n{tail}" if tail else f"{why}. Its log is empty."
