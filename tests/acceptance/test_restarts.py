@@ -200,3 +200,30 @@ def test_it_leaves_nothing_on_the_machine_and_comes_back_from_its_cache(
         registry.switch_on()
     stage = server.image_stage("kept")
     assert stage["layers_from_cache"] == stage["layers_total"]
+
+
+def test_one_instance_that_cannot_be_removed_keeps_stop_from_no_other(server: Server) -> None:
+    server.scale_and_wait("kept", 2)
+    bad = min(server.instances("kept"))
+    undeletable = server.folder / "state/instances" / bad / "swap"
+    undeletable.write_bytes(bytes(1 << 20))
+    undeletable.chmod(0o600)
+    subprocess.run(["mkswap", str(undeletable)], check=True, capture_output=True)
+    # Nobody may remove a file that the kernel swaps to.
+    subprocess.run(["swapon", str(undeletable)], check=True)
+    try:
+        kill_everything(server)
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            server.cli("stop")
+        assert "not everything could be ended" in refused.value.stderr
+        assert "Traceback" not in refused.value.stderr
+        assert not server.left_behind().keys() & {"netns", "links", "mounts", "processes"}
+        assert server.left_behind()["folders"] == [str(undeletable.parent)]
+    finally:
+        subprocess.run(["swapoff", str(undeletable)], check=True)
+    server.cli("stop")
+    assert server.left_behind() == {}
+    assert server.process is not None
+    server.process.wait(10)
+    server.start()
+    come_back(server)
