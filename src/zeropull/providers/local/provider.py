@@ -193,8 +193,7 @@ class LocalProvider:
 
     async def keep_loopback_ports(self, ports: Collection[int]) -> None:
         """Close every port of the host's 127.0.0.1 but these and those of the settings."""
-        self._ports = {*ports, *self._settings.loopback_ports}
-        await asyncio.to_thread(self._change_ports, frozenset(self._ports), close=True)
+        await asyncio.to_thread(self._keep_ports, ports)
 
     async def sweep(self, known: Collection[str]) -> list[str]:
         """End what is left of instances of this state directory that are not among `known`.
@@ -349,6 +348,12 @@ class LocalProvider:
         if self._delivery is not None:
             self._ports.add(self._delivery.port())
         return self._ports
+
+    def _keep_ports(self, ports: Collection[int]) -> None:
+        self._ports = {*ports, *self._settings.loopback_ports}
+        if self._delivery is not None:
+            self._ports.add(self._delivery.port())  # generations come from there
+        self._change_ports(frozenset(self._ports), close=True)
 
     def _change_ports(self, wanted: Collection[int], *, close: bool) -> None:
         with self._host_lock():
