@@ -105,10 +105,6 @@ class IndexEntry:
     platform: Platform | None
     descriptor: Descriptor
 
-    @property
-    def is_index(self) -> bool:
-        return self.descriptor.media_type in INDEXES
-
 
 @dataclass(frozen=True, slots=True)
 class Index:

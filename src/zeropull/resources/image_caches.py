@@ -38,8 +38,6 @@ class GenerationRecord:
     index_digest: str = ""
     path: str = ""
     size_bytes: int = 0
-    published_s: float | None = None
-    builder_instance_id: str | None = None  # the node whose pull feeds it
     message: str = ""
     refusals: int = 0  # builds in a row, this one and those before it, that found no room
     retry_s: float = 0.0  # of a refused one
@@ -56,7 +54,6 @@ class ImageCacheRecord:
     endpoint: str
     state: CacheState
     created_s: float
-    wanted_images: tuple[str, ...] = ()
     generations: tuple[GenerationRecord, ...] = ()  # oldest first
     next_generation: int = 1
     purge_wanted_s: float | None = None

@@ -33,9 +33,6 @@ TOLD_ONLY = {
     "VariantStatus.phase": "DescribeEndpoint tells it",
     "ScalableTarget.role_arn": "DescribeScalableTargets tells it: there is no role to take on",
     "ScalingActivity.description": "DescribeScalingActivities tells it",
-    "GenerationRecord.builder_instance_id": "for people who look into the store",
-    "GenerationRecord.published_s": "for people who look into the store",
-    "ImageCacheRecord.wanted_images": "for people who look into the store",
 }
 
 

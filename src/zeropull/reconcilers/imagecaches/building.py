@@ -71,8 +71,7 @@ class GenerationBuilder:
 
     async def build(self, uid: str, build: Build) -> None:
         record = self._store.require(ImageCacheRecord, uid).document
-        builder = build.sources[0] if build.sources else None
-        record, building = begin_build(record, build.images, self._clock(), builder)
+        record, building = begin_build(record, build.images, self._clock())
         number = building.number
         self._store.put(record)
         try:
@@ -102,7 +101,6 @@ class GenerationBuilder:
                 path=str(published.path),
                 index_digest=published.index_digest,
                 size_bytes=size_bytes,
-                published_s=self._clock(),
                 message="",
                 refusals=0,
             ),
@@ -235,7 +233,6 @@ class GenerationBuilder:
                 purged_s=self._clock(),
                 freed_bytes=r.freed_bytes + gone.bytes,
                 generations=(),
-                wanted_images=(),
             ),
         )
         self._not_before_s.pop(uid, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ class CacheController:
         )
         cache_view = self._observe(view, before, wanted, now_s)
         plan = plan_cache(cache_view)
-        record = replace(plan.record, wanted_images=tuple(sorted(wanted)))
+        record = plan.record
         if stored is None or record != stored.document:
             self._store.put(record)
         self._pullers[uid] = dict(plan.pullers)

@@ -170,7 +170,7 @@ def plan_retry(refused: GenerationRecord, now_s: float, message: str) -> Generat
 
 
 def begin_build(
-    record: ImageCacheRecord, images: Mapping[str, str], now_s: float, builder: str | None
+    record: ImageCacheRecord, images: Mapping[str, str], now_s: float
 ) -> tuple[ImageCacheRecord, GenerationRecord]:
     """The record with a new generation that is being built instead of those that came to nothing,
     and that generation. It keeps the refusals of the same images, and their message."""
@@ -182,7 +182,6 @@ def begin_build(
         state=GenerationState.BUILDING,
         created_s=now_s,
         images=tuple(sorted(images)),
-        builder_instance_id=builder,
         message=refused.message if refused else "",
         refusals=refused.refusals if refused else 0,
     )

@@ -107,10 +107,10 @@ def test_nobody_waits_for_a_generation_that_was_refused() -> None:
     assert plan_cache(seen).build is None
     retried = replace(seen, now_s=refused.retry_s)
     assert plan_cache(retried).build is not None
-    record, again = begin_build(retried.record, {ONE: "r:1"}, retried.now_s, "a")
+    record, again = begin_build(retried.record, {ONE: "r:1"}, retried.now_s)
     assert record.generations == (again,), "the refused one is replaced"
     assert not plan_cache(replace(retried, record=record, is_building=True)).waits
-    fresh, _ = begin_build(retried.record, {ONE: "r:1", TWO: "r:2"}, 0.0, "a")
+    fresh, _ = begin_build(retried.record, {ONE: "r:1", TWO: "r:2"}, 0.0)
     other = replace(retried, record=fresh, wanted={ONE: "r:1", TWO: "r:2"}, is_building=True)
     assert plan_cache(other).waits, "another build may find room"
 
