@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from zeropull.admin.messages import LogFolder
+from zeropull.cli.plain_text import escaped
 from zeropull.errors import Unavailable
 from zeropull.nodeagent.containers.log_writer import CURRENT
 
@@ -35,7 +36,12 @@ def follow_logs(
     refresh_s: float = REFRESH_S,
 ) -> None:
     """Print everything that is there, oldest file first; with `follow` until interrupted, also
-    while the control plane is away."""
+    while the control plane is away.
+
+    A terminal gets no control characters of containers: they could rewrite what it shows. A file
+    or a pipe gets every line as it is.
+    """
+    is_terminal = out.isatty()
     logs: dict[tuple[str, Path], CopyLog] = {}
     asked_s = -refresh_s
     while True:
@@ -50,7 +56,8 @@ def follow_logs(
                 logs = {key: logs.get(key) or CopyLog(key[1]) for key in sorted(found)}
         for (copy_id, _), log in logs.items():
             for line in log.new_lines(last=not follow):
-                out.write(f"{copy_id}  {line.decode(errors='replace')}\n")
+                text = line.decode(errors="replace")
+                out.write(f"{copy_id}  {escaped(text) if is_terminal else text}\n")
         out.flush()
         if not follow:
             return

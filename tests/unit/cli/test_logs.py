@@ -134,6 +134,26 @@ def test_copies_that_come_are_followed_too_and_an_absent_control_plane_is_waited
     ]  # fmt: skip
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("out", "shown"),
+    [(Terminal(), r"one  \x1b[2Jgone\x9b1m\ta\r"), (io.StringIO(), "one  \x1b[2Jgone\x9b1m\ta\r")],
+)
+def test_a_terminal_gets_no_control_characters_of_containers_and_a_pipe_all(
+    tmp_path: Path, out: io.StringIO, shown: str
+) -> None:
+    path = log_file(tmp_path, "one")
+    make_log_file(path)
+    path.write_bytes("\x1b[2Jgone\x9b1m\ta\r\n".encode())
+    folder = LogFolder("one", "i-1", "main", str(tmp_path / "one"))
+    follow_logs(lambda: [folder], out, follow=False)
+    assert out.getvalue() == shown.replace(r"\t", "\t") + "\n"
+
+
 def test_without_a_control_plane_from_the_start_it_says_so() -> None:
     def nobody() -> list[LogFolder]:
         raise Unavailable("is `zeropull serve` running?")
