@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 
+from zeropull.backoff import Backoff
 from zeropull.errors import Unavailable
 from zeropull.modelstore.protocol import ObjectFacts, ObjectSource
 
@@ -17,8 +18,9 @@ PART_BYTES = 8 << 20
 # last byte: at most a 32nd of what lies before or behind them.
 _SMALLEST_BYTES = 1 << 20
 _TAPER = 32
-# Waits before the next try; a try that brought bytes starts the row again.
-_RETRY_DELAYS_S = (0.1, 0.5, 1.0, 2.0, 4.0)
+# Before the next try. A try that brought bytes starts the row again.
+_RETRY = Backoff(first_s=0.25, limit_s=4.0)
+_MOST_FAILURES = 5  # in a row: 8 s of waiting
 
 OnBytes = Callable[[int], None]
 Turn = Callable[[], AbstractAsyncContextManager[None]]
@@ -72,10 +74,10 @@ async def read_resuming(
             if at < end:
                 raise Unavailable(f"{facts.key} broke off at byte {at:,} of {facts.size:,}")
         except Unavailable:
-            if failures == len(_RETRY_DELAYS_S):
+            if failures == _MOST_FAILURES:
                 raise
-            await asyncio.sleep(_RETRY_DELAYS_S[failures])
             failures += 1
+            await asyncio.sleep(_RETRY.after(failures))
 
 
 async def read_in_order(
