@@ -22,7 +22,9 @@ from zeropull.telemetry.logs import configure_logging, get_logger
 _STOP_GRACE_S = 5.0
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(
+    arguments: list[str] | None = None, *, make_snapshotter: type[Snapshotter] = Snapshotter
+) -> None:
     options = _parse(arguments)
     configure_logging("snapshotter", level=options.log_level)
     os.umask(0o077)  # the sockets are root's alone from the moment they exist
@@ -32,10 +34,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     counters = Counters()
     options.state.mkdir(parents=True, exist_ok=True)
-    snapshotter = Snapshotter(
+    snapshotter = make_snapshotter(
         options.state,
         Catalog(options.catalog),
-        Lowers(options.mounts),
+        Lowers(options.mounts, use_loop=options.loop_devices or None),
         counters,
         time.time_ns,
         namespace=options.namespace,
@@ -69,6 +71,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--remap-ids",
         action="store_true",
         help="user namespaces by ID-mapped mounts; with the capability remap-ids in containerd",
+    )
+    parser.add_argument(
+        "--loop-devices",
+        action="store_true",
+        help="mount layers through loop devices, also where the kernel mounts files",
     )
     parser.add_argument("--status-socket", type=Path, help="HTTP: /status and /metrics")
     parser.add_argument("--log-level", default="info")

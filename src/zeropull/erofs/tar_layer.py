@@ -37,10 +37,12 @@ _ZEROS = memoryview(bytes(1 << 16))
 class LayerLimits:
     """What one layer may cost. `data_bytes`: its tar stream, and its file contents with the zeros
     between sparse parts; `entries`: a million of them take some 500 MB of memory while the layer is
-    converted. Compression says nothing: gzip makes a thousandth of a log that is full of zeros."""
+    converted. Compression says nothing: gzip makes a thousandth of a log that is full of zeros.
+    `known_headers`: headers that are remembered, so that one like them is not parsed again."""
 
     data_bytes: int = LAYER_BYTES
     entries: int = LAYER_ENTRIES
+    known_headers: int = 4096
 
 
 class DataSink(Protocol):
@@ -64,11 +66,11 @@ class LayerReader:
     ) -> None:
         self.tree = LayerTree()
         self.file_bytes = 0  # sizes of the regular files, holes included
-        self._alike = _Alike()
+        self._limits = limits or LayerLimits()
+        self._alike = _Alike(self._limits.known_headers)
         self._stream = stream
         self._bytes = TarBytes(stream)
         self._sink = sink
-        self._limits = limits or LayerLimits()
         self._data_bytes = 0
 
     def read(self) -> LayerTree:
@@ -230,9 +232,8 @@ class _Alike:
     """Regular files whose headers differ from an earlier one in name, size and checksum only, as
     most do: their entries need not be read anew."""
 
-    MAX = 4096
-
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._known: dict[tuple[bytes, bytes, bytes], tuple[bytes, Entry, int]] = {}
 
     def entry(self, block: bytes) -> tuple[Entry, int] | None:
@@ -255,7 +256,9 @@ class _Alike:
         return entry, stored
 
     def keep(self, block: bytes, entry: Entry) -> None:
-        if len(self._known) == self.MAX:
+        if not self._most:
+            return
+        if len(self._known) == self._most:
             self._known.clear()
         name = block[:100].partition(b"\0")[0]
         prefix = entry.name[: len(entry.name) - len(name)]

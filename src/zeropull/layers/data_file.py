@@ -26,6 +26,8 @@ _WRITERS = 2  # one hashes while the other one waits for the disk
 _RESERVE_BYTES = 64 << 20
 _RESERVE_SHARE = 50  # but no more than a 50th of a small disk
 
+Pwrite = Callable[[int, memoryview, int], int]  # descriptor, bytes, offset -> count written
+
 
 class DataFile:
     """A `zeropull.erofs.tar_layer.DataSink` over a new file.
@@ -34,10 +36,20 @@ class DataFile:
     Threads of its own hash and write full buffers while the caller fills the next one.
     """
 
-    def __init__(self, path: Path, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stop: threading.Event,
+        *,
+        reserve_bytes: int | None = None,
+        pwrite: Pwrite = os.pwrite,
+    ) -> None:
+        """`reserve_bytes` stay free on the disk; None: 64 MiB, or a 50th of a small disk."""
         self.path = path
         self.size = 0  # bytes handed in so far, padding included
         self._stop = stop
+        self._reserve_bytes = reserve_bytes
+        self._pwrite = pwrite
         self._digests: dict[int, bytes] = {}  # of each buffer, by its offset in the file
         self._handed = 0
         self._error: BaseException | None = None
@@ -144,14 +156,16 @@ class DataFile:
                             for start in range(0, used, BLOCK_BYTES)
                         )
                         self._keep_reserve()
-                        write_fully(self._descriptor, view[:used], offset)
+                        write_fully(self._descriptor, view[:used], offset, self._pwrite)
                 except BaseException as error:
                     self._error = error
             self._free.put(buffer)
 
     def _keep_reserve(self) -> None:
         disk = os.fstatvfs(self._descriptor)
-        reserve = min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // _RESERVE_SHARE)
+        reserve = self._reserve_bytes
+        if reserve is None:
+            reserve = min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // _RESERVE_SHARE)
         if disk.f_bavail * disk.f_frsize < reserve:
             raise OSError(errno.ENOSPC, f"{reserve} bytes are kept free")
 
@@ -184,7 +198,7 @@ def write_fully(
     descriptor: int,
     view: memoryview,
     offset: int,
-    pwrite: Callable[[int, memoryview, int], int] = os.pwrite,
+    pwrite: Pwrite = os.pwrite,
 ) -> None:
     while view:
         written = pwrite(descriptor, view, offset)

@@ -21,8 +21,10 @@ from zeropull.linux.mounts import bind, mounts_below
 class Lowers:
     """Owns everything under one directory. The caller serialises all calls."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, use_loop: bool | None = None) -> None:
+        """`use_loop` as in `mount_layer`."""
         self._directory = directory
+        self._use_loop = use_loop
         self._ready: set[str] = set()
         self._mounted: set[str] = set()
         self._bound: set[str] = set()
@@ -59,7 +61,7 @@ class Lowers:
         target = self.path(name)
         target.mkdir(exist_ok=True)
         try:
-            mount_layer(layer, target)
+            mount_layer(layer, target, use_loop=self._use_loop)
         except BaseException:
             _remove_entry(target)
             raise

@@ -18,7 +18,8 @@ from tests.fixtures.images import Entry, layer_tar
 from tests.fixtures.relay import free_port
 from tests.fixtures.s3 import Store, running_s3
 from zeropull.errors import AccessDenied, ArtifactError, DiskFull, NotFound, Unavailable
-from zeropull.modelstore import artifacts, fetch_artifact, plan_artifact
+from zeropull.linux.mounts import mount, unmount
+from zeropull.modelstore import fetch_artifact, plan_artifact
 from zeropull.resources.sources import ModelArtifact, StoreAccess
 
 LARGE = hashlib.shake_256(b"weights").digest(20_000_000)
@@ -176,12 +177,20 @@ async def test_what_changed_after_it_was_planned_is_noticed(store: Store, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_full_disk_is_told_with_the_arithmetic(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(artifacts, "_RESERVE_BYTES", 1 << 60)
-    with pytest.raises(DiskFull, match="20,000,000 bytes"):
-        await fetch_artifact(artifact(store, "flat/weights.bin"), tmp_path / "m")
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Room for 64 MiB, which is what is kept free."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount("none", folder, "tmpfs", options="size=64m")
+    yield folder
+    unmount(folder)
+
+
+async def test_a_full_disk_is_told_with_the_arithmetic(store: Store, small_disk: Path) -> None:
+    with pytest.raises(DiskFull, match=r"20,000,000 bytes, 67,108,864 are kept free.* 67,108,864"):
+        await fetch_artifact(artifact(store, "flat/weights.bin"), small_disk / "m")
+    assert list(small_disk.iterdir()) == []
 
 
 async def test_a_cancelled_download_leaves_nothing(store: Store, tmp_path: Path) -> None:

@@ -33,16 +33,16 @@ from zeropull.controlapi.messages import (
 )
 from zeropull.errors import AccessDenied
 from zeropull.linux.mounts import read_mounts
-from zeropull.nodeagent.images import ctr_pull
+from zeropull.nodeagent.images.ctr_pull import pull_with_ctr
 from zeropull.nodeagent.images.documents import pinned_name, platform_here
 from zeropull.resources.stages import Stage
 
 
-def plugin_command(module: str) -> tuple[str, ...]:
+def plugin_command(module: str, *arguments: str) -> tuple[str, ...]:
     return (
-        sys.executable, "-m", f"tests.fixtures.{module}", "--socket", "{socket}",
+        sys.executable, "-m", module, "--socket", "{socket}",
         "--state", "{state}", "--catalog", "{catalog}", "--mounts", "{mounts}",
-        "--namespace", "{namespace}",
+        "--namespace", "{namespace}", *arguments,
     )  # fmt: skip
 
 
@@ -55,17 +55,15 @@ def private_registry() -> Iterator[Registry]:
 @pytest.fixture
 async def broken_fleet(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    command = plugin_command("broken_plugin")
+    command = plugin_command("tests.fixtures.broken_plugin")
     async with running_fleet(registry, snapshotter_command=command) as running:
         yield running
 
 
 @pytest.fixture
-async def loop_fleet(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    async with running_fleet(
-        registry, snapshotter_command=plugin_command("loop_plugin")
-    ) as running:
+async def loop_fleet(registry: Registry) -> AsyncIterator[Fleet]:
+    command = plugin_command("zeropull.daemons.snapshotter", "--loop-devices")
+    async with running_fleet(registry, snapshotter_command=command) as running:
         yield running
 
 
@@ -216,13 +214,12 @@ async def test_a_private_registry_lets_both_of_our_pulls_in(
 
 
 async def test_credentials_too_long_for_a_terminal_go_by_a_file_that_is_gone_afterwards(
-    fleet: Fleet, private_registry: Registry, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, private_registry: Registry
 ) -> None:
     image = push(private_registry, "private", probe(tag="hosts"), private_registry.credentials)
     # With containerd 2 it is not ctr that pulls, but containerd, in the node's network namespace.
     await fleet.provider.allow_loopback_port(int(private_registry.address.rpartition(":")[2]))
     node = await fleet.launch()
-    monkeypatch.setattr(ctr_pull, "_MAX_TERMINAL_LINE", 0)
     scratch = fleet.root / "scratch"
     scratch.mkdir()
     namespace = node.names.containerd_namespace
@@ -233,7 +230,7 @@ async def test_credentials_too_long_for_a_terminal_go_by_a_file_that_is_gone_aft
     )
 
     async def pull(access: RegistryAccess) -> None:
-        await ctr_pull.pull_with_ctr(
+        await pull_with_ctr(
             pinned_name(image),
             socket=node.names.containerd_socket,
             namespace=namespace,
@@ -241,6 +238,7 @@ async def test_credentials_too_long_for_a_terminal_go_by_a_file_that_is_gone_aft
             access=access,
             plain_http=True,
             scratch=scratch,
+            longest_prompt_bytes=0,
         )
 
     with pytest.raises(AccessDenied):

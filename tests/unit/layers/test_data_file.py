@@ -11,7 +11,6 @@ import pytest
 from blake3 import blake3
 
 from zeropull.errors import DiskFull, Unavailable
-from zeropull.layers import data_file
 from zeropull.layers.data_file import DataFile, append_copies
 
 BLOCK = 256 << 10
@@ -54,14 +53,11 @@ def test_copies_are_appended_and_the_last_digests_renewed(tmp_path: Path) -> Non
     assert renewed == digests_of(content)
 
 
-def test_a_disk_that_is_full_at_the_very_end_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
+def test_a_disk_that_is_full_at_the_very_end_is_told(tmp_path: Path) -> None:
+    def refuse(descriptor: int, view: memoryview, offset: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(data_file, "write_fully", refuse)
-    data = DataFile(tmp_path / "data", threading.Event())
+    data = DataFile(tmp_path / "data", threading.Event(), pwrite=refuse)
     data.write(memoryview(b"x" * 100))
     with pytest.raises(DiskFull, match="bytes are free"):
         data.finish()
@@ -77,13 +73,10 @@ def test_a_stopped_conversion_ends_at_the_next_buffer(tmp_path: Path) -> None:
     data.close()
 
 
-def test_the_last_of_the_disk_is_left_to_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_of_the_disk_is_left_to_others(tmp_path: Path) -> None:
     disk = os.statvfs(tmp_path)
-    monkeypatch.setattr(data_file, "_RESERVE_BYTES", disk.f_blocks * disk.f_frsize * 2)
-    monkeypatch.setattr(data_file, "_RESERVE_SHARE", 1)
-    data = DataFile(tmp_path / "data", threading.Event())
+    more_than_there_is = disk.f_blocks * disk.f_frsize * 2
+    data = DataFile(tmp_path / "data", threading.Event(), reserve_bytes=more_than_there_is)
     try:
         data.write(memoryview(bytes(5000)))
         with pytest.raises(DiskFull, match="no room for more image data"):

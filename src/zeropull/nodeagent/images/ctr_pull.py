@@ -33,7 +33,7 @@ from zeropull.resources.sources import RegistryAccess
 SNAPSHOTTER = "overlayfs"
 PULL_TIMEOUT_S = 3600.0
 _KEPT_OUTPUT = 4000
-_MAX_TERMINAL_LINE = 4000  # the line discipline takes 4096 bytes
+MAX_TERMINAL_LINE = 4000  # the line discipline takes 4096 bytes
 
 _MEANINGS: tuple[tuple[str, type[ZeropullError]], ...] = (
     (r"no space left on device", DiskFull),
@@ -53,8 +53,12 @@ async def pull_with_ctr(
     access: RegistryAccess | None,
     plain_http: bool,
     scratch: Path,
+    longest_prompt_bytes: int = MAX_TERMINAL_LINE,
 ) -> None:
     """Pull `reference` (repository@digest) and unpack it with overlayfs. Idempotent.
+
+    A password of more than `longest_prompt_bytes` goes by a file in `scratch`, which is gone
+    afterwards.
 
     Raises:
         NotFound, AccessDenied, ImageError, PlatformError, DiskFull: as ctr's words say.
@@ -66,7 +70,7 @@ async def pull_with_ctr(
         command.append("--plain-http")
     password = access.password if access and access.username else None
     with contextlib.ExitStack() as stack:
-        if access and access.username and password and len(password) <= _MAX_TERMINAL_LINE:
+        if access and access.username and password and len(password) <= longest_prompt_bytes:
             command += ["--user", access.username]
             authorization = None
         else:
