@@ -20,7 +20,12 @@ from botocore.exceptions import ClientError
 ENDPOINT = "demo"
 INSTANCE_TYPE = "ml.g5.xlarge"
 WAIT_S = 600
-TAG_VALUE = {"containerd": "containerd", "fallback": "fallback", "cached": "auto"}
+TAG_VALUE = {
+    "containerd": "containerd",
+    "fallback": "fallback",
+    "network": "auto",
+    "cached": "auto",
+}
 """The value of the tag `zeropull:image-path` that makes a launch take each path."""
 
 
@@ -65,6 +70,12 @@ class Server:
 
     def timeline(self) -> list[dict[str, Any]]:
         return list(json.loads(self.cli("timeline", ENDPOINT, "--json"))["launches"])
+
+    def let_go(self) -> None:
+        """SIGTERM, as for an upgrade: what runs goes on, and the next start adopts it."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(90)
 
     def stop(self) -> None:
         """As Ctrl-C does."""

@@ -42,7 +42,8 @@ system_ready() {
     case $1 in
         setup | test)   # file systems that fill up, and rules as Docker makes them
             need mkfs.ext4 e2fsprogs
-            need iptables-nft iptables ;;
+            need iptables-nft iptables
+            need fusermount3 fuse3 ;;   # images that arrive, as on older kernels
     esac
     case $1 in
         setup | test | bench)   # erofs-utils come from Debian, whose keys Ubuntu has in a package

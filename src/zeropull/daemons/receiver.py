@@ -12,9 +12,12 @@ from pathlib import Path
 import msgspec
 
 from zeropull.delivery.control import ReceiverConfig, serve_control
+from zeropull.delivery.fuse_files import FuseFiles
 from zeropull.delivery.gate import MAX_WAITING, Gate, reserve_numbers
 from zeropull.delivery.group_holder import keep_group, take_group
+from zeropull.delivery.ladder import choose_rung
 from zeropull.delivery.receiver import Receiver
+from zeropull.delivery.whole_transfer import WholeTransfer
 from zeropull.errors import ConfigurationError, Unavailable
 from zeropull.telemetry import configure_logging, get_logger
 
@@ -35,15 +38,17 @@ def main(arguments: list[str] | None = None) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = MAX_WAITING if most == resource.RLIM_INFINITY else min(most, MAX_WAITING)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
-    group = _group(Path(config.holder_socket))
     receiver = Receiver(Path(config.volumes_dir), config.source)
-    gate = Gate(group, Path(config.journal), receiver.filler)
-    receiver.open(gate)
-    gate.start()
+    name = choose_rung(Path(config.volumes_dir), config.rung)
+    if name == "fanotify":
+        _stand_on_events(config, receiver)
+    elif name == "fuse":
+        files = FuseFiles(Path(config.fuse_dir), receiver.filler)
+        files.start()
+        receiver.open(files, is_held=False)
+    else:
+        receiver.open(WholeTransfer(receiver.filler))
     receiver.start()
-    threading.Thread(
-        target=_keep, args=(Path(config.holder_socket), group), name="keep", daemon=True
-    ).start()
     with serve_control(Path(config.socket), receiver):
         log.info("receiving", volumes=config.volumes_dir)
         received = signal.sigwait(signals)
@@ -51,11 +56,21 @@ def main(arguments: list[str] | None = None) -> None:
     receiver.close()
 
 
-def _group(holder: Path) -> int:
+def _stand_on_events(config: ReceiverConfig, receiver: Receiver) -> None:
+    """Readers wait in the kernel, by a group of events that the holder keeps."""
+    holder = Path(config.holder_socket)
+    group, is_new = _group(holder)
+    gate = Gate(group, Path(config.journal), receiver.filler)
+    receiver.open(gate, is_held=not is_new)
+    gate.start()
+    threading.Thread(target=_keep, args=(holder, group), name="keep", daemon=True).start()
+
+
+def _group(holder: Path) -> tuple[int, bool]:
     deadline_s = time.monotonic() + _HOLDER_PATIENCE_S
     while True:
         try:
-            return take_group(holder)[0]
+            return take_group(holder)
         except Unavailable:
             if time.monotonic() > deadline_s:
                 raise

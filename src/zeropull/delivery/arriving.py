@@ -27,6 +27,7 @@ from zeropull.layers.layout import (
 from zeropull.linux.files import sync_folder
 
 MAP_FILE = "arriving.map"
+OWN_FILE = "arriving.data"  # where `data.erofs` is a link into a FUSE mount
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _HEADER_BYTES = 64
 _HERE = 1
@@ -74,7 +75,8 @@ class ArrivingLayer:
         if len(self._digests) != self.index.data.blocks * DIGEST_BYTES:
             raise IntegrityError(f"{layer / BLOCKS_FILE} has {len(self._digests)} bytes")
         # Opened before the file is marked: the kernel raises no events for this descriptor.
-        self._data = os.open(layer / DATA_FILE, os.O_RDWR | os.O_CLOEXEC)
+        own = layer / OWN_FILE
+        self._data = os.open(own if own.exists() else layer / DATA_FILE, os.O_RDWR | os.O_CLOEXEC)
         self.inode = os.fstat(self._data).st_ino
         self._changed = threading.Condition()
         self._claimed: set[int] = set()
@@ -154,6 +156,10 @@ class ArrivingLayer:
         """A block that is here, for another node. It is the caller's to verify."""
         return os.pread(self._data, self.block_bytes(block), block * self.index.data.block_bytes)
 
+    def read_bytes(self, offset: int, count: int) -> bytes:
+        """Data that is here."""
+        return os.pread(self._data, count, offset)
+
     def finish(self) -> None:
         """Every block is here: bring the data to the disk and make it an ordinary layer.
 
@@ -161,6 +167,7 @@ class ArrivingLayer:
             OSError: it cannot be synced; the layer stays as it is.
         """
         os.fdatasync(self._data)
+        self._map = None
         (self.path / MAP_FILE).unlink(missing_ok=True)
         sync_folder(self.path)
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -30,7 +30,7 @@ from zeropull.delivery.receiver import Receiver, ReceiverState
 from zeropull.delivery.suppliers import SupplierAddress
 from zeropull.errors import DiskFull, IntegrityError, NotFound, Unavailable, ZeropullError
 
-ATTACH_TIMEOUT_S = 120.0
+ATTACH_TIMEOUT_S = 900.0  # on the last rung, all data comes before the answer
 CALL_TIMEOUT_S = 10.0
 _MAX_BODY = 1 << 20
 _STATUSES = (
@@ -51,6 +51,8 @@ class ReceiverConfig:
     socket: str
     holder_socket: str
     journal: str  # on tmpfs: it is worthless after a reboot
+    fuse_dir: str = ""  # mount point of the FUSE rung
+    rung: Literal["auto", "fanotify", "fuse", "whole"] = "auto"
     log_level: str = "info"
 
 

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from zeropull.delivery.arriving import expect_layer
+from zeropull.delivery.arriving import OWN_FILE, expect_layer, is_arriving
 from zeropull.delivery.suppliers import Suppliers
 from zeropull.errors import IntegrityError, NotFound
 from zeropull.imagecache.layout import (
@@ -25,7 +25,14 @@ from zeropull.imagecache.layout import (
     generation_layer,
     read_generation_index,
 )
-from zeropull.layers.layout import BLOCKS_FILE, LAYER_FILE, META_FILE, LayerIndex, read_layer_index
+from zeropull.layers.layout import (
+    BLOCKS_FILE,
+    DATA_FILE,
+    LAYER_FILE,
+    META_FILE,
+    LayerIndex,
+    read_layer_index,
+)
 from zeropull.layers.verify import verify_metadata
 from zeropull.linux.files import sync_folder
 from zeropull.oci.digests import digest_of, hex_of
@@ -50,6 +57,9 @@ class ArrivedGenerations:
             shutil.rmtree(path, ignore_errors=True)
         for path in self._layers.glob(f"{_BUILDING}*"):
             shutil.rmtree(path, ignore_errors=True)
+        for own in self._layers.glob(f"*/{OWN_FILE}"):
+            if not is_arriving(own.parent):  # whole, but not released yet
+                own.replace(own.parent / DATA_FILE)
 
     def numbers(self) -> list[int]:
         """Of the generations that are here, ascending."""

@@ -7,6 +7,7 @@ is whole is an ordinary layer: nothing of the mechanism is left in its way.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -69,6 +70,8 @@ class ReceiverState:
     suppliers: dict[str, int]  # bytes by supplier
     reports: tuple[str, ...] = ()  # what suppliers did wrong
     last_failure: str = ""
+    epoch: str = ""  # another one after each start
+    broken: tuple[str, ...] = ()  # chain IDs: what was mounted on them before is not to be used
 
 
 @dataclass
@@ -93,15 +96,22 @@ class Receiver:
         self._generations: dict[int, _Generation] = {}
         self._layers: dict[Path, ArrivingLayer] = {}
         self._lock = threading.RLock()
+        self._broken: tuple[str, ...] = ()
+        self._attaching: int | None = None
+        self._epoch = secrets.token_hex(8)
         self._rest = threading.Event()
         self._closed = threading.Event()
 
-    def open(self, rung: Rung) -> None:
-        """Go on with what is here from before, each layer watched again."""
+    def open(self, rung: Rung, *, is_held: bool = True) -> None:
+        """Go on with what is here from before, each layer watched again. `is_held`: nobody was let
+        go while no receiver ran. Else what is mounted on an arriving layer may have shown zeros, or
+        is dead, and is not to be used any more."""
         self._rung = rung
         self._arrived.open()
         for number in self._arrived.numbers():
             self._adopt(number, self._arrived.path(number))
+        if not is_held:
+            self._broken = tuple(layer.index.chain_id for layer in self._layers.values())
 
     def start(self) -> None:
         """Readers are served by now: bring the rest of what `open` found."""
@@ -125,7 +135,13 @@ class Receiver:
             OSError: there is no room.
         """
         with self._lock:
-            path = self._arrived.bring(generation, index_digest, self.suppliers, self._watch_all)
+            self._attaching = generation
+            try:
+                path = self._arrived.bring(
+                    generation, index_digest, self.suppliers, self._watch_all
+                )
+            finally:
+                self._attaching = None
             if generation not in self._generations:
                 self._work_on(self._adopt(generation, path))
         return path
@@ -161,6 +177,8 @@ class Receiver:
             suppliers={each.address.name: each.bytes for each in everybody},
             reports=tuple(each.last_failure for each in everybody if each.last_failure),
             last_failure=self.filler.last_failure,
+            epoch=self._epoch,
+            broken=self._broken,
         )
 
     def _adopt(self, number: int, path: Path) -> _Generation:
@@ -180,6 +198,9 @@ class Receiver:
             if layer is None and is_arriving(folder):
                 layer = ArrivingLayer(folder)
                 self._rung.watch(layer)
+                if not is_arriving(folder):
+                    layer.close()
+                    continue
                 self._layers[folder] = layer
             if layer is not None:
                 yield layer
@@ -247,7 +268,7 @@ class Receiver:
             for number in sorted(self._generations, reverse=True):
                 if layer in self._generations[number].layers:
                     return number
-        return None
+        return self._attaching
 
 
 def wait_until_whole(receiver: Receiver, generation: int, timeout_s: float) -> bool:

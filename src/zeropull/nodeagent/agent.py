@@ -237,9 +237,22 @@ class NodeAgent:
         }
         await self._images.release_unused(wanted)
         await asyncio.to_thread(self._catalog.prune, assignment.volumes)
+        await self._leave_broken_layers()
         await self._images.arriving.keep_only(assignment.volumes)
         if not self._launches.are_under_way:
             await self._images.arriving.bring_rest()
+
+    async def _leave_broken_layers(self) -> None:
+        """Copies on layers whose receiver died, with nobody to hold their readers, get a new
+        container over new mounts."""
+        broken = await self._images.arriving.newly_broken()
+        for image in list(self._images.ready.values()) if broken else ():
+            lost = broken & set(image.chain_ids)
+            if lost:
+                why = f"the receiver ended before layer {min(lost)} had arrived"
+                log.warning("image is mounted anew", image=image.name, reason=why)
+                self._images.spoil(image.manifest_digest)
+                self._copies.replace_users_of(image.manifest_digest, why)
 
     async def _report(self) -> None:
         while True:

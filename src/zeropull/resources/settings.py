@@ -55,6 +55,9 @@ class FleetSettings:
     scrub_bytes_per_s: int = SCRUB_BYTES_PER_S  # read for that: 1 % of a core; 0 = no limit
     max_instances: int = 64  # more is refused as missing capacity
     delivery: Literal["volume", "network"] = "volume"  # network: caches cross each instance's link
+    delivery_rung: Literal["auto", "fanotify", "fuse", "whole"] = (
+        "auto"  # how readers wait for data
+    )
     network: str = "198.18.0.0/15"  # every instance gets a free /24 of it (RFC 2544's test network)
     copy_disk_bytes: int | None = None  # one container's own files; None = node_disk_bytes
     disk_reserve_bytes: int = 2 << 30  # free, or 5 % of the disk; else who fills it is ended

@@ -81,6 +81,28 @@ def test_a_killed_holder_is_replaced_and_has_the_events_again() -> None:
             finished(reader, made)
 
 
+def test_on_fuse_readers_of_a_killed_receiver_get_an_error_and_never_zeros() -> None:
+    with running_source() as source:
+        slow_source(source)
+        with running_node(source.address("i-1"), "fuse") as node:
+            made = source.make()
+            node.client.attach(made.generation.number, made.generation.index_digest)
+            points = node.mount(made)
+            reader = start_readers(made, points)
+            time.sleep(1.0)
+            node.kill_receiver()
+            said, _ = reader.communicate(timeout=30.0)
+            assert reader.returncode != 0
+            assert said.split() == list(made.digests.values())[: len(said.split())]
+            source.stop()
+            source.egress_bytes_per_s = None
+            source.start()
+            node.start_receiver()
+            state = node.client.state()
+            assert set(state.broken) == set(made.image.chain_ids)
+            finished(start_readers(made, node.mount(made)), made)
+
+
 def test_a_stopped_receiver_delays_its_readers_only() -> None:
     with running_source() as source, running_node(source.address("i-1")) as node:
         made = source.make()

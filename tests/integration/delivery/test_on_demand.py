@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pytest
+
 from tests.fixtures.delivery import running_node, running_source
 
 
@@ -16,8 +18,9 @@ def digests(points: list[Path]) -> dict[tuple[int, str], str]:
     }
 
 
-def test_a_mounted_layer_is_read_before_its_data_has_come() -> None:
-    with running_source() as source, running_node(source.address("i-1")) as node:
+@pytest.mark.parametrize("rung", ["fanotify", "fuse"])
+def test_a_mounted_layer_is_read_before_its_data_has_come(rung: str) -> None:
+    with running_source() as source, running_node(source.address("i-1"), rung) as node:
         made = source.make()
         path = node.client.attach(made.generation.number, made.generation.index_digest)
         assert path == node.folder / "volumes/1"
@@ -31,13 +34,14 @@ def test_a_mounted_layer_is_read_before_its_data_has_come() -> None:
         assert 0 < some.generations[0].blocks_here < some.generations[0].blocks
         assert digests(points) == made.digests
         state = node.client.state()
-        assert state.rung == "fanotify"
+        assert state.rung == rung
         assert (state.faults > 0, state.failed_faults) == (True, 0)
         assert state.bytes["demand"] > 0
 
 
-def test_the_rest_comes_when_it_may_and_leaves_an_ordinary_layer() -> None:
-    with running_source() as source, running_node(source.address("i-1")) as node:
+@pytest.mark.parametrize("rung", ["fanotify", "fuse", "whole"])
+def test_the_rest_comes_when_it_may_and_leaves_an_ordinary_layer(rung: str) -> None:
+    with running_source() as source, running_node(source.address("i-1"), rung) as node:
         made = source.make()
         path = node.client.attach(made.generation.number, made.generation.index_digest)
         node.client.bring_rest()

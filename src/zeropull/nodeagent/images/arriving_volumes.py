@@ -58,6 +58,7 @@ class ArrivingVolumes:
         self._client = ReceiverClient(socket) if socket is not None else None
         self._here: set[VolumeMount] = set()
         self._lock = asyncio.Lock()
+        self._epoch = ""
 
     @property
     def is_in_use(self) -> bool:
@@ -104,6 +105,21 @@ class ArrivingVolumes:
             await asyncio.to_thread(self._client.bring_rest)
         except ZeropullError as error:
             log.warning("the rest of the image cache does not come", reason=error.reason)
+
+    async def newly_broken(self) -> frozenset[str]:
+        """Chain IDs of layers that a dead receiver had not finished and nobody has held: what runs
+        on their mounts must go. Each is told once for each start of the receiver."""
+        if self._client is None:
+            return frozenset()
+        try:
+            state = await asyncio.to_thread(self._client.state)
+        except ZeropullError:
+            return frozenset()
+        if state.epoch == self._epoch:
+            return frozenset()
+        self._epoch = state.epoch
+        self._here.clear()  # to be asked for again, should the receiver have lost them
+        return frozenset(state.broken)
 
     async def arrival(self) -> Arrival:
         """What has come so far; nothing when the receiver does not say."""

@@ -28,6 +28,7 @@ class NetworkDelivery:
     """What the local fleet needs of the source: where it listens, and credentials for it."""
 
     def __init__(self, settings: Settings) -> None:
+        self._rung = settings.fleet.delivery_rung
         self._certificate = settings.source_certificate
         self._address_file = settings.source_address_file
         self.grants = Grants(settings.source_grants)
@@ -60,6 +61,8 @@ class NetworkDelivery:
             socket=config.receiver_socket,
             holder_socket=str(config.holder_socket),
             journal=str(config.journal_file),
+            fuse_dir=str(names.run_dir / "fuse"),
+            rung=self._rung,
             log_level=config.log_level,
         )
         replace_file(config.receiver_file, msgspec.json.encode(receiver), is_durable=False)
