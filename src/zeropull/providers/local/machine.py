@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from zeropull.delivery.ladder import choose_rung, describe
 from zeropull.linux.mounts import read_mounts
 from zeropull.linux.processes import CAP_SYS_RESOURCE, has_capability
 from zeropull.providers.local.cgroups import cgroup_version, find_hierarchies
@@ -72,6 +73,7 @@ def examine(
         _root(),
         _kernel(),
         _erofs(place, try_erofs),
+        _delivery(place, settings),
         _overlayfs(),
         _cgroups(),
         _program("containerd", settings.containerd, "1.6"),
@@ -131,6 +133,24 @@ def _erofs(place: Path, try_erofs: Callable[[Path], str | None] | None) -> Findi
         return Finding("EROFS", Verdict.GOOD, f"{kind}; a mount from a file in {place} works")
     remedy = "keep the state directory on ext4, xfs or btrfs; load the module with modprobe erofs"
     return Finding("EROFS", Verdict.REDUCED, f"{kind}, but {problem}", cost, remedy)
+
+
+def _delivery(place: Path, settings: FleetSettings) -> Finding:
+    """How a node reads an image that is still on its way."""
+    try:
+        rung = choose_rung(place, settings.delivery_rung)
+    except OSError as error:
+        return Finding("delivery", Verdict.REDUCED, f"{place}: {error.strerror}")
+    if settings.delivery == "volume":
+        found = f"by volumes; over the network, {describe(rung)}"
+        return Finding("delivery", Verdict.GOOD, found)
+    if rung == "fanotify":
+        return Finding("delivery", Verdict.GOOD, describe(rung))
+    cost = "a container starts later than it could"
+    remedy = "Linux 6.14 or newer"
+    if rung == "whole":
+        remedy += ", or FUSE with its library (fuse3)"
+    return Finding("delivery", Verdict.REDUCED, describe(rung), cost, remedy)
 
 
 def _overlayfs() -> Finding:
