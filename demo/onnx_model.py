@@ -1,6 +1,6 @@
 """Writes MiniLM's weights (safetensors) as one ONNX file that answers sentence embeddings.
 
-Run as a program, `onnxmodel.py FOLDER OUTPUT`, with `onnx` and `safetensors` on the path: they are
+Run as a program, `onnx_model.py FOLDER OUTPUT`, with `onnx` and `safetensors` on the path: they are
 needed at build time only. The graph is BERT's encoder, mean pooling and normalisation.
 """
 
