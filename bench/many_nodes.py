@@ -244,7 +244,7 @@ async def _get(session, url, headers, kind):  # type: ignore[no-untyped-def]
     try:
         async with session.get(url, headers=headers) as answer:
             body = await answer.read()
-    except (aiohttp.ClientError, TimeoutError):
+    except (aiohttp.ClientError, RuntimeError, TimeoutError):  # RuntimeError: closed meanwhile
         await asyncio.sleep(1.0)
         return None
     return msgspec.json.decode(body, type=kind) if answer.status == 200 else None

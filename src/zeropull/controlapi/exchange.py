@@ -60,6 +60,9 @@ class Exchange:
         self.gateways: dict[str, Received[GatewayReport]] = {}
         self.reported = asyncio.Event()  # set by a report that changes something
         self.held = asyncio.Event()  # set when requests begin to wait in another queue
+        self._told_by: set[str] = set()  # nodes that have said something new
+        self._gateways_told = False
+        self._has_progressed = False
         self._readings: list[CopyReading] = []
         self._halves: dict[str, tuple[CopyReading, ...]] = {}
 
@@ -95,12 +98,34 @@ class Exchange:
         """The instance is gone: whoever still watches gets no answer any more."""
         self.assignments.pop(instance_id, None)
         self.nodes.pop(instance_id, None)
+        self._told_by.add(instance_id)
 
     def take_node_report(self, report: NodeReport, now_s: float) -> None:
         before = self.nodes.get(report.instance_id)
         self.nodes[report.instance_id] = Received(report, now_s, self._monotonic())
         if before is None or _state_of(before.report) != _state_of(report):
+            self._told_by.add(report.instance_id)
             self.reported.set()
+
+    def take_changed_nodes(self) -> set[str]:
+        """Instances whose nodes have said something new, or were forgotten, since the last call."""
+        taken, self._told_by = self._told_by, set()
+        return taken
+
+    def note_progress(self) -> None:
+        """Something that was under way beside all reports has come to an end."""
+        self._has_progressed = True
+        self.reported.set()
+
+    def take_progress(self) -> bool:
+        """Whether something has since the last call."""
+        taken, self._has_progressed = self._has_progressed, False
+        return taken
+
+    def take_gateways_changed(self) -> bool:
+        """Whether a gateway has said something new since the last call."""
+        taken, self._gateways_told = self._gateways_told, False
+        return taken
 
     def take_gateway_report(self, report: GatewayReport, now_s: float) -> None:
         before = self.gateways.get(report.gateway_id)
@@ -109,6 +134,7 @@ class Exchange:
         if report.leaving:
             self._halves.pop(report.gateway_id, None)
             self.gateways.pop(report.gateway_id, None)
+            self._gateways_told = True
             self.reported.set()
             return
         self._forget_silent_gateways(now_s)
@@ -118,6 +144,7 @@ class Exchange:
         # Half a second's report only says how much runs, which may change all the time.
         counts = bool(report.readings)
         if before is None or _gateway_state(before.report, counts) != _gateway_state(kept, counts):
+            self._gateways_told = True
             self.reported.set()
         if _waiting_queues(kept) - (_waiting_queues(before.report) if before else set()):
             self.held.set()

@@ -65,6 +65,7 @@ from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
 from zeropull.resources.settings import Settings
 from zeropull.scaling.controller import ScalingController
 from zeropull.statestore import Store
+from zeropull.statestore.cached_kind import CachedKind
 from zeropull.statestore.reserve import DiskReserve
 from zeropull.statestore.retention import Retention
 from zeropull.telemetry import configure_logging, get_logger
@@ -148,6 +149,8 @@ class ControlPlane:
         self.ended = asyncio.Event()  # a reconciler has ended by itself: `failure` says why
         self.failure: BaseException | None = None
         self._allowed: set[int] = set()
+        self._components = CachedKind(self.store, InferenceComponent, lambda c: c.endpoint_uid)
+        self._instances = CachedKind(self.store, Instance)
         self._work: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
@@ -262,8 +265,7 @@ class ControlPlane:
 
     async def _open_loopback(self, endpoint: Endpoint) -> None:
         """Registries and model stores on this host's loopback are within the nodes' reach."""
-        stored = self.store.select(InferenceComponent, endpoint_uid=endpoint.uid)
-        components = [each.document for each in stored]
+        components = self._components.grouped(endpoint.uid)
         ports = loopback_ports(
             endpoint, self.settings.buckets, components, self.settings.registries
         )
@@ -297,8 +299,8 @@ class ControlPlane:
         return placing_shape(shape_of(found)) if found is not None else None
 
     def _node_token(self, instance_id: str) -> str | None:
-        stored = self.store.get(Instance, instance_id)
-        return stored.document.node_token if stored else None
+        found = self._instances.get(instance_id)
+        return found.node_token if found else None
 
     async def _serve_control(self, servers: contextlib.AsyncExitStack) -> None:
         control = ControlServer(

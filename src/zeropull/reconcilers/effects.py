@@ -34,8 +34,9 @@ class Effects:
         settings: EndpointSettings,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
-        on_done: Callable[[], None],
+        on_done: Callable[[str], None],
     ) -> None:
+        """`on_done` gets the key of the endpoint whose effect has ended well."""
         self._store = store
         self._engine = engine
         self._resolver = resolver
@@ -44,7 +45,7 @@ class Effects:
         self._monotonic = monotonic
         self._on_done = on_done
         self._running = TaskSet[str, None]("effects", limit=MAX_EFFECTS, on_end=self._finished)
-        self._effects: dict[str, Effect] = {}  # of what runs
+        self._effects: dict[str, tuple[Effect, str]] = {}  # of what runs, with its endpoint
         self._refusals: dict[str, int] = {}
         self._failures: dict[str, tuple[int, float]] = {}  # in a row, and not before which moment
 
@@ -61,7 +62,7 @@ class Effects:
         When too many effects run, nothing happens: the next round asks again."""
         running = self._running.get(action.target)
         if running is not None:
-            is_launch = self._effects[action.target] is Effect.LAUNCH
+            is_launch = self._effects[action.target][0] is Effect.LAUNCH
             if action.effect is Effect.TERMINATE and is_launch:
                 running.cancel()
             return
@@ -77,11 +78,11 @@ class Effects:
                 work = self._launch(endpoint_key, action.target)
             case Effect.TERMINATE:
                 work = self._terminate(action.target)
-        self._effects[action.target] = action.effect
+        self._effects[action.target] = action.effect, endpoint_key
         self._running.start(action.target, work)
 
     def _finished(self, target: str, error: BaseException | None) -> None:
-        effect = self._effects.pop(target)
+        effect, endpoint_key = self._effects.pop(target)
         if error is not None:
             failures = self._failures.get(target, (0, 0.0))[0] + 1
             retry_s = self._settings.backoff.after(failures)
@@ -91,7 +92,11 @@ class Effects:
             )
             return
         self._failures.pop(target, None)
-        self._on_done()
+        self._on_done(endpoint_key)
+
+    @property
+    def has_failures(self) -> bool:
+        return bool(self._failures)
 
     def forget_all_but(self, targets: Collection[str]) -> None:
         kept = frozenset(targets)

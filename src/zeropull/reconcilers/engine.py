@@ -82,5 +82,12 @@ class Engine(Protocol):
     def run_copies(self, view: View, now_s: float) -> None:
         """Have the copies of one endpoint run and stop as the view says. Returns at once."""
 
+    def take_changed(self) -> set[str]:
+        """Instances of which `observe` may say something new since the last call, other than when
+        they were heard of."""
+
+    def heard_s(self, instance_id: str) -> float | None:
+        """When the instance was heard of last, by the monotonic clock; None: never."""
+
     def observe(self, instance_id: str) -> Observed | None:
         """What is known of the instance now; None when it has never been heard of."""

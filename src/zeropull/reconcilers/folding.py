@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from zeropull.controlapi.exchange import Exchange
 from zeropull.controlapi.messages import CopyReport, CopyState
@@ -15,6 +17,8 @@ from zeropull.resources.instances import (
     TimelineRecord,
 )
 from zeropull.resources.stages import Stage, StageRecord
+
+Number = TypeVar("Number", int, float)
 
 
 def fold_copy(copy: CopyRecord, report: CopyReport) -> CopyRecord:
@@ -45,14 +49,6 @@ def fold_gateways(
     """
     heard = [r.report for r in exchange.gateways.values() if monotonic_s - r.heard_s <= silent_s]
     published = exchange.routes.message
-    in_flight: dict[str, int] = {}
-    routed_s: dict[str, float] = {}
-    first_response_s: dict[str, float] = {}
-    for report in heard:
-        for copy_id, count in report.in_flight.items():
-            in_flight[copy_id] = in_flight.get(copy_id, 0) + count
-        _keep_earliest(routed_s, report.routed_at_s)
-        _keep_earliest(first_response_s, report.first_response_s)
     told = published is None or all(
         exchange.told(published, r.routes_version, r.routes_epoch) for r in heard
     )
@@ -66,9 +62,9 @@ def fold_gateways(
         up=bool(heard),
         acknowledged=told,
         serving=serving,
-        in_flight=in_flight,
-        routed_s=routed_s,
-        first_response_s=first_response_s,
+        in_flight=_merged([r.in_flight for r in heard], operator.add),
+        routed_s=_merged([r.routed_at_s for r in heard], min),
+        first_response_s=_merged([r.first_response_s for r in heard], min),
     )
 
 
@@ -128,6 +124,15 @@ def _provision(instance: Instance, first_work_s: float | None) -> StageRecord:
     return StageRecord(Stage.PROVISION, instance.launched_s, first_work_s, detail=detail)
 
 
-def _keep_earliest(into: dict[str, float], times: dict[str, float]) -> None:
-    for key, value in times.items():
-        into[key] = min(value, into.get(key, value))
+def _merged(
+    values: list[dict[str, Number]], both: Callable[[Number, Number], Number]
+) -> dict[str, Number]:
+    """`both` of what two gateways say of the same copy. What one alone says is not copied: it may
+    be ten thousand entries in each round."""
+    if len(values) <= 1:
+        return values[0] if values else {}
+    merged = dict(values[0])
+    for others in values[1:]:
+        for key, value in others.items():
+            merged[key] = both(merged[key], value) if key in merged else value
+    return merged

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from zeropull.backoff import Backoff
@@ -60,9 +60,8 @@ class Guard:
             return endpoint
         return replace(endpoint, failure_reason="")
 
-    def forget_all_but(self, keys: Collection[str]) -> None:
-        for key in self._troubles.keys() - set(keys):
-            del self._troubles[key]
+    def forget(self, key: str) -> None:
+        self._troubles.pop(key, None)
 
 
 def _given_up(endpoint: Endpoint, reason: str, now_s: float) -> Endpoint:

@@ -108,6 +108,13 @@ class NodeEngine:
             )
             self._exchange.publish_assignment(assignment, now_s)
 
+    def take_changed(self) -> set[str]:
+        return self._exchange.take_changed_nodes()
+
+    def heard_s(self, instance_id: str) -> float | None:
+        received = self._exchange.nodes.get(instance_id)
+        return received.heard_s if received is not None else None
+
     def observe(self, instance_id: str) -> Observed | None:
         received = self._exchange.nodes.get(instance_id)
         if received is None:

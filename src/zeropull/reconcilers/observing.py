@@ -100,12 +100,12 @@ class Observer:
             for copy_id, began_s in self._unhealthy_s.items():
                 self._unhealthy_s[copy_id] = began_s + late_s
 
-    def end_round(self, views: Collection[View]) -> None:
-        """Forget what is in none of the views."""
-        kept = {c.copy_id for view in views for c in view.copies}
-        for copy_id in self._unhealthy_s.keys() - kept:
-            del self._unhealthy_s[copy_id]
-        self._silence.forget_all_but({i.instance_id for view in views for i in view.instances})
+    def forget_all_but(self, instance_ids: Collection[str]) -> None:
+        """What is kept of instances that are gone, and of copies that are gone."""
+        for copy_id in list(self._unhealthy_s):
+            if self._store.get(CopyRecord, copy_id) is None:
+                del self._unhealthy_s[copy_id]
+        self._silence.forget_all_but(instance_ids)
 
     def _fold_copies(
         self, uid: str, seen: dict[str, Observed], gateways: Gateways

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from zeropull.errors import NotFound, ZeropullError
@@ -11,6 +12,7 @@ from zeropull.reconcilers.silence import Silence
 from zeropull.resources.endpoints import Endpoint
 from zeropull.resources.instances import CopyRecord, Instance, InstanceState
 from zeropull.statestore import Store
+from zeropull.statestore.cached_kind import CachedKind
 from zeropull.telemetry import get_logger
 
 SWEEP_INTERVAL_S = 3.0  # how often the engine is asked what is there, and to mend it
@@ -20,16 +22,19 @@ log = get_logger(__name__)
 
 
 class Sweeper:
-    """`on_change` is called when other instances are there than at the last sweep."""
+    """`on_change` gets the instances that are there other than at the last sweep, or that are not
+    there though they were asked for."""
 
     def __init__(
         self,
         store: Store,
         engine: Engine,
         silence: Silence,
-        on_change: Callable[[], None],
+        on_change: Callable[[frozenset[str]], None],
     ) -> None:
         self._store = store
+        self._endpoints = CachedKind(store, Endpoint)
+        self._instances = CachedKind(store, Instance)
         self._engine = engine
         self._silence = silence
         self._on_change = on_change
@@ -56,17 +61,16 @@ class Sweeper:
 
         What fails for one endpoint or instance does not keep the others from being mended.
         """
-        for stored in self._store.select(Endpoint):
+        for endpoint in self._endpoints.all():
+            await asyncio.sleep(0)  # a thousand of them must not hold the loop
             try:
-                await self._engine.prepare(stored.document)
+                await self._engine.prepare(endpoint)
             except ZeropullError as error:
-                log.warning("not prepared", endpoint=stored.document.name, error=error.reason)
+                log.warning("not prepared", endpoint=endpoint.name, error=error.reason)
         ran = (InstanceState.RUNNING, InstanceState.DRAINING)
-        asked_for = frozenset(
-            s.document.instance_id for s in self._store.select(Instance) if s.document.state in ran
-        )
+        asked_for = frozenset(i.instance_id for i in self._instances.all() if i.state in ran)
         found = set(await self._engine.list_instances())
-        known = {s.document.instance_id: s.document for s in self._store.select(Instance)}
+        known = {i.instance_id: i for i in self._instances.all()}
         for instance_id in sorted(found - known.keys()):
             log.warning("unknown instance swept", instance_id=instance_id)
             try:
@@ -85,16 +89,19 @@ class Sweeper:
                 log.warning("instance not healed", instance_id=instance_id, error=error.reason)
         before, self._present = self._present, frozenset(found)
         self._asked_for = asked_for
-        if before != self._present:
-            self._on_change()
+        changed = asked_for - self._present
+        if before is not None:
+            changed |= before ^ self._present
+        if changed or before is None:
+            self._on_change(changed)
 
     async def ask_silent(self) -> None:
         """Ask the copies of silent instances whether they are there: an agent may be stuck, or be
         stopped, while its containers serve."""
         asked: dict[str, list[CopyRecord]] = {}
-        for instance in (s.document for s in self._store.select(Instance)):
-            observed = self._engine.observe(instance.instance_id)
-            if self._silence.is_doubtful(instance, observed.heard_s if observed else None):
+        for instance in self._instances.all():
+            heard_s = self._engine.heard_s(instance.instance_id)
+            if self._silence.is_doubtful(instance, heard_s):
                 copies = self._store.select(CopyRecord, instance_id=instance.instance_id)
                 asked[instance.instance_id] = [
                     c.document for c in copies if c.document.host and c.document.healthy_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 KEPT = 10_000
@@ -26,13 +26,23 @@ class ChangeLog:
         self.revision = max(revisions.values(), default=0)
         self._kinds = {kind: _Kind(at, at) for kind, at in revisions.items()}
         self._opened_at = self.revision
+        self._owners: deque[tuple[int, str]] = deque()
+        self._owners_from = self.revision  # every owner of a change after it is in `_owners`
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
-    def announce(self, changed: Mapping[str, set[str]]) -> None:
-        """The keys that one transaction has changed, by kind."""
+    def announce(
+        self, changed: Mapping[str, set[str]], owners: Collection[str | None] = ()
+    ) -> None:
+        """The keys that one transaction has changed, by kind, and the endpoints that own one of the
+        documents, by uid; None: of one, nobody knows."""
         if not changed:
             return
         self.revision += 1
+        self._owners.extend((self.revision, uid) for uid in owners if uid is not None)
+        while len(self._owners) > KEPT:
+            self._owners_from = self._owners.popleft()[0]
+        if None in owners:
+            self._owners_from = self.revision
         for name, keys in changed.items():
             kind = self._kinds.setdefault(name, _Kind(0, self._opened_at))
             kind.revision = self.revision
@@ -57,12 +67,14 @@ class ChangeLog:
             return set()
         if revision < known.complete_from:
             return None
-        keys = set()
-        for at, key in reversed(known.changes):
-            if at <= revision:
-                break
-            keys.add(key)
-        return keys
+        return _newer(known.changes, revision)
+
+    def owners_since(self, revision: int) -> set[str] | None:
+        """Endpoints, by uid, of which a document changed after `revision`; None when not all of
+        them are known."""
+        if revision < self._owners_from:
+            return None
+        return _newer(self._owners, revision)
 
     async def wait(self, since: int, *kinds: str, timeout_s: float) -> int:
         """`revision_of(*kinds)` as soon as it is greater than `since`, or after `timeout_s`."""
@@ -79,3 +91,12 @@ class ChangeLog:
         finally:
             self._waiters.discard(waiter)
         return self.revision_of(*kinds)
+
+
+def _newer(changes: deque[tuple[int, str]], revision: int) -> set[str]:
+    found = set()
+    for at, name in reversed(changes):
+        if at <= revision:
+            break
+        found.add(name)
+    return found

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class StateFile:
         self._lock = threading.RLock()
         self._depth = 0
         self._changed: dict[str, set[str]] = {}
+        self._owners: set[str | None] = set()
         rows = self.query("SELECT kind, revision FROM kinds")
         self.changes = ChangeLog({readable(kind): int(revision) for kind, revision in rows})
         self.set_aside(list(find_damaged(self._connection)))
@@ -61,9 +62,11 @@ class StateFile:
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
 
-    def note_change(self, kind: str, key: str) -> None:
-        """Inside a transaction: a document has been written or deleted."""
+    def note_change(self, kind: str, key: str, owners: Iterable[str | None]) -> None:
+        """Inside a transaction: a document has been written or deleted. `owners`: the endpoints
+        that it belongs to and belonged to before, by uid; None when that is not known."""
         self._changed.setdefault(kind, set()).add(key)
+        self._owners.update(owners)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -86,12 +89,14 @@ class StateFile:
                 self._commit()
             except BaseException:
                 self._changed.clear()
+                self._owners.clear()
                 self._roll_back()
                 raise
             finally:
                 self._depth = 0
             changed, self._changed = self._changed, {}
-            self.changes.announce(changed)
+            owners, self._owners = self._owners, set()
+            self.changes.announce(changed, owners)
 
     def set_aside(self, damaged: list[tuple[int, Any, Any, str]]) -> None:
         """Move damaged documents, (row, kind, key, reason), out of the way."""
@@ -100,7 +105,7 @@ class StateFile:
         with contextlib.suppress(DiskFull), self.transaction():  # without room, the next time
             set_aside(self.execute, damaged)
             for _, kind, key, _ in damaged:
-                self.note_change(readable(kind), readable(key))
+                self.note_change(readable(kind), readable(key), [None])
 
     def keep_room(self) -> None:
         """Have free pages in the file and in SQLite's log, which nobody else on the disk can take:

@@ -156,7 +156,9 @@ class Store:
         kind, key = type(document).kind, document.key
         body = packed(msgspec.json.encode(document))
         with self.transaction():
-            version = self._check_version(kind, key, expected_version) + 1
+            found, owner = self._check_version(kind, key, expected_version)
+            version = found + 1
+            new_owner = getattr(document, "endpoint_uid", None)
             self._file.execute(
                 "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (kind, key) DO UPDATE SET version = excluded.version,"
@@ -168,13 +170,13 @@ class Store:
                     key,
                     version,
                     self.revision + 1,
-                    getattr(document, "endpoint_uid", None),
+                    new_owner,
                     getattr(document, "instance_id", None),
                     digest_of(kind, key.encode(), body),
                     body,
                 ),
             )
-            self._file.note_change(kind, key)
+            self._file.note_change(kind, key, {owner, new_owner} - {None})
         return version
 
     def update(self, document_type: type[D], key: str, change: Callable[[D], D]) -> D:
@@ -196,10 +198,11 @@ class Store:
         """Remove; False when there was nothing. Raises Conflict as `put` does."""
         kind = document_type.kind
         with self.transaction():
-            if self._check_version(kind, key, expected_version) == 0:
+            version, owner = self._check_version(kind, key, expected_version)
+            if version == 0:
                 return False
             self._file.execute("DELETE FROM documents WHERE kind = ? AND key = ?", (kind, key))
-            self._file.note_change(kind, key)
+            self._file.note_change(kind, key, {owner} - {None})
         return True
 
     @contextlib.contextmanager
@@ -246,20 +249,27 @@ class Store:
         more, everything may have changed."""
         return self._file.changes.since(kind, revision)
 
+    def owners_changed_since(self, revision: int) -> set[str] | None:
+        """The `endpoint_uid` of every document that was written or deleted after `revision`; None:
+        not known any more, every one may have changed."""
+        return self._file.changes.owners_since(revision)
+
     async def wait_for_change(self, since: int, *kinds: str, timeout_s: float) -> int:
         """`revision_of(*kinds)` as soon as it is greater than `since`, or after `timeout_s`."""
         return await self._file.changes.wait(since, *kinds, timeout_s=timeout_s)
 
-    def _check_version(self, kind: str, key: str, expected: int | None) -> int:
+    def _check_version(self, kind: str, key: str, expected: int | None) -> tuple[int, str | None]:
+        """The version that is there, 0 for none, and the endpoint that it belongs to."""
         rows = self._file.query(
-            "SELECT version FROM documents WHERE kind = ? AND key = ?", (kind, key)
+            "SELECT version, endpoint_uid FROM documents WHERE kind = ? AND key = ?", (kind, key)
         )
         found = int(rows[0][0]) if rows else 0
+        owner = readable(rows[0][1]) if rows and rows[0][1] is not None else None
         if expected is not None and expected != found:
             if expected == 0:
                 raise AlreadyExists(f"{kind} {key!r} exists already")
             raise Conflict(f"{kind} {key!r} is at version {found}, not {expected}: read it again")
-        return found
+        return found, owner
 
     def _decoded(self, document_type: type[D], rows: list[Row]) -> list[Stored[D]]:
         kind = document_type.kind

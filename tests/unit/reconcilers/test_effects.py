@@ -36,7 +36,7 @@ async def test_a_launch_that_was_refused_a_thousand_times_still_pauses(tmp_path:
             settings=SETTINGS,
             clock=lambda: 0.0,
             monotonic=lambda: 0.0,
-            on_done=lambda: None,
+            on_done=lambda endpoint_key: None,
         )
         for _ in range(1100):
             effects.start(owner.key, Action(Effect.LAUNCH, instance.instance_id, "a test"))

@@ -35,18 +35,18 @@ class Swept:
         self.silence = Silence(SETTINGS, lambda: self.now_s)
         self.sweeper = Sweeper(store, self.engine, self.silence, self.note)
 
-    def note(self) -> None:
+    def note(self, changed: frozenset[str]) -> None:
         self.changes += 1
 
     def fall_silent(self) -> None:
-        self.engine.heard_s = self.now_s
+        self.engine.told_s = self.now_s
         for _ in range(int(SETTINGS.node_lost_s) - 1):
             self.now_s += 1.0
             self.silence.begin_round()
 
     @property
     def lost(self) -> dict[str, str]:
-        return self.silence.lost([self.instance], {self.instance.instance_id: self.engine.heard_s})
+        return self.silence.lost([self.instance], {self.instance.instance_id: self.engine.told_s})
 
 
 @pytest.fixture

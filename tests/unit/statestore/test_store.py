@@ -28,6 +28,7 @@ from zeropull.resources.instances import TimelineRecord
 from zeropull.resources.stages import Stage, StageRecord
 from zeropull.resources.tags import ResourceTags
 from zeropull.statestore import Store
+from zeropull.statestore.changes import KEPT
 
 
 @pytest.fixture
@@ -198,6 +199,7 @@ import sys
 from pathlib import Path
 from zeropull.resources.accounts import Account
 from zeropull.statestore import Store
+from zeropull.statestore.changes import KEPT
 store = Store.open(Path(sys.argv[1]))
 for n in range(1_000_000):
     with store.transaction():
@@ -224,3 +226,36 @@ def test_a_killed_writer_leaves_whole_transactions(tmp_path: Path) -> None:
         second = int(store.require(Account, "000000000002").document.name)
         assert first == second
         assert first >= acknowledged
+
+
+def test_the_owners_of_changed_documents_are_known_however_they_changed(store: Store) -> None:
+    def record(copy_id: str, endpoint_uid: str) -> TimelineRecord:
+        return TimelineRecord(copy_id, "i-1", "0", endpoint_uid, "ep", "v", "d", "t", 1.0)
+
+    assert store.owners_changed_since(store.revision) == set()
+    began = store.revision
+    store.put(record("c-1", "one"))
+    store.put(account())
+    second = store.revision
+    assert store.owners_changed_since(began) == {"one"}
+    assert store.owners_changed_since(second) == set()
+    store.put(record("c-1", "two"))
+    assert store.owners_changed_since(second) == {"one", "two"}
+    third = store.revision
+    store.delete(TimelineRecord, "c-1")
+    assert store.owners_changed_since(third) == {"two"}
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        store.put(record("c-2", "three"))
+        raise ZeroDivisionError
+    store.put(account("other"))
+    assert store.owners_changed_since(third) == {"two"}
+
+
+def test_owners_that_are_no_longer_remembered_may_be_all(store: Store) -> None:
+    began = store.revision
+    with store.transaction():
+        for number in range(KEPT + 1):
+            uid = f"uid-{number}"
+            store.put(TimelineRecord("c-1", "i-1", "0", uid, "ep", "v", "d", "t", 1.0))
+    assert store.owners_changed_since(began) is None
+    assert store.owners_changed_since(store.revision) == set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Container, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ from zeropull.resources.image_caches import (
 )
 from zeropull.resources.instances import Instance
 from zeropull.statestore import Store
+from zeropull.statestore.cached_kind import CachedKind
 from zeropull.tasks import TaskSet
 from zeropull.telemetry import get_logger
 
 MAX_TASKS = 1000  # at the same time
 REBUILD_DELAY_S = 30.0  # after a build that failed for a passing reason
 PROFILE_INTERVAL_S = 2.0  # between two looks for a start profile that a node has recorded
+PROFILES_S = 600.0  # profiles of a generation are looked for all the time for so long
 PURGED_RECORDS = 100  # proofs of purges that are kept
 
 log = get_logger(__name__)
@@ -67,6 +69,8 @@ class CacheController:
         self._tasks = TaskSet[str, None]("image caches", limit=MAX_TASKS, on_end=self._finished)
         self._pullers: dict[str, dict[str, str]] = {}
         self._waits: dict[str, frozenset[str]] = {}
+        self._records = CachedKind(store, ImageCacheRecord)
+        self._unsettled: set[str] = set()  # endpoints whose cache has something under way
         self._builder = GenerationBuilder(store, provider, generations, image, clock)
         self._volumes = Volumes(store, exchange, provider, clock)
         self._profiles = ProfileKeeper(provider, generations)
@@ -94,11 +98,21 @@ class CacheController:
         stored = self._store.get(ImageCacheRecord, endpoint_uid)
         return stored is not None and stored.document.state is not CacheState.PURGED
 
-    def reconcile(self, views: list[View], now_s: float) -> None:
-        """One round over the caches of all endpoints."""
+    def is_settled(self, endpoint_uid: str) -> bool:
+        """Whether nothing is to happen to the endpoint's cache until something changes."""
+        return endpoint_uid not in self._unsettled
+
+    def reconcile(
+        self, views: list[View], now_s: float, others: Container[str] | None = ()
+    ) -> None:
+        """One round over the caches of these endpoints. `others`: endpoints that are there and not
+        looked at now, by uid; caches of all but these and those are removed. None: it is not known
+        yet which are there, and no cache is removed."""
         by_uid = {view.endpoint.uid: view for view in views}
-        self._waits = {}
         for view in views:
+            self._unsettled.add(view.endpoint.uid)
+            for instance in view.instances:
+                self._waits.pop(instance.instance_id, None)
             if view.endpoint.status not in (EndpointStatus.DELETING, EndpointStatus.FAILED):
                 try:
                     self._reconcile_endpoint(view, now_s)
@@ -111,10 +125,11 @@ class CacheController:
                     )
             elif (build := self._tasks.get(f"build {view.endpoint.uid}")) is not None:
                 build.cancel()  # its purge has only to wait for the instances
-        for stored in self._store.select(ImageCacheRecord):
-            record = stored.document
+            elif not self.has_files(view.endpoint.uid):
+                self._unsettled.discard(view.endpoint.uid)
+        for record in self._records.all() if others is not None else ():
             owner = by_uid.get(record.endpoint_uid)
-            if record.state is CacheState.PURGED:
+            if record.state is CacheState.PURGED or record.endpoint_uid in (others or ()):
                 continue
             leaving = owner is None or (
                 owner.endpoint.status in (EndpointStatus.DELETING, EndpointStatus.FAILED)
@@ -122,16 +137,22 @@ class CacheController:
             )
             if leaving:
                 self._start(f"purge {record.endpoint_uid}", self._purge(record))
-        instances = {i.instance_id for view in views for i in view.instances}
-        self._volumes.forget_all_but(instances)
-        self._builder.forget_all_but(instances)
         self._forget_old_purges()
+
+    def forget_all_but(self, instance_ids: Collection[str], uids: Container[str]) -> None:
+        """What is kept of instances and endpoints that are gone."""
+        self._volumes.forget_all_but(instance_ids)
+        self._builder.forget_all_but(instance_ids)
+        for instance_id in self._waits.keys() - set(instance_ids):
+            del self._waits[instance_id]
+        self._unsettled = {uid for uid in self._unsettled if uid in uids}
 
     def _reconcile_endpoint(self, view: View, now_s: float) -> None:
         wanted = self._wanted(view)
         uid = view.endpoint.uid
         stored = self._store.get(ImageCacheRecord, uid)
         if stored is None and not wanted:
+            self._unsettled.discard(uid)
             return
         before = (
             stored.document
@@ -146,6 +167,26 @@ class CacheController:
         self._pullers[uid] = dict(plan.pullers)
         self._waits.update(plan.waits)
         self._act(view, plan, record, now_s)
+        if not self._is_under_way(view, plan, record, now_s):
+            self._unsettled.discard(uid)
+
+    def _is_under_way(
+        self, view: View, plan: CachePlan, record: ImageCacheRecord, now_s: float
+    ) -> bool:
+        uid = view.endpoint.uid
+        names = [f"{what} {uid}" for what in ("build", "remove", "purge", "profiles")]
+        names += [
+            f"{what} {i.instance_id}" for what in ("attach", "detach") for i in view.instances
+        ]
+        if plan.build or plan.attach or plan.leaving or plan.remove or plan.waits or plan.pullers:
+            return True
+        if any(name in self._tasks for name in names):
+            return True
+        if any(volume.leaving for i in view.instances for volume in i.volumes):
+            return True
+        newest = record.newest_published
+        is_new = newest is not None and 0 <= now_s - newest.created_s < PROFILES_S
+        return is_new and newest is not None and self._profiles.lacks(newest)
 
     def _act(self, view: View, plan: CachePlan, record: ImageCacheRecord, now_s: float) -> None:
         uid = view.endpoint.uid
@@ -246,7 +287,7 @@ class CacheController:
         await self._builder.purge(record)
         self._pullers.pop(uid, None)
         self._profiles.forget(uid)
-        self._exchange.reported.set()
+        self._exchange.note_progress()
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         if name in self._tasks or self._tasks.is_full:
@@ -258,13 +299,9 @@ class CacheController:
         if error is not None:
             log.error("image cache effect failed", effect=name, error=str(error))
             return  # the next round tries again: at once would be without a pause
-        self._exchange.reported.set()
+        self._exchange.note_progress()
 
     def _forget_old_purges(self) -> None:
-        purged = [
-            s.document
-            for s in self._store.select(ImageCacheRecord)
-            if s.document.state is CacheState.PURGED
-        ]
+        purged = [each for each in self._records.all() if each.state is CacheState.PURGED]
         for record in sorted(purged, key=lambda r: r.purged_s or 0.0)[:-PURGED_RECORDS]:
             self._store.delete(ImageCacheRecord, record.key)

@@ -30,6 +30,13 @@ class ProfileKeeper:
         """Manifest digests of images without a profile; none when it is too early to look."""
         if now_s < self._not_before_s.get(uid, 0.0):
             return []
+        return self._lacking(newest)
+
+    def lacks(self, newest: GenerationRecord) -> bool:
+        """Whether an image of the generation has no profile yet, as far as is known."""
+        return bool(self._lacking(newest))
+
+    def _lacking(self, newest: GenerationRecord) -> list[str]:
         return [digest for digest in newest.images if (newest.path, digest) not in self._kept]
 
     def look_again_after(self, uid: str, now_s: float) -> None:

@@ -62,7 +62,7 @@ class Volumes:
         instance = self._store.update(Instance, instance_id, with_volume)
         if instance.state is InstanceState.RUNNING:
             log.info("generation attached", instance_id=instance_id, generation=generation.number)
-        self._exchange.reported.set()
+        self._exchange.note_progress()
 
     def mark(self, instances: Collection[Instance], leaving: Mapping[str, frozenset[int]]) -> None:
         """Write down which generations are to leave. The next assignment is without them, so that
@@ -72,7 +72,7 @@ class Volumes:
             volumes = tuple(replace(v, leaving=v.generation in gone) for v in instance.volumes)
             if volumes != instance.volumes:
                 self._store.update(Instance, instance.instance_id, partial(_marked, gone))
-                self._exchange.reported.set()
+                self._exchange.note_progress()
 
     def to_detach(self, instance: Instance, now_s: float) -> tuple[int, ...]:
         """Leaving generations that the node has let go of, as far as it says."""
