@@ -80,6 +80,9 @@ class RememberedInstances:
     async def allow_loopback_port(self, port: int) -> None:
         """No node reaches anything."""
 
+    async def keep_loopback_ports(self, ports: object) -> None:
+        """None was opened."""
+
     async def sweep(self, keep: object) -> None:
         """Nothing is left of anything."""
 
@@ -105,6 +108,8 @@ async def serve(settings: Settings, lag_file: Path) -> None:
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
                 now = time.monotonic()
                 lags.write(f"{time.time():.3f} {now - due:.6f}\n")
+                if plane.failure is not None:
+                    raise plane.failure
                 due = max(due, now)
 
 

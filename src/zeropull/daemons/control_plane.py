@@ -150,6 +150,7 @@ class ControlPlane:
         self.failure: BaseException | None = None
         self._allowed: set[int] = set()
         self._components = CachedKind(self.store, InferenceComponent, lambda c: c.endpoint_uid)
+        self._endpoints = CachedKind(self.store, Endpoint)
         self._instances = CachedKind(self.store, Instance)
         self._work: asyncio.Task[None] | None = None
 
@@ -265,24 +266,20 @@ class ControlPlane:
 
     async def _open_loopback(self, endpoint: Endpoint) -> None:
         """Registries and model stores on this host's loopback are within the nodes' reach."""
-        components = self._components.grouped(endpoint.uid)
-        ports = loopback_ports(
-            endpoint, self.settings.buckets, components, self.settings.registries
-        )
-        for port in ports - self._allowed:
+        for port in self._loopback_ports(endpoint) - self._allowed:
             await self.provider.allow_loopback_port(port)
             self._allowed.add(port)
+
+    def _loopback_ports(self, endpoint: Endpoint) -> frozenset[int]:
+        components = self._components.grouped(endpoint.uid)
+        return loopback_ports(endpoint, self.settings.buckets, components, self.settings.registries)
 
     async def _close_loopback(self) -> None:
         """Ports that no endpoint needs any more are out of the nodes' reach again."""
         while True:
-            components: dict[str, list[InferenceComponent]] = {}
-            for stored in self.store.select(InferenceComponent):
-                components.setdefault(stored.document.endpoint_uid, []).append(stored.document)
             needed: set[int] = set()
-            for endpoint in (stored.document for stored in self.store.select(Endpoint)):
-                own = components.get(endpoint.uid, ())
-                needed |= loopback_ports(endpoint, self.settings.buckets, own)
+            for endpoint in self._endpoints.all():
+                needed |= self._loopback_ports(endpoint)
             try:
                 await self.provider.keep_loopback_ports(needed)
                 self._allowed &= needed
