@@ -42,8 +42,8 @@ def server(kept: Server) -> Server:
     return kept
 
 
-def come_back(server: Server) -> None:
-    server.wait_served("kept")
+def come_back(server: Server, instances: int = 1) -> None:
+    server.wait_served("kept", instances)
     wait_until("it answers", lambda: server.answers("kept"))
 
 
@@ -68,7 +68,8 @@ def forget_like_a_reboot(server: Server) -> None:
         delete_netns(namespace)
     for link in network.list_links(names.link_prefix):
         network.delete_link(link)
-    subprocess.run(["nft", "delete", "table", "ip", names.nft_table], check=True)
+    for family in ("ip", "ip6"):
+        subprocess.run(["nft", "delete", "table", family, names.nft_table], check=True)
     hierarchies = cgroups.find_hierarchies()
     cgroups.remove(hierarchies, names.cgroup)
     shutil.rmtree(names.run_dir)
@@ -226,4 +227,4 @@ def test_one_instance_that_cannot_be_removed_keeps_stop_from_no_other(server: Se
     assert server.process is not None
     server.process.wait(10)
     server.start()
-    come_back(server)
+    come_back(server, 2)
