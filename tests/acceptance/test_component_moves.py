@@ -17,6 +17,8 @@ from tests.acceptance.images import server_image_with
 from tests.acceptance.serving import Server, running_server, wait_until
 from tests.fixtures.images import push_image
 from tests.fixtures.registry import Registry
+from zeropull.statestore.bodies import packed, unpacked
+from zeropull.statestore.digests import digest_of
 
 COOLDOWN_MIN = 5  # the least that the API takes
 LEFT_S = 12.0  # of the cooldown, when the server is back
@@ -42,13 +44,14 @@ def age_everything(server: Server, by_s: float) -> None:
     server.end(signal.SIGTERM)
     with contextlib.closing(sqlite3.connect(server.folder / "state/zeropull.db")) as store:
         for kind, key, body in store.execute("SELECT kind, key, body FROM documents").fetchall():
-            document: dict[str, Any] = json.loads(body)
+            document: dict[str, Any] = json.loads(unpacked(body))
             for name in MOMENTS:
                 if isinstance(document.get(name), float | int):
                     document[name] -= by_s
+            aged = packed(json.dumps(document).encode())
             store.execute(
-                "UPDATE documents SET body = ? WHERE kind = ? AND key = ?",
-                (json.dumps(document), kind, key),
+                "UPDATE documents SET body = ?, digest = ? WHERE kind = ? AND key = ?",
+                (aged, digest_of(kind, key.encode(), aged), kind, key),
             )
         store.commit()
     server.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sqlite3
@@ -51,6 +52,16 @@ def deployed(served: Served, registry: Registry) -> Served:
     return served
 
 
+def flip_a_bit(database: Path, kind: str) -> None:
+    """In the body of a document of this kind, in every one of them."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        (body,) = connection.execute(
+            "SELECT body FROM documents WHERE kind = ?", (kind,)
+        ).fetchone()
+        flipped = body[:70] + bytes((body[70] ^ 4,)) + body[71:]
+        connection.execute("UPDATE documents SET body = ? WHERE kind = ?", (flipped, kind))
+
+
 def test_a_lost_state_ends_no_instance_and_comes_back_from_a_backup(deployed: Served) -> None:
     backup = deployed.folder / "backup"
     assert "documents" in deployed.cli("backup", str(backup))
@@ -71,7 +82,8 @@ def test_a_lost_state_ends_no_instance_and_comes_back_from_a_backup(deployed: Se
     assert running_ids(state) == before
 
     damaged = deployed.folder / "damaged"
-    damaged.write_bytes(backup.read_bytes().replace(b'"demo"', b'"dfmo"', 1))
+    damaged.write_bytes(backup.read_bytes())
+    flip_a_bit(damaged, "endpoint")
     refused = cli(deployed, "restore", str(damaged))
     assert refused.returncode == 1
     assert "is damaged" in refused.stderr
@@ -107,14 +119,7 @@ def test_damaged_files_cost_what_is_in_them_and_nothing_else(deployed: Served) -
     before = launches(deployed)
     state = detached(deployed)
     database = state / "zeropull.db"
-    connection = sqlite3.connect(database)
-    with connection:
-        (body,) = connection.execute(
-            "SELECT body FROM documents WHERE kind = 'timeline'"
-        ).fetchone()
-        flipped = body[:70] + bytes((body[70] ^ 4,)) + body[71:]
-        connection.execute("UPDATE documents SET body = ? WHERE kind = 'timeline'", (flipped,))
-    connection.close()
+    flip_a_bit(database, "timeline")
     (state / "metrics.db").write_bytes(b"garbage " * 1000)
     for name in ("metrics.db-wal", "metrics.db-shm"):
         (state / name).unlink(missing_ok=True)
