@@ -144,7 +144,7 @@ def serve_control(path: Path, receiver: Receiver) -> Iterator[None]:
     path.unlink(missing_ok=True)
     old_mask = os.umask(0o177)
     try:
-        server = _Server(str(path), _handler_of(receiver))
+        server = _Server(str(path), _handler_of(_calls_of(receiver)))
     finally:
         os.umask(old_mask)
     threading.Thread(target=server.serve_forever, name="control", daemon=True).start()
@@ -159,7 +159,12 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
 
 
-def _handler_of(receiver: Receiver) -> type[http.server.BaseHTTPRequestHandler]:
+_Calls = dict[tuple[str, str], Callable[[bytes], object]]
+
+
+def _calls_of(receiver: Receiver) -> _Calls:
+    """What answers each method and path; it gets the body."""
+
     def attach(body: bytes) -> object:
         request = msgspec.json.decode(body, type=Attach)
         return Attached(str(receiver.attach(request.generation, request.index_digest)))
@@ -173,7 +178,7 @@ def _handler_of(receiver: Receiver) -> type[http.server.BaseHTTPRequestHandler]:
     def peers(body: bytes) -> None:
         receiver.suppliers.set_peers(msgspec.json.decode(body, type=Peers).peers)
 
-    calls: dict[tuple[str, str], Callable[[bytes], object]] = {
+    return {
         ("POST", "/v1/attach"): attach,
         ("POST", "/v1/detach"): detach,
         ("POST", "/v1/rest"): rest,
@@ -181,6 +186,8 @@ def _handler_of(receiver: Receiver) -> type[http.server.BaseHTTPRequestHandler]:
         ("GET", "/v1/state"): lambda _: receiver.state(),
     }
 
+
+def _handler_of(calls: _Calls) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

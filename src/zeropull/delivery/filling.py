@@ -161,6 +161,8 @@ class Filler:
                 self._from_supplier(supplier, left, cause, window)
             except DiskFull:
                 raise
+            except IntegrityError as error:  # noted with the supplier already
+                last = error
             except ZeropullError as error:
                 supplier.note_failure(error.reason, time.monotonic())
                 last = error

@@ -137,7 +137,10 @@ class Supplier:
         except BaseException:
             connection.close()
             raise
-        if answer.isclosed():
+        finally:
+            is_read = answer.isclosed()
+            answer.close()  # else its socket stays open where the supplier wants to end it
+        if is_read:
             with self._lock:
                 if len(self._idle) < IDLE_CONNECTIONS:
                     self._idle.append(connection)
@@ -238,19 +241,20 @@ class Suppliers:
             NotFound: nobody has one of them.
             Unavailable: nobody answers.
         """
-        last: ZeropullError = Unavailable("nobody has this generation")
+        failure: ZeropullError = Unavailable("nobody has this generation")
+        absent: NotFound | None = None  # says more than that another one failed
         for supplier in self.everybody():
             try:
                 found = dict(supplier.files(generation, names))
             except ZeropullError as error:
                 supplier.note_failure(error.reason, time.monotonic())
-                last = error
+                failure = error
                 continue
             missing = [name for name, content in found.items() if content is None]
             if not missing:
                 return {name: content for name, content in found.items() if content is not None}
-            last = NotFound(f"{supplier.address.name} does not have {missing[0]}")
-        raise last
+            absent = NotFound(f"{supplier.address.name} does not have {missing[0]}")
+        raise absent or failure
 
 
 def lied(supplier: Supplier, what: str) -> IntegrityError:
