@@ -186,9 +186,6 @@ def main(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-# ----------------------------------------------------------------------------------- runs
-
-
 def _measure(
     session: Session, rig: Rig, image: ResolvedImage, puller: str, model_beside: bool
 ) -> Iterator[Run]:
@@ -356,9 +353,6 @@ def _keep_generation(
         session.profile_bytes = profile.size_bytes
         profiles[image.manifest_digest] = encode_profile(profile)
     return store.build("bench", [image], layers, created_at=time.time(), profiles=profiles)
-
-
-# ----------------------------------------------------------------------------------- set-up
 
 
 def _push(rig: Rig, image: BenchImage) -> ResolvedImage:

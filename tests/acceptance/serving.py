@@ -51,8 +51,6 @@ class Server(Served):
         plain = Settings(serve=ServeSettings(state_dir=str(folder / "state")))
         self.names = FleetNames(plain.state_dir, plain.run_dir)
 
-    # ------------------------------------------------------------------------------ the user
-
     def deploy(
         self,
         name: str,
@@ -201,8 +199,6 @@ class Server(Served):
         self.scale(name, count)
         self.wait_served(name, count)
 
-    # -------------------------------------------------------------------- the administrator
-
     def admin(self, path: str) -> Any:
         """GET of the private API, on the socket that `zeropull status` uses too."""
         connection = http.client.HTTPConnection("control")
@@ -245,8 +241,6 @@ class Server(Served):
         )
         uid = self.admin(f"endpoints/{name}/timeline")["uid"]
         return self.folder / f"state/caches/{uid}/generations/{cache['generation']}"
-
-    # ------------------------------------------------------------------------------ processes
 
     def daemon_pid(self, instance_id: str, role: str) -> int:
         """`role`: containerd, snapshotter or agent; 0 while none is started."""

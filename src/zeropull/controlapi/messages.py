@@ -26,9 +26,6 @@ from zeropull.resources.stages import StageRecord
 LONG_POLL_S = 25.0
 
 
-# ----------------------------------------------------------------------------- to the node agent
-
-
 class ImagePath(StrEnum):
     """How a node makes an image available. AUTO walks the whole ladder, the others start lower."""
 
@@ -109,9 +106,6 @@ class NodeAssignment:
     epoch: str = ""
     # Chain IDs whose copy in this node's store was no good for the image cache: verify them now.
     suspect_layers: tuple[str, ...] = ()
-
-
-# ----------------------------------------------------------------------------- from the node agent
 
 
 class CopyState(StrEnum):
@@ -214,9 +208,6 @@ class NodeReport:
     assignment_epoch: str = ""  # of the assignment acted on; "" from nodes of 0.1.0
 
 
-# ----------------------------------------------------------------------------- to the gateway
-
-
 @dataclass(frozen=True, slots=True)
 class AccessKey:
     access_key_id: str
@@ -268,9 +259,6 @@ class Routes:
     keys: tuple[AccessKey, ...] = ()
     endpoints: tuple[EndpointRoute, ...] = ()
     epoch: str = ""
-
-
-# ----------------------------------------------------------------------------- from the gateway
 
 
 @dataclass(frozen=True, slots=True)

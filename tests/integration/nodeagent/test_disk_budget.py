@@ -141,9 +141,6 @@ async def test_a_slow_pull_tells_how_far_it_is(fleet: Fleet, server_image: Image
         assert stage_of(ended, Stage.IMAGE).detail.endswith("B from the registry")
 
 
-# ---------------------------------------------------------------------- models
-
-
 @pytest.fixture
 def https_models(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Base URL of a server with a certificate that the nodes trust, over `root`/https."""

@@ -87,7 +87,7 @@ def test_the_number_of_items_and_the_depth_are_bounded() -> None:
     assert "deeper" in refusal(cbor2.dumps([[deep]])).message
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
 def test_bytes_of_any_kind_are_parsed_or_refused(body: bytes) -> None:
     with contextlib.suppress(ApiFault):
@@ -102,11 +102,11 @@ VALUES = st.recursive(
     | st.text()
     | st.binary(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=20,
+    max_leaves=10,
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(VALUES, st.data())
 def test_what_the_library_writes_is_read_and_broken_bytes_of_it_are_a_fault(
     value: Any, data: Any
