@@ -150,7 +150,7 @@ def test_the_front_of_a_file_is_cut_or_the_file_is_left_as_it_was(tmp_path: Path
     assert (tmp_path / "log").read_bytes() == (content[2 * 4096 :] if is_cut else content)
 
 
-_LONG_WAY = "a/../" * 100 + "a/model"
+_LONG_WAY = "a/../" * 30 + "a/model"
 _RENAMES = """
 import os, sys
 os.chdir(sys.argv[1])
