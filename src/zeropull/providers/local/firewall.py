@@ -56,19 +56,7 @@ def render_host_table(
     node = f"iifname {links} ip saddr & 0.0.0.255 == 0.0.0.2"
     to_loopback = "fib daddr type local dnat to 127.0.0.1"
     table = f"ip {names.nft_table}"
-    relayed = resolvers.relayed
-    dns_nat = dns_accept = ""
-    if relayed is not None:
-        for protocol in ("udp", "tcp"):
-            dns_nat += (
-                f"        iifname {links} ip daddr {network} fib daddr type local "
-                f"{protocol} dport 53 dnat to {relayed}:53\n"
-            )
-            dns_accept += f"        iifname {links} ct status dnat {protocol} dport 53 accept\n"
-    for server in resolvers.reachable:
-        # The host itself may be the name server, at an address that is not its loopback.
-        for protocol in ("udp", "tcp"):
-            dns_accept += f"        iifname {links} ip daddr {server} {protocol} dport 53 accept\n"
+    dns_nat, dns_accept = _dns_rules(links, network, resolvers)
     return f"""
 table {table} {{}}
 flush table {table}
@@ -106,6 +94,23 @@ table {table} {{
     }}
 }}
 """
+
+
+def _dns_rules(links: str, network: str, resolvers: Resolvers) -> tuple[str, str]:
+    """Rules that lead queries of containers to the host's name servers, and that let them in."""
+    nat = accept = ""
+    for protocol in ("udp", "tcp"):
+        if resolvers.relayed is not None:
+            nat += (
+                f"        iifname {links} ip daddr {network} fib daddr type local "
+                f"{protocol} dport 53 dnat to {resolvers.relayed}:53\n"
+            )
+            accept += f"        iifname {links} ct status dnat {protocol} dport 53 accept\n"
+    for server in resolvers.reachable:
+        # The host itself may be the name server, at an address that is not its loopback.
+        for protocol in ("udp", "tcp"):
+            accept += f"        iifname {links} ip daddr {server} {protocol} dport 53 accept\n"
+    return nat, accept
 
 
 def render_node_table(subnet: Subnet, ports: Collection[int], resolvers: Resolvers) -> str:
