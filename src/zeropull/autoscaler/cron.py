@@ -1,9 +1,9 @@
 """When a cron expression of six fields is due: minutes, hours, day of month, month, day of week
 (1 = Sunday) and year.
 
-What the fields mean is in `cronfields`. Where the clocks go forward, a time of day that does not
-exist runs when they do; where they go back, one that comes twice runs the first time only, unless
-its minutes or hours begin with `*`.
+`zeropull.autoscaler.cron_fields` says what the fields mean. When the clocks go forward, a time of
+day that does not exist runs at that moment. When they go back, a time that comes twice runs the
+first time only, unless its minutes or hours begin with `*`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _IMMUTABLE, _APPEND_ONLY = 0x10, 0x20
 def remove_tree(path: Path) -> None:
     """Remove `path` and everything below it; a symbolic link is removed, not followed. Idempotent.
 
-    What can be removed is, also when something else cannot.
+    If one entry cannot be removed, all others still are.
 
     Raises:
         OSError: the first failure; EXDEV or EBUSY when something is mounted below `path`.

@@ -25,6 +25,21 @@ def test_every_module_that_a_document_names_exists(document: Path) -> None:
         assert importlib.util.find_spec(name) is not None, name
 
 
+def test_every_module_that_the_code_names_exists() -> None:
+    """A module, or a name that is written in one."""
+    source, unknown = ROOT / "src", set()
+    for path in [*source.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        for name in re.findall(r"`(zeropull(?:\.\w+){2,})`", path.read_text(encoding="utf-8")):
+            module, _, attribute = name.rpartition(".")
+            place = source / name.replace(".", "/")
+            is_module = place.is_dir() or place.with_suffix(".py").is_file()
+            holder = source / f"{module.replace('.', '/')}.py"
+            is_name = holder.exists() and attribute in holder.read_text(encoding="utf-8")
+            if not (is_module or is_name):
+                unknown.add(f"{path.relative_to(ROOT)}: {name}")
+    assert unknown == set()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_inside_the_project_leads_somewhere(document: Path) -> None:
     for target in LINK.findall(document.read_text(encoding="utf-8")):
