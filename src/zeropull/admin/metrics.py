@@ -17,6 +17,7 @@ from zeropull.resources.image_caches import ImageCacheRecord
 from zeropull.resources.instances import CopyRecord, Instance, TimelineRecord
 from zeropull.resources.stages import Stage
 from zeropull.statestore import Store
+from zeropull.statestore.cached_kind import CachedKind
 
 LABELS = ("account", "endpoint")
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -30,7 +31,12 @@ class ControlPlaneMetrics(Collector):
     """
 
     def __init__(self, store: Store, exchange: Exchange) -> None:
-        self._store = store
+        # Kept in memory: reading ten thousand copies at each scrape would hold the event loop.
+        self._endpoints = CachedKind(store, Endpoint)
+        self._instances = CachedKind(store, Instance)
+        self._copies = CachedKind(store, CopyRecord)
+        self._caches_known = CachedKind(store, ImageCacheRecord)
+        self._timelines = CachedKind(store, TimelineRecord)
         self._exchange = exchange
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -51,23 +57,21 @@ class ControlPlaneMetrics(Collector):
             "1 for the status of each endpoint",
             labels=(*LABELS, "status"),
         )
-        for endpoint in (s.document for s in self._store.select(Endpoint)):
+        for endpoint in self._endpoints.all():
             endpoints.add_metric([endpoint.account, endpoint.name, endpoint.status.value], 1)
         yield endpoints
         instances: Counter[tuple[str, ...]] = Counter(
-            (i.account, i.endpoint, i.variant, i.state.value)
-            for i in (s.document for s in self._store.select(Instance))
+            (i.account, i.endpoint, i.variant, i.state.value) for i in self._instances.all()
         )
         yield _gauge(
             "zeropull_instances", "Instances by state", (*LABELS, "variant", "state"), instances
         )
         copies: Counter[tuple[str, ...]] = Counter(
-            (c.account, c.endpoint, c.variant, c.state)
-            for c in (s.document for s in self._store.select(CopyRecord))
+            (c.account, c.endpoint, c.variant, c.state) for c in self._copies.all()
         )
         yield _gauge("zeropull_copies", "Copies by state", (*LABELS, "variant", "state"), copies)
         restarts: Counter[tuple[str, ...]] = Counter()
-        for copy in (s.document for s in self._store.select(CopyRecord)):
+        for copy in self._copies.all():
             restarts[copy.account, copy.endpoint, copy.variant] += copy.restarts
         yield _gauge(
             "zeropull_copy_restarts",
@@ -85,7 +89,7 @@ class ControlPlaneMetrics(Collector):
         size = GaugeMetricFamily(
             "zeropull_image_cache_bytes", "Size of the newest generation", labels=LABELS
         )
-        for record in (s.document for s in self._store.select(ImageCacheRecord)):
+        for record in self._caches_known.all():
             generation = record.newest_published
             labels = [record.account, record.endpoint]
             newest.add_metric(labels, generation.number if generation else 0)
@@ -97,7 +101,7 @@ class ControlPlaneMetrics(Collector):
         launches: Counter[tuple[str, ...]] = Counter()
         received: Counter[tuple[str, ...]] = Counter()
         seconds: defaultdict[tuple[str, ...], float] = defaultdict(float)
-        for record in (s.document for s in self._store.select(TimelineRecord)):
+        for record in self._timelines.all():
             labels = (record.account, record.endpoint)
             for stage in record.stages:
                 if stage.ended_s is not None:
