@@ -31,6 +31,8 @@ LONG_HEAD = Refusal(
 )
 FAILED = Refusal(500, "InternalFailure", "The request failed within the gateway; its log says why.")
 
+_HOST_LENGTH, _CODING_LENGTH = len(b"host"), len(b"transfer-encoding")
+
 log = get_logger(__name__)
 
 
@@ -139,9 +141,8 @@ class RequestReader:
         if version not in ("1.0", "1.1"):
             self._refusal, self.reading = MALFORMED, None
             return
-        hosts = sum(len(name) == 4 and name.lower() == b"host" for name, _ in request.headers)
-        if hosts > 1 or (hosts == 0 and version == "1.1"):  # RFC 9112, section 3.2
-            self._refusal, self.reading = NO_HOST, None
+        if (refusal := _doubt(request.headers, version)) is not None:
+            self._refusal, self.reading = refusal, None
             return
         request.method = parser.get_method()
         request.keep_alive = parser.should_keep_alive()
@@ -161,3 +162,18 @@ class RequestReader:
         if request is not None:
             request.complete = True
             self._events.request_ended(request)
+
+
+def _doubt(headers: list[tuple[bytes, bytes]], version: str) -> Refusal | None:
+    """What leaves open for whom a request is, or where it ends (RFC 9112, sections 3.2 and 6.1)."""
+    hosts = codings = 0
+    for name, value in headers:
+        if len(name) == _HOST_LENGTH and name.lower() == b"host":
+            hosts += 1
+        elif len(name) == _CODING_LENGTH and name.lower() == b"transfer-encoding":
+            codings += 1
+            if value.strip(b" \t").lower() != b"chunked":
+                return MALFORMED
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        return NO_HOST
+    return MALFORMED if codings > 1 else None
