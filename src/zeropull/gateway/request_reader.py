@@ -125,8 +125,8 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         reading = self.reading
-        assert reading is not None
-        if not reading.method:  # trailers come after the head and are dropped
+        # Trailers come after the head and are dropped; nothing is read of what was refused.
+        if reading is not None and not reading.method:
             reading.headers.append((name, value))
 
     def on_headers_complete(self) -> None:

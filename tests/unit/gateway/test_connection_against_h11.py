@@ -66,6 +66,7 @@ REFUSED_BY_US = [
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"POST /x HTTP/3.0\r\nHost: x\r\n\r\n",
     b"GET /healthz HTTP/1.1\r\nH: st\r\n\r\n",
+    b"POST /x HTTP/1.1\r\nH: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nA: b\r\n\r\n",
     b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding::chunked, chunked\r\n\r\n0\r\n\r\n",
     b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     b"GET /healthz HTTP/1.1\r\nHost: x\r\nhost: y\r\n\r\n",
