@@ -250,7 +250,6 @@ class NodeAgent:
             lost = broken & set(image.chain_ids)
             if lost:
                 why = f"the receiver ended before layer {min(lost)} had arrived"
-                log.warning("image is mounted anew", image=image.name, reason=why)
                 self._images.spoil(image.manifest_digest)
                 self._copies.replace_users_of(image.manifest_digest, why)
 
@@ -265,19 +264,8 @@ class NodeAgent:
     async def _rotate_logs(self) -> None:
         while True:
             await asyncio.sleep(ROTATE_INTERVAL_S)
-            for copy_id in list(self._copies.records):
-                path = logs.log_file(self._config.logs_dir, copy_id)
-                try:
-                    await asyncio.to_thread(logs.rotate, path)
-                except OSError as error:
-                    log.warning("log cannot be rotated", copy_id=copy_id, reason=str(error))
-            try:
-                await asyncio.to_thread(logs.rotate_daemons, self._config.logs_dir)
-                await asyncio.to_thread(
-                    logs.prune, self._config.logs_dir, frozenset(self._copies.records)
-                )
-            except OSError as error:
-                log.warning("logs cannot be rotated or removed", reason=str(error))
+            copy_ids = frozenset(self._copies.records)
+            await asyncio.to_thread(logs.keep_bounded, self._config.logs_dir, copy_ids)
 
     def report(self) -> NodeReport:
         """The node's whole state now."""

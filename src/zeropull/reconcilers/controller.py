@@ -25,13 +25,13 @@ from zeropull.reconcilers.publishing.publisher import RoutePublisher
 from zeropull.reconcilers.resolving import Resolve, Resolver
 from zeropull.reconcilers.resting import Awake, Rest, rest_of
 from zeropull.reconcilers.silence import Silence
-from zeropull.reconcilers.sweeping import SWEEP_INTERVAL_S, Sweeper
+from zeropull.reconcilers.sweeping import Sweeper
 from zeropull.reconcilers.writing import write_draft
 from zeropull.resources.accounts import StoredKey
 from zeropull.resources.components import InferenceComponent
 from zeropull.resources.endpoints import Endpoint, EndpointStatus
 from zeropull.resources.scaling import ScalableTarget
-from zeropull.resources.settings import Settings
+from zeropull.resources.settings import EndpointSettings, Settings
 from zeropull.resources.tags import ResourceTags
 from zeropull.statestore import Store
 from zeropull.telemetry import get_logger
@@ -121,8 +121,8 @@ class Controller:
         await self._sweeper.try_to_sweep()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._sweep_forever())
-                tasks.create_task(self._ask_silent_forever())
+                tasks.create_task(self._sweeper.sweep_forever())
+                tasks.create_task(self._sweeper.ask_silent_forever())
                 tasks.create_task(self._watch_reports())
                 tasks.create_task(self._watch_store())
                 tasks.create_task(self._reconcile_forever())
@@ -147,19 +147,6 @@ class Controller:
                     await self._wake.wait()
             except TimeoutError:
                 pass
-
-    async def _sweep_forever(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_INTERVAL_S)
-            await self._sweeper.try_to_sweep()
-
-    async def _ask_silent_forever(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_INTERVAL_S)
-            try:
-                await self._sweeper.ask_silent()
-            except Exception as error:  # the next look tries again
-                log.error("silent instances not asked", error=str(error), exc_info=error)
 
     async def _watch_reports(self) -> None:
         while True:
@@ -299,23 +286,8 @@ class Controller:
             self._note_failure(view.endpoint, error, now_s)
 
     def _note_failure(self, endpoint: Endpoint, error: Exception, now_s: float) -> None:
-        is_news = not self._guard.has_trouble(endpoint.key) and not isinstance(error, ZeropullError)
-        log.error(
-            "endpoint not reconciled",
-            endpoint=endpoint.name,
-            error=str(error),
-            exc_info=error if is_news else None,  # a traceback is long: once is enough
-        )
-        variants = endpoint.newest.variants if endpoint.newest else ()
-        limits_s = [provision_limit_s(variant, self._settings) for variant in variants]
-        limit_s = max(limits_s, default=self._settings.provision_timeout_s)
-        try:
-            with self._store.transaction():
-                stored = self._store.get(Endpoint, endpoint.key)
-                if stored is not None and stored.document.uid == endpoint.uid:
-                    self._store.put(self._guard.failed(stored.document, error, limit_s, now_s))
-        except Exception as again:  # the store's own trouble, say a full disk: only the log is left
-            log.error("failure not noted", endpoint=endpoint.name, error=str(again))
+        limit_s = _limit_s(endpoint, self._settings)
+        self._guard.note(self._store, endpoint, error, limit_s, now_s)
 
     def _forget_what_is_gone(self) -> None:
         instance_ids = self._awake.instance_ids
@@ -339,6 +311,13 @@ class Controller:
     def _wake_instances(self, instance_ids: frozenset[str]) -> None:
         self._awake.wake_instances(instance_ids)
         self._wake.set()
+
+
+def _limit_s(endpoint: Endpoint, settings: EndpointSettings) -> float:
+    """How long something may go wrong with it before it is given up."""
+    variants = endpoint.newest.variants if endpoint.newest else ()
+    limits_s = [provision_limit_s(variant, settings) for variant in variants]
+    return max(limits_s, default=settings.provision_timeout_s)
 
 
 def _after(view: View, draft: Draft) -> View:

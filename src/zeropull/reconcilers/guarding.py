@@ -6,8 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from zeropull.backoff import Backoff
+from zeropull.errors import ZeropullError
 from zeropull.reconcilers.failure_reasons import unforeseen_failure
 from zeropull.resources.endpoints import Endpoint, EndpointStatus
+from zeropull.statestore import Store
+from zeropull.telemetry import get_logger
+
+log = get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -34,6 +39,25 @@ class Guard:
     def may_try(self, key: str) -> bool:
         trouble = self._troubles.get(key)
         return trouble is None or self._monotonic() >= trouble.not_before_s
+
+    def note(
+        self, store: Store, endpoint: Endpoint, error: Exception, limit_s: float, now_s: float
+    ) -> None:
+        """Log what went wrong, and write its reason to the endpoint. Never raises."""
+        is_news = not self.has_trouble(endpoint.key) and not isinstance(error, ZeropullError)
+        log.error(
+            "endpoint not reconciled",
+            endpoint=endpoint.name,
+            error=str(error),
+            exc_info=error if is_news else None,  # a traceback is long: once is enough
+        )
+        try:
+            with store.transaction():
+                stored = store.get(Endpoint, endpoint.key)
+                if stored is not None and stored.document.uid == endpoint.uid:
+                    store.put(self.failed(stored.document, error, limit_s, now_s))
+        except Exception as again:  # the store's own trouble, say a full disk: only the log is left
+            log.error("failure not noted", endpoint=endpoint.name, error=str(again))
 
     def failed(
         self, endpoint: Endpoint, error: Exception, limit_s: float, now_s: float

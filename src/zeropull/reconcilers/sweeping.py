@@ -56,6 +56,19 @@ class Sweeper:
         except Exception as error:  # of the operating system, say
             log.error("the engine does not answer", error=str(error), exc_info=error)
 
+    async def sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            await self.try_to_sweep()
+
+    async def ask_silent_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            try:
+                await self.ask_silent()
+            except Exception as error:  # the next look tries again
+                log.error("silent instances not asked", error=str(error), exc_info=error)
+
     async def sweep(self) -> None:
         """Ask what is there; end what the store does not know; mend what it does.
 

@@ -22,6 +22,7 @@ from zeropull.resources.node import (
 
 DEFAULT_STATE_DIR = "/var/lib/zeropull"
 RUN_ROOT = "/run/zeropull"
+DeliveryRung = Literal["auto", "fanotify", "fuse", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,7 @@ class FleetSettings:
     scrub_bytes_per_s: int = SCRUB_BYTES_PER_S  # read for that: 1 % of a core; 0 = no limit
     max_instances: int = 64  # more is refused as missing capacity
     delivery: Literal["volume", "network"] = "volume"  # network: caches cross each instance's link
-    delivery_rung: Literal["auto", "fanotify", "fuse", "whole"] = (
-        "auto"  # how readers wait for data
-    )
+    delivery_rung: DeliveryRung = "auto"  # how readers wait for data; auto: the best that works
     network: str = "198.18.0.0/15"  # every instance gets a free /24 of it (RFC 2544's test network)
     copy_disk_bytes: int | None = None  # one container's own files; None = node_disk_bytes
     disk_reserve_bytes: int = 2 << 30  # free, or 5 % of the disk; else who fills it is ended

@@ -20,10 +20,13 @@ from zeropull.linux.files import cut_front, replace_file
 from zeropull.linux.removal import try_remove_tree
 from zeropull.nodeagent.containers import log_writer
 from zeropull.nodeagent.containers.log_writer import CURRENT, KEPT, MAX_BYTES
+from zeropull.telemetry import get_logger
 
 KEPT_COPIES = 20  # logs of copies that are gone: as many, and together no more bytes than these
 KEPT_COPIES_BYTES = 100 << 20
 _BLOCK = 4096
+
+log = get_logger(__name__)
 
 
 def log_file(logs_dir: Path, copy_id: str) -> Path:
@@ -104,6 +107,21 @@ def prune(
             try_remove_tree(folder)
             gone.append(folder.name)
     return gone
+
+
+def keep_bounded(logs_dir: Path, copy_ids: frozenset[str]) -> None:
+    """Rotate the logs of these copies and of the daemons; remove those of copies that are long
+    gone. What cannot be done now is in the log, and is tried the next time. Blocking."""
+    for copy_id in copy_ids:
+        try:
+            rotate(log_file(logs_dir, copy_id))
+        except OSError as error:
+            log.warning("log cannot be rotated", copy_id=copy_id, reason=str(error))
+    try:
+        rotate_daemons(logs_dir)
+        prune(logs_dir, copy_ids)
+    except OSError as error:
+        log.warning("logs cannot be rotated or removed", reason=str(error))
 
 
 def last_lines(path: Path, *, lines: int = 10, max_bytes: int = 2000) -> str:

@@ -157,7 +157,7 @@ class CacheController:
         before = (
             stored.document
             if stored is not None and stored.document.state is not CacheState.PURGED
-            else self._new_record(view, now_s)
+            else _new_record(view, now_s)
         )
         cache_view = self._observe(view, before, wanted, now_s)
         plan = plan_cache(cache_view)
@@ -272,15 +272,6 @@ class CacheController:
             is_building=f"build {view.endpoint.uid}" in self._tasks,
         )
 
-    def _new_record(self, view: View, now_s: float) -> ImageCacheRecord:
-        return ImageCacheRecord(
-            endpoint_uid=view.endpoint.uid,
-            account=view.endpoint.account,
-            endpoint=view.endpoint.name,
-            state=CacheState.ACTIVE,
-            created_s=now_s,
-        )
-
     async def _purge(self, record: ImageCacheRecord) -> None:
         uid = record.endpoint_uid
         await self._tasks.cancel(f"build {uid}")
@@ -305,3 +296,13 @@ class CacheController:
         purged = [each for each in self._records.all() if each.state is CacheState.PURGED]
         for record in sorted(purged, key=lambda r: r.purged_s or 0.0)[:-PURGED_RECORDS]:
             self._store.delete(ImageCacheRecord, record.key)
+
+
+def _new_record(view: View, now_s: float) -> ImageCacheRecord:
+    return ImageCacheRecord(
+        endpoint_uid=view.endpoint.uid,
+        account=view.endpoint.account,
+        endpoint=view.endpoint.name,
+        state=CacheState.ACTIVE,
+        created_s=now_s,
+    )
