@@ -85,21 +85,24 @@ class ArrivingVolumes:
                 self._here.add(newest)
 
     async def keep_only(self, volumes: Sequence[VolumeMount]) -> None:
-        """Let go of volumes that are assigned no more."""
+        """Let go of volumes that are assigned no more, also of those that an earlier agent had
+        brought: the receiver knows them."""
         if self._client is None:
             return
+        wanted = {volume.generation for volume in volumes}
         async with self._lock:
-            for gone in self._here - set(volumes):
-                try:
-                    await asyncio.to_thread(self._client.detach, gone.generation)
-                except ZeropullError as error:
-                    log.warning("volume not let go", reason=error.reason)
-                else:
-                    self._here.discard(gone)
+            self._here &= set(volumes)
+            try:
+                state = await asyncio.to_thread(self._client.state)
+                for here in state.generations:
+                    if here.generation not in wanted:
+                        await asyncio.to_thread(self._client.detach, here.generation)
+            except ZeropullError as error:
+                log.warning("volumes not let go", reason=error.reason)
 
     async def bring_rest(self) -> None:
         """No launch needs the link: what no reader has asked for may come."""
-        if self._client is None or not self._here:
+        if self._client is None:
             return
         try:
             await asyncio.to_thread(self._client.bring_rest)
@@ -118,7 +121,6 @@ class ArrivingVolumes:
         if state.epoch == self._epoch:
             return frozenset()
         self._epoch = state.epoch
-        self._here.clear()  # to be asked for again, should the receiver have lost them
         return frozenset(state.broken)
 
     async def arrival(self) -> Arrival:
