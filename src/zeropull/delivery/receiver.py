@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +142,7 @@ class Receiver:
             finally:
                 self._attaching = None
             if generation not in self._generations:
+                self._rest.clear()  # a launch begins: its model goes first, until the node says so
                 self._work_on(self._adopt(generation, path))
         return path
 
@@ -269,17 +269,6 @@ class Receiver:
                 if layer in self._generations[number].layers:
                     return number
         return self._attaching
-
-
-def wait_until_whole(receiver: Receiver, generation: int, timeout_s: float) -> bool:
-    """Whether every layer of the generation is whole within so many seconds."""
-    deadline_s = time.monotonic() + timeout_s
-    while time.monotonic() < deadline_s:
-        found = [s for s in receiver.state().generations if s.generation == generation]
-        if found and found[0].whole_layers == found[0].layers:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def _state_of(generation: _Generation) -> GenerationState:
